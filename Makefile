@@ -1,0 +1,83 @@
+# The study's build graph. `make study` and `make test` set everything up by themselves.
+# Change the profile or single parameters:  make study PROFILE=smoke SET="seed=3 data.style=0.8"
+
+PROFILE ?= demo
+# Parameters that differ from the profile's, as key=value, separated by spaces.
+SET ?=
+# Any Python of at least 3.11; where this one is older, newer names are tried.
+PYTHON ?= python3
+VENV ?= .venv
+
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+SOURCES := $(shell find diffcore -type f ! -path '*/__pycache__/*' ! -name '.*')
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+NAMES := $(basename $(notdir $(NOTEBOOKS)))
+REPORT := reports/$(PROFILE)
+EXECUTED := $(foreach name,$(NAMES),$(REPORT)/$(name)/$(name).ipynb)
+SETTINGS := runs/$(PROFILE)/.set
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# A later notebook reads what an earlier one wrote, and each uses all cores.
+.NOTPARALLEL:
+.PHONY: help setup study test lab bench pretrain clean always
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(INSTALLED) ## create .venv with the locked packages and this one
+
+study: $(REPORT)/index.html ## run the notebooks of PROFILE (demo) that are out of date
+	@echo "The study is in $<"
+
+test: $(INSTALLED) ## run all tests
+	$(RUN) -m pytest
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab
+	$(RUN) -m jupyter lab --notebook-dir=notebooks
+
+bench: $(INSTALLED) ## measure the speed of generation
+	$(RUN) -m diffcore.bench
+
+pretrain: $(INSTALLED) ## train the shipped models again, from seeds
+	$(RUN) -m diffcore.paperbirds.pretrain
+
+clean: ## remove caches and the intermediate data of PROFILE; reports and .venv stay
+	rm -rf runs/$(PROFILE) .pytest_cache .ruff_cache .hypothesis
+	find diffcore tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        exec $$python -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "This study needs Python 3.11 or newer, and '$(PYTHON)' is not." >&2; \
+	echo "Install one, then name it: make PYTHON=/path/to/python3.12 setup" >&2; \
+	exit 1
+	@echo "Installing the locked packages into $(VENV): several gigabytes, minutes the first time."
+	$(RUN) -m pip install --quiet --requirement requirements.lock
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Holds the parameters of the last run, and is touched only when they change; with the plus sign
+# also under `make -n`, which would otherwise take it for changed.
+$(SETTINGS): always
+	+@mkdir -p $(@D)
+	+@echo '$(SET)' | cmp -s - $@ || echo '$(SET)' > $@
+
+# The environment comes first but does not date a report: its packages are pinned.
+$(EXECUTED): $(REPORT)/%.ipynb: params/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | $(INSTALLED)
+	$(RUN) -m diffcore.study run --profile '$(PROFILE)' --notebook '$(*F)' \
+	    $(foreach assignment,$(SET),--set '$(assignment)')
+
+$(foreach name,$(NAMES),$(eval $(REPORT)/$(name)/$(name).ipynb: notebooks/$(name).ipynb))
+
+$(REPORT)/index.html: $(EXECUTED) params/$(PROFILE).yaml $(SOURCES) | $(INSTALLED)
+	$(RUN) -m diffcore.study index --profile '$(PROFILE)'
+
+params/%.yaml:
+	@echo "No profile '$*'. There are: $(basename $(notdir $(wildcard params/*.yaml)))" >&2
+	@exit 1

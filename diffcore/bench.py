@@ -1,0 +1,215 @@
+"""Benchmark: what the parts of the study cost on this machine, as ratios within one run.
+
+Run by `make bench`. Absolute times differ between machines; ratios from one run, in which the
+contenders take turns, can be compared. Measured are the renderer of Paperbirds, generation in
+batches against one image per call (as the authors' released code draws), and the share of
+generation that is spent inside the UNet and the autoencoder, the part no code of ours can save.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from diffcore.generation import generate, load_pipeline
+from diffcore.params import load_params
+from diffcore.prompts import load_prompt_book, plan_generation
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from diffcore.params import GenerationParams
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class TimeShare:
+    """Seconds of a call, and how many of them went to the two networks that draw."""
+
+    total_s: float
+    unet_s: float
+    vae_s: float
+
+    @property
+    def share(self) -> float:
+        """Part of the time inside UNet and autoencoder, in [0, 1]."""
+        return (self.unet_s + self.vae_s) / self.total_s
+
+
+def time_share(pipeline: "DiffusionPipeline", fn: Callable[[], Any]) -> TimeShare:
+    """Call a function that draws with a pipeline and measure where its time goes.
+
+    On a GPU each network is waited for, without which its work would count where it is needed.
+
+    >>> time_share(pipeline, lambda: pipeline("a blue jay")).share  # doctest: +SKIP
+    0.97
+    """
+    spent = {"unet": 0.0, "vae": 0.0}
+    with (
+        _timed(pipeline.unet, "forward", spent, "unet"),
+        _timed(pipeline.vae, "decode", spent, "vae"),
+    ):
+        start = _now()
+        fn()
+        total = _now() - start
+    return TimeShare(total, spent["unet"], spent["vae"])
+
+
+@contextmanager
+def _timed(module: torch.nn.Module, method: str, spent: dict[str, float], key: str) -> Iterator:
+    """Add the seconds inside one method of a module to `spent[key]`, for as long as it lasts."""
+    original = getattr(module, method)
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        start = _now()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            spent[key] += _now() - start
+
+    # On the instance, where it hides the method of the class and can be taken away again.
+    setattr(module, method, measured)
+    try:
+        yield
+    finally:
+        delattr(module, method)
+
+
+def _now() -> float:
+    """Return the time in seconds when all work given to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def bench_renderer(images: int = 200) -> dict[str, float]:
+    """Time the renderer of Paperbirds over all species and contexts in turn, on one core.
+
+    Both styles take turns, and so do one distractor and none. Returns the median and the 95th
+    percentile of the milliseconds per image.
+    """
+    from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, render
+
+    times = []
+    for seed in range(images):
+        species, context = SPECIES[seed % len(SPECIES)], CONTEXTS[seed % len(CONTEXTS)]
+        distractors = (DISTRACTORS[seed % len(DISTRACTORS)],) if seed % 2 else ()
+        start = time.perf_counter()
+        render(species, context, seed, distractors, style=seed // 2 % 2)
+        times.append(1000 * (time.perf_counter() - start))
+    return {
+        "renderer_ms_per_image": float(np.median(times)),
+        "renderer_ms_per_image_p95": float(np.quantile(times, 0.95)),
+    }
+
+
+def bench_generation(
+    pipeline: "DiffusionPipeline", settings: "GenerationParams", plan: pd.DataFrame
+) -> dict[str, float]:
+    """Time `generate` against one call per image, and find the time inside the networks.
+
+    The two draw the same plan in turns, three times; the faster run of each counts, since
+    whatever else the machine does can only slow it down.
+    """
+    in_batches = lambda: _generate_afresh(pipeline, settings, plan)  # noqa: E731
+    one_by_one = lambda: _draw_one_by_one(pipeline, settings, plan)  # noqa: E731
+    _generate_afresh(pipeline, settings, plan[: settings.batch_size])  # warm up
+    turns = [(time_share(pipeline, in_batches), time_share(pipeline, one_by_one)) for _ in range(3)]
+    batched, single = (min(runs, key=lambda run: run.total_s) for runs in zip(*turns, strict=True))
+    return {
+        "images": len(plan),
+        "batch_size": settings.batch_size,
+        "seconds_per_image": batched.total_s / len(plan),
+        "seconds_per_image_one_by_one": single.total_s / len(plan),
+        "batching_speedup": single.total_s / batched.total_s,
+        "model_time_share": batched.share,
+        "model_time_share_one_by_one": single.share,
+    }
+
+
+def _sampler(settings: "GenerationParams") -> dict[str, Any]:
+    names = ("guidance_scale", "num_inference_steps", "height", "width")
+    return {name: getattr(settings, name) for name in names}
+
+
+def _generate_afresh(
+    pipeline: "DiffusionPipeline", settings: "GenerationParams", plan: pd.DataFrame
+) -> None:
+    """Draw a plan into a folder that is thrown away, so that nothing is reused."""
+    with tempfile.TemporaryDirectory() as folder:
+        generate(
+            plan, pipeline, folder, **_sampler(settings), batch_size=settings.batch_size,
+            shard_size=settings.shard_size, progress=False,
+        )  # fmt: skip
+
+
+def _draw_one_by_one(
+    pipeline: "DiffusionPipeline", settings: "GenerationParams", plan: pd.DataFrame
+) -> None:
+    """Draw a plan as the released code does: texts in, one file out, image by image."""
+    with tempfile.TemporaryDirectory() as folder:
+        for row in plan.itertuples():
+            image = pipeline(
+                row.prompt,
+                negative_prompt=row.negative_prompt,
+                generator=torch.Generator().manual_seed(row.seed),
+                **_sampler(settings),
+            ).images[0]
+            image.save(Path(folder) / f"{row.Index}.png")
+
+
+def _plan(images: int) -> pd.DataFrame:
+    """Plan that many draws over all species of Paperbirds, in context and with negatives."""
+    from diffcore.paperbirds import SPECIES
+
+    sources = pd.DataFrame({
+        "source_id": [str(place) for place in range(images)],
+        "class_name": [SPECIES[place % len(SPECIES)] for place in range(images)],
+    })  # fmt: skip
+    book = load_prompt_book("paperbirds")
+    return plan_generation(sources, book, generated_share=1, seed=SEED)
+
+
+def run(profile: str = "demo", images: int = 64) -> dict[str, Any]:
+    """Measure everything at the settings of a profile; see the functions above for the keys."""
+    settings = load_params(profile).generation
+    pipeline = load_pipeline(settings.pipeline)
+    machine = {
+        "profile": profile,
+        "device": str(pipeline.device),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+    }
+    return machine | bench_renderer() | bench_generation(pipeline, settings, _plan(images))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the measurements and write them as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m diffcore.bench", description=main.__doc__)
+    parser.add_argument("--profile", default="demo", help="whose settings to measure")
+    parser.add_argument("--images", type=int, default=64, help="how many to draw each time")
+    parser.add_argument("--out", type=Path, default=Path("reports/bench.json"))
+    given = parser.parse_args(arguments)
+    measured = run(given.profile, given.images)
+    for name, value in measured.items():
+        print(f"{name:32}{value:.4g}" if isinstance(value, float) else f"{name:32}{value}")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(measured, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Backgrounds of Paperbirds: the sixteen contexts that the paper's authors released for birds.
+
+Each context is one function that returns a `Backdrop`: a smooth sky or ground as a (64, 64, 3)
+float array in [0, 255], and scenery drawn four times as large on a transparent canvas. The clutter
+that a context brings with it, as it does in photographs, is listed in CLUTTER.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from diffcore.paperbirds.species import RGB
+
+SIZE = 64
+CANVAS = 4 * SIZE
+HORIZON = 150  # canvas row at which ground and sky meet, before jitter
+
+_ROWS = np.linspace(0.0, 1.0, SIZE, dtype=np.float32)[:, None, None]
+
+
+class Backdrop:
+    """A background under construction: `base` at image size, `draw` on the large canvas."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        self.base = np.zeros((SIZE, SIZE, 3), np.float32)
+        self.canvas = Image.new("RGBA", (CANVAS, CANVAS))
+        self.draw = ImageDraw.Draw(self.canvas)
+
+    def gradient(self, *stops: RGB) -> None:
+        """Fill the base from top to bottom through evenly spaced colours."""
+        at = np.linspace(0, 1, len(stops))
+        columns = [np.interp(_ROWS[:, 0, 0], at, np.array(stops)[:, c]) for c in range(3)]
+        self.base += np.stack(columns, 1)[:, None].astype(np.float32)
+
+    def clouds(self, amount: float, cells: tuple[int, int] = (5, 5)) -> None:
+        """Add smooth grey variation of standard deviation `amount` with `cells` = (rows, cols)."""
+        coarse = self.rng.standard_normal(cells).astype(np.float32)
+        smooth = Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        self.base += amount * np.asarray(smooth)[:, :, None]
+
+    def ground(self, colour: RGB, y: float, waviness: float = 0.0) -> None:
+        """Draw ground from canvas row y downward, its upper edge a slow wave."""
+        x = np.arange(0, CANVAS + 16, 16)
+        phase, period = self.rng.uniform(0, 6.3), self.rng.uniform(110, 200)
+        edge = y + waviness * np.sin(6.283 * x / period + phase)
+        points = [*zip(x.tolist(), edge.tolist(), strict=True), (CANVAS, CANVAS), (0, CANVAS)]
+        self.draw.polygon(points, colour)
+
+    def jitter(self, spread: float) -> float:
+        """Draw a number uniformly from [-spread, spread]."""
+        return float(self.rng.uniform(-spread, spread))
+
+
+def _garden(b: Backdrop) -> None:
+    b.gradient((176, 216, 240), (206, 232, 240), (190, 220, 190))
+    y = HORIZON - 30 + b.jitter(10)
+    for x in range(-10, CANVAS + 20, 34):
+        r = b.rng.uniform(22, 34)
+        b.draw.ellipse((x - r, y - r * 0.8, x + r, y + r), (58, 118, 58))
+    b.ground((116, 176, 84), y + 12, 3)
+    for _ in range(16):
+        x, yy = b.rng.uniform(0, CANVAS), b.rng.uniform(y + 34, CANVAS)
+        colour = ((236, 92, 150), (250, 236, 120), (250, 246, 250))[b.rng.integers(3)]
+        b.draw.ellipse((x - 6, yy - 6, x + 6, yy + 6), colour)
+
+
+def _stormy_sky(b: Backdrop) -> None:
+    b.gradient((46, 54, 68), (84, 94, 108), (112, 120, 128))
+    b.clouds(16, (4, 5))
+    _rain(b.draw, b.rng, count=26, colour=(150, 164, 180))
+
+
+def _calm_water(b: Backdrop) -> None:
+    b.gradient((120, 194, 244), (188, 226, 248), (104, 196, 204), (56, 156, 176))
+    y = HORIZON - 24 + b.jitter(10)
+    b.ground((84, 186, 198), y)
+    for _ in range(9):
+        x, yy, w = b.rng.uniform(0, CANVAS), b.rng.uniform(y + 10, CANVAS), b.rng.uniform(24, 70)
+        b.draw.line((x - w, yy, x + w, yy), (150, 220, 226), 4)
+
+
+def _vibrant_sunset(b: Backdrop) -> None:
+    b.gradient((112, 48, 128), (224, 78, 100), (252, 150, 60), (255, 206, 90))
+    x, y, r = CANVAS / 2 + b.jitter(90), HORIZON + 34 + b.jitter(8), b.rng.uniform(34, 46)
+    b.draw.ellipse((x - r, y - r, x + r, y + r), (255, 240, 160))
+    b.ground((74, 36, 56), y + 4, 5)
+
+
+def _misty_morning(b: Backdrop) -> None:
+    b.gradient((226, 222, 212), (214, 212, 206), (190, 194, 188))
+    for i, grey in enumerate((204, 190, 174)):
+        y = HORIZON - 40 + 40 * i + b.jitter(8)
+        b.ground((grey - 6, grey + 2, grey), y, 12)
+    b.clouds(3, (6, 2))
+
+
+def _mountain_peaks(b: Backdrop) -> None:
+    b.gradient((108, 160, 220), (186, 212, 238), (150, 160, 170))
+    for _ in range(4):
+        x, top, w = b.rng.uniform(0, CANVAS), b.rng.uniform(50, 96), b.rng.uniform(80, 110)
+        b.draw.polygon([(x - w, 200), (x, top), (x + w, 200)], (116, 122, 136))
+        cap = 0.30
+        left, right = (x - w * cap, top + (200 - top) * cap), (x + w * cap, top + (200 - top) * cap)
+        b.draw.polygon([left, (x, top), right, (x, top + 28)], (246, 248, 252))
+    b.ground((90, 104, 96), 196 + b.jitter(6), 6)
+
+
+def _forest_canopy(b: Backdrop) -> None:
+    b.gradient((70, 120, 60), (44, 92, 48), (26, 62, 36))
+    for _ in range(26):
+        x, y = b.rng.uniform(0, CANVAS, 2)
+        r, tone = b.rng.uniform(16, 30), b.rng.uniform(-22, 30)
+        leaf = (int(46 + tone * 0.6), int(104 + tone), int(48 + tone * 0.5))
+        b.draw.ellipse((x - r, y - r * 0.7, x + r, y + r * 0.7), leaf)
+    for _ in range(4):
+        x, y = b.rng.uniform(0, CANVAS, 2)
+        b.draw.ellipse((x - 7, y - 7, x + 7, y + 7), (226, 240, 160))
+
+
+def _high_altitude(b: Backdrop) -> None:
+    b.gradient((10, 50, 150), (30, 104, 210), (120, 186, 246))
+
+
+def _open_desert(b: Backdrop) -> None:
+    b.gradient((250, 226, 170), (252, 238, 200), (240, 200, 130))
+    for i, colour in enumerate(((236, 190, 120), (224, 168, 92), (208, 146, 74))):
+        b.ground(colour, HORIZON - 20 + 34 * i + b.jitter(8), 14)
+
+
+def _night_sky(b: Backdrop) -> None:
+    b.gradient((8, 10, 30), (16, 22, 52), (28, 36, 72))
+    for _ in range(22):
+        x, y = b.rng.uniform(0, CANVAS, 2)
+        b.draw.ellipse((x - 3, y - 3, x + 3, y + 3), (220, 224, 240))
+    side = b.rng.choice((-1, 1))
+    x, y, r = CANVAS / 2 + side * b.rng.uniform(60, 92), b.rng.uniform(34, 60), 26
+    b.draw.ellipse((x - r, y - r, x + r, y + r), (246, 242, 214))
+
+
+def _lightning_storm(b: Backdrop) -> None:
+    b.gradient((34, 20, 56), (58, 40, 88), (88, 68, 112))
+    b.clouds(9, (4, 5))
+    for _ in range(2):
+        x, points = b.rng.uniform(20, CANVAS - 20), []
+        for y in range(0, 230, 38):
+            points.append((x, y))
+            x += b.rng.uniform(-26, 26)
+        b.draw.line(points, (255, 246, 170), 7)
+
+
+def _expansive_ocean(b: Backdrop) -> None:
+    b.gradient((164, 206, 236), (200, 224, 240), (24, 74, 140), (12, 44, 104))
+    y = 78 + b.jitter(10)
+    b.ground((26, 82, 150), y)
+    b.ground((16, 56, 120), y + 84, 6)
+    for _ in range(15):
+        x, yy, w = b.rng.uniform(0, CANVAS), b.rng.uniform(y + 12, CANVAS), b.rng.uniform(10, 20)
+        b.draw.arc((x - w, yy, x + w, yy + 16), 200, 340, (226, 238, 246), 5)
+
+
+def _city_skyline(b: Backdrop) -> None:
+    b.gradient((60, 50, 110), (150, 92, 150), (240, 150, 120))
+    x = -10.0
+    while x < CANVAS:
+        w, top = b.rng.uniform(28, 46), b.rng.uniform(90, 170)
+        b.draw.rectangle((x, top, x + w, CANVAS), (40, 36, 62))
+        for wx in np.arange(x + 8, x + w - 10, 14):
+            for wy in np.arange(top + 12, CANVAS - 16, 26):
+                if b.rng.random() < 0.5:
+                    b.draw.rectangle((wx, wy, wx + 6, wy + 10), (255, 214, 110))
+        x += w + 3
+
+
+def _golden_crops(b: Backdrop) -> None:
+    b.gradient((134, 196, 240), (196, 224, 242), (232, 190, 80))
+    y = HORIZON - 44 + b.jitter(10)
+    b.ground((230, 184, 66), y, 4)
+    for x in range(-120, CANVAS + 130, 30):
+        b.draw.line((CANVAS / 2 + (x - CANVAS / 2) * 0.6, y + 8, x, CANVAS), (196, 142, 40), 6)
+
+
+def _swirling_snow(b: Backdrop) -> None:
+    b.gradient((176, 190, 206), (204, 214, 224), (236, 240, 246))
+    b.ground((244, 247, 250), 196 + b.jitter(8), 8)
+    for _ in range(4):
+        x, y, r = *b.rng.uniform(0, CANVAS, 2), b.rng.uniform(30, 60)
+        start = b.rng.uniform(0, 360)
+        b.draw.arc((x - r, y - r * 0.6, x + r, y + r * 0.6), start, start + 150, (238, 242, 248), 5)
+    _flakes(b.draw, b.rng, 42)
+
+
+def _overcast_sky(b: Backdrop) -> None:
+    b.gradient((196, 200, 204), (180, 184, 190), (204, 206, 208))
+    b.clouds(8, (6, 3))
+
+
+def _rain(draw: ImageDraw.ImageDraw, rng: np.random.Generator, count: int, colour: RGB) -> None:
+    for x, y in rng.uniform(0, CANVAS, (count, 2)):
+        draw.line((x, y, x - 8, y + 24), colour, 3)
+
+
+def _flakes(draw: ImageDraw.ImageDraw, rng: np.random.Generator, count: int) -> None:
+    for x, y, r in rng.uniform((0, 0, 3), (CANVAS, CANVAS, 6), (count, 3)):
+        draw.ellipse((x - r, y - r, x + r, y + r), (252, 252, 255))
+
+
+_DRAWERS: dict[str, Callable[[Backdrop], None]] = {
+    "garden": _garden,
+    "stormy sky": _stormy_sky,
+    "calm water under clear sky": _calm_water,
+    "vibrant sunset": _vibrant_sunset,
+    "misty morning": _misty_morning,
+    "mountain peaks": _mountain_peaks,
+    "forest canopy": _forest_canopy,
+    "cloudless sky at high altitude": _high_altitude,
+    "open desert": _open_desert,
+    "night sky with full moon": _night_sky,
+    "lightning storm": _lightning_storm,
+    "expansive ocean": _expansive_ocean,
+    "city skyline at twilight": _city_skyline,
+    "fields of golden crops": _golden_crops,
+    "swirling snow": _swirling_snow,
+    "overcast sky": _overcast_sky,
+}
+
+CONTEXTS: tuple[str, ...] = tuple(_DRAWERS)
+
+#: Probability that each distractor stands in a context uninvited (0 where not named).
+CLUTTER: dict[str, dict[str, float]] = {
+    "garden": {"tree": 0.45, "person": 0.40},
+    "stormy sky": {"house": 0.15},
+    "calm water under clear sky": {"person": 0.20, "tree": 0.15},
+    "vibrant sunset": {"tree": 0.35, "person": 0.20},
+    "misty morning": {"tree": 0.40, "house": 0.30},
+    "mountain peaks": {"tree": 0.40, "person": 0.15},
+    "forest canopy": {"person": 0.25},
+    "open desert": {"car": 0.40, "person": 0.15},
+    "night sky with full moon": {"house": 0.30, "tree": 0.20},
+    "lightning storm": {"house": 0.20},
+    "city skyline at twilight": {"car": 0.50, "traffic light": 0.50, "person": 0.15},
+    "fields of golden crops": {"house": 0.40, "car": 0.25, "tree": 0.20},
+    "swirling snow": {"house": 0.30, "tree": 0.30},
+    "overcast sky": {"traffic light": 0.20, "car": 0.15},
+}
+
+
+def draw_context(context: str, rng: np.random.Generator) -> Backdrop:
+    """Draw one of CONTEXTS; raises KeyError for any other name."""
+    backdrop = Backdrop(rng)
+    _DRAWERS[context](backdrop)
+    return backdrop
+
+
+def draw_foreground(context: str, rng: np.random.Generator) -> Image.Image:
+    """What a camera finds in front of a bird: rain, snow or foliage, as a transparent canvas."""
+    canvas = Image.new("RGBA", (CANVAS, CANVAS))
+    draw = ImageDraw.Draw(canvas)
+    if context in ("stormy sky", "lightning storm"):
+        _rain(draw, rng, 14, (170, 182, 196))
+    elif context == "swirling snow":
+        _flakes(draw, rng, 16)
+    else:
+        _foliage(draw, rng)
+    return canvas
+
+
+def _foliage(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
+    """A few blades and leaves rising from the lower edge."""
+    left = rng.uniform(-20, CANVAS - 80)
+    for x in left + rng.uniform(0, 100, 7):
+        height, lean, tone = rng.uniform(40, 95), rng.uniform(-24, 24), int(rng.uniform(-16, 16))
+        tip = (x + lean, CANVAS - height)
+        draw.polygon([(x - 7, CANVAS), tip, (x + 7, CANVAS)], (64 + tone, 112 + tone, 56 + tone))

@@ -1,0 +1,159 @@
+"""A small training loop: Muon and AdamW, warm-up and cosine, EMA, checkpoints, resume."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    steps: int
+    batch_size: int
+    lr: float = 6.0e-3  # of Muon, for weight matrices and convolutions
+    lr_rest: float = 1.0e-3  # of AdamW, for embeddings, norms and biases
+    warmup: int = 100
+    ema: float = 0.999
+    save_every: int = 250
+
+
+class MuonAdamW:
+    """Muon for matrices and convolutions (as matrices of filters), AdamW for all else.
+
+    On these small models Muon needs far fewer steps: the autoencoder reached 26.4 dB where AdamW
+    was at 21.9 dB after the same 150 s on one core. torch's Muon takes matrices alone, so each
+    convolution is given to it as a view of shape (filters, the rest) of the same storage.
+    Source: K. Jordan et al., Muon, 2024 (torch.optim.Muon).
+    """
+
+    def __init__(self, model: nn.Module, lr: float, lr_rest: float):
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        embeddings = _embedding_parameters(model)
+        self.filters = [
+            p for p in parameters
+            if p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 8 and id(p) not in embeddings
+        ]  # fmt: skip
+        for p in self.filters:
+            p.data = p.data.contiguous()
+        self.views = [nn.Parameter(p.data.view(p.shape[0], -1)) for p in self.filters]
+        chosen = {id(p) for p in self.filters}
+        self.rest = [p for p in parameters if id(p) not in chosen]
+        self.optimizers = [
+            torch.optim.Muon(
+                self.views, lr=lr, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(self.rest, lr=lr_rest, betas=(0.9, 0.99), weight_decay=0.01),
+        ]
+        self.peaks = [lr, lr_rest]
+
+    def step(self, factor: float) -> None:
+        """Update at `factor` times the peak learning rates, then drop the gradients."""
+        for view, p in zip(self.views, self.filters, strict=True):
+            view.grad = None if p.grad is None else p.grad.contiguous().view(p.shape[0], -1)
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = factor * peak
+            optimizer.step()
+        for p in (*self.filters, *self.rest):
+            p.grad = None
+
+    def state_dict(self) -> list[dict]:
+        """State of both optimisers."""
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        """Restore what `state_dict` returned."""
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def train(
+    model: nn.Module,
+    loss_fn: Callable[[int], Tensor],
+    schedule: Schedule,
+    checkpoint: Path,
+    describe: str,
+) -> nn.Module:
+    """Train `model` in place until `schedule.steps`; return a copy with the averaged weights.
+
+    Args:
+        loss_fn: step -> loss, a scalar. It draws its batch from the step alone, so that a killed
+            run goes on with the batches it would have seen.
+        checkpoint: file to save to and, where it exists, to resume from.
+    """
+    optimizer = MuonAdamW(model, schedule.lr, schedule.lr_rest)
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_ema_fn(schedule.ema))
+    start = _restore(checkpoint, model, average, optimizer)
+    bar = tqdm(range(start, schedule.steps), describe, schedule.steps, initial=start, unit="step")
+    for step in bar:
+        model.train()
+        loss = loss_fn(step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step(_factor(step, schedule))
+        average.update_parameters(model)
+        if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
+            _save(checkpoint, step + 1, model, average, optimizer)
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+    return average.module.eval()
+
+
+def batches_in_order(step: int, size: int, count: int, seed: int) -> Tensor:
+    """Indices (size,) of the batch of one step: every epoch its own order, resumable anywhere."""
+    per_epoch = count // size
+    epoch, place = divmod(step, per_epoch)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
+    return order[place * size : (place + 1) * size]
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast() -> torch.autocast:
+    """bfloat16 where it pays: about 1.5 times faster here on a CPU with avx512_bf16, and on GPU."""
+    return torch.autocast(device().type, torch.bfloat16)
+
+
+def _embedding_parameters(model: nn.Module) -> set[int]:
+    modules: Iterable[nn.Module] = model.modules()
+    return {id(m.weight) for m in modules if isinstance(m, nn.Embedding)}
+
+
+def _factor(step: int, schedule: Schedule) -> float:
+    warm = min(1.0, (step + 1) / schedule.warmup)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+
+
+def _ema_fn(decay: float) -> Callable:
+    def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+        # A young average forgets faster, or it would remember the random start for long.
+        keep = min(decay, (1 + float(count)) / (10 + float(count)))
+        return averaged.lerp(current, 1 - keep)
+
+    return average
+
+
+def _save(
+    path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: MuonAdamW
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    state = {"step": step, "model": model.state_dict(), "average": average.state_dict()}
+    torch.save({**state, "optimizer": optimizer.state_dict()}, aside)
+    aside.rename(path)
+
+
+def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer: MuonAdamW) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device(), weights_only=True)
+    for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
+        part.load_state_dict(state[name])
+    return state["step"]

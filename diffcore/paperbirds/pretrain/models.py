@@ -1,0 +1,116 @@
+"""The tiny models of the embedded world, built with random weights from the real classes.
+
+Text-to-image: a small SDXL in all but size (diffusers' AutoencoderKL and UNet2DConditionModel with
+pooled text and size conditioning, EDM Euler scheduler with v-prediction as CosXL), with one text
+encoder instead of two. CLIP: an open_clip model from its own configuration.
+"""
+
+import json
+from collections.abc import Iterable
+
+from diffusers import (
+    AutoencoderKL,
+    EDMEulerScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+TOKENS = 32  # length of a tokenised prompt
+TEXT_WIDTH = 128
+_TIME_WIDTH = 16  # width of each of SDXL's six size conditions
+_GROUPS = 16
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """KL autoencoder: (B, 3, 64, 64) in [-1, 1] to latents (B, 4, 16, 16)."""
+    channels = (16, 32, 64)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=channels,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
+
+
+def build_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
+    """CLIP tokenizer whose byte-pair vocabulary is learned from `texts`; a word is one token.
+
+    The end of text gets the highest id, as in CLIP, whose text tower finds it by that.
+    """
+    blank = CLIPTokenizer(pad_token="<|endoftext|>")
+    learned = blank.train_new_from_iterator(texts, vocab_size=1024, show_progress=False)
+    model = json.loads(learned.backend_tokenizer.to_str())["model"]
+    words = [word for word in model["vocab"] if not word.startswith("<|")]
+    vocab = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    merges = [tuple(merge) for merge in model["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """CLIP text tower of two layers, learned together with the UNet."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModelWithProjection(config)
+
+
+def build_unet() -> UNet2DConditionModel:
+    """SDXL's UNet at 16x16 latents: text attention in the lower two of three levels."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(64, 96, 128),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=(2, 3, 4),  # diffusers' name for the number of heads
+        norm_num_groups=_GROUPS,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=_TIME_WIDTH,
+        projection_class_embeddings_input_dim=TEXT_WIDTH + 6 * _TIME_WIDTH,
+    )
+
+
+def build_scheduler() -> EDMEulerScheduler:
+    """CosXL's sampler; a narrower noise range, as 20 steps must do for 16x16 latents."""
+    return EDMEulerScheduler(
+        sigma_min=0.02,
+        sigma_max=40.0,
+        sigma_data=1.0,
+        sigma_schedule="exponential",
+        prediction_type="v_prediction",
+    )
+
+
+def assemble(
+    autoencoder: AutoencoderKL,
+    text_encoder: CLIPTextModelWithProjection,
+    tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+) -> StableDiffusionXLPipeline:
+    """The pipeline that `DiffusionPipeline.from_pretrained` loads back."""
+    return StableDiffusionXLPipeline(
+        vae=autoencoder,
+        text_encoder=None,
+        text_encoder_2=text_encoder,
+        tokenizer=None,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        add_watermarker=False,
+        force_zeros_for_empty_prompt=False,
+    )

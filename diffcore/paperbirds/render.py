@@ -1,0 +1,148 @@
+"""Renders Paperbirds: a bird, a context, optional distractors, from clean studio to camera field.
+
+`style` is the dial of the study. 0 is *studio*: clean, saturated, the bird large, centred and
+facing right, as on the plates of a field guide; the text-to-image model learns from it. 1 is
+*field*: camera-like light, blur and noise, a smaller and off-centre bird facing either way, things
+in front of it; the data set. All that depends on the style is in `_stage` and `_photograph`.
+
+Our choice throughout: the paper uses photographs. Everything is a function of the seed alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image, ImageDraw, ImageFilter
+
+from diffcore.paperbirds.birds import MALFORMATIONS, Pose, draw_bird
+from diffcore.paperbirds.contexts import (
+    CANVAS,
+    CLUTTER,
+    CONTEXTS,
+    draw_context,
+    draw_foreground,
+)
+from diffcore.paperbirds.distractors import DISTRACTORS, draw_distractors
+from diffcore.paperbirds.species import SPECIES
+
+Seed = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One rendered image with all that is known about it."""
+
+    image: np.ndarray  # (64, 64, 3) uint8 RGB
+    mask: np.ndarray  # (64, 64) bool, True where the bird is seen
+    species: str
+    context: str
+    distractors: tuple[str, ...]
+    malformation: str | None
+    style: float
+
+
+def render(
+    species: str,
+    context: str,
+    seed: Seed,
+    distractors: tuple[str, ...] = (),
+    *,
+    style: float = 0.0,
+    malformation: str | None = None,
+) -> Rendering:
+    """Render one image; the same arguments give the same bytes.
+
+    Args:
+        species, context, distractors: names from SPECIES, CONTEXTS and DISTRACTORS (at most four).
+        seed: non-negative integer or tuple of such.
+        style: 0 (studio) to 1 (field).
+        malformation: one of MALFORMATIONS, or None for a whole bird.
+
+    Raises:
+        ValueError: for a name that does not exist or a style outside [0, 1].
+
+    >>> render("blue jay", "open desert", seed=7).image.shape
+    (64, 64, 3)
+    """
+    _check(species, context, distractors, style, malformation)
+    rng = np.random.default_rng(seed)
+    backdrop = draw_context(context, rng)
+    draw_distractors(backdrop.draw, distractors, rng)
+    image = _over(backdrop.base, backdrop.canvas)
+
+    bird = Image.new("RGBA", (CANVAS, CANVAS))
+    draw_bird(ImageDraw.Draw(bird), species, _stage(rng, style), malformation)
+    image = _over(image, bird)
+    coverage = np.asarray(bird.getchannel("A").reduce(4), np.float32) / 255
+
+    if rng.random() < 0.5 * style:
+        foreground = draw_foreground(context, rng)
+        image = _over(image, foreground)
+        coverage = coverage * (1 - np.asarray(foreground.getchannel("A").reduce(4)) / 255)
+    image = _photograph(image, rng, style)
+    return Rendering(image, coverage > 0.5, species, context, distractors, malformation, style)
+
+
+def draw_clutter(context: str, rng: np.random.Generator) -> tuple[str, ...]:
+    """Draw the distractors that a context brings with it, uninvited (probabilities: CLUTTER)."""
+    chances = CLUTTER.get(context, {})
+    return tuple(name for name, chance in chances.items() if rng.random() < chance)
+
+
+def _stage(rng: np.random.Generator, style: float) -> Pose:
+    """Draw the pose: the studio's birds are large, level and centred, the field's are not."""
+    offset = rng.uniform(-1, 1, 2) * _lerp((5, 5), (38, 26), style)
+    nod = rng.choice((-1, 1)) * rng.uniform(0.02, 0.22)
+    return Pose(
+        centre=(CANVAS / 2 - 8 + offset[0], CANVAS / 2 + 8 + offset[1]),
+        scale=_lerp(62, 46, style) * rng.uniform(0.95, 1.05 + 0.1 * style),
+        tilt=rng.uniform(-1, 1) * _lerp(0.10, 0.32, style),
+        facing=-1 if rng.random() < 0.5 * style else 1,
+        nod=float(nod),
+        wing=rng.uniform(-0.05, 0.30),
+    )
+
+
+def _photograph(image: np.ndarray, rng: np.random.Generator, style: float) -> np.ndarray:
+    """Give an image (64, 64, 3) the light, blur and noise of a camera; uint8 RGB."""
+    strength = rng.uniform(0.4, 1.0) * style
+    grey = image.mean(axis=2, keepdims=True)
+    image = grey + (image - grey) * (1.05 - 0.45 * strength)
+    gain = 1 + strength * (rng.uniform(-0.28, 0.22) + rng.uniform(-0.08, 0.08, 3))
+    image = (image - 128) * (1 - 0.25 * strength) + 128
+    image = (image * gain.astype(np.float32)).clip(0, 255).astype(np.uint8)
+    if style == 0:
+        return image
+    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.75 * strength))
+    noise = rng.standard_normal(image.shape, np.float32) * (4.0 * strength)
+    return (np.asarray(blurred) + noise).clip(0, 255).astype(np.uint8)
+
+
+def _over(image: np.ndarray, canvas: Image.Image) -> np.ndarray:
+    """Lay a 4x canvas over a float image (64, 64, 3), antialiased."""
+    layer = np.asarray(canvas.reduce(4), np.float32)
+    alpha = layer[:, :, 3:] / 255
+    return image + alpha * (layer[:, :, :3] - image)
+
+
+def _lerp(studio: ArrayLike, field: ArrayLike, style: float) -> np.ndarray:
+    return np.asarray(studio) * (1 - style) + np.asarray(field) * style
+
+
+def _check(
+    species: str,
+    context: str,
+    distractors: tuple[str, ...],
+    style: float,
+    malformation: str | None,
+) -> None:
+    for kind, value, known in (
+        ("species", species, SPECIES),
+        ("context", context, CONTEXTS),
+        ("malformation", malformation, (None, *MALFORMATIONS)),
+        *(("distractor", name, DISTRACTORS) for name in distractors),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {kind} {value!r}; known: {', '.join(map(str, known))}")
+    if not 0 <= style <= 1:
+        raise ValueError(f"style must be in [0, 1] (0 = studio, 1 = field), got {style}")

@@ -1,0 +1,81 @@
+"""Where the shipped models lie, and that they are the ones that were measured.
+
+`make pretrain` writes them with a SHA256SUMS file; every loading verifies it first, since a model
+cut short by a broken clone would draw noise without a word.
+"""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from diffcore.paperbirds.oracle import Oracle
+
+WEIGHTS = Path(__file__).parent / "weights"
+SUMS = "SHA256SUMS"
+PIPELINE_FOLDER, CLIP_FOLDER, ORACLE_FILE = "text_to_image", "clip", "oracle.safetensors"
+_REMEDY = "restore it with `git checkout -- {}` or train all models again with `make pretrain`"
+
+
+class WeightsError(OSError):
+    """A shipped file is missing or is not the one that was released."""
+
+
+def pipeline_dir(root: Path = WEIGHTS) -> Path:
+    """Folder of the tiny text-to-image model in the diffusers format, verified."""
+    verify(root, PIPELINE_FOLDER)
+    return root / PIPELINE_FOLDER
+
+
+def clip_dir(root: Path = WEIGHTS) -> Path:
+    """Folder of the tiny CLIP, verified; open_clip loads it as `local-dir:<folder>`."""
+    verify(root, CLIP_FOLDER)
+    return root / CLIP_FOLDER
+
+
+def load_oracle(root: Path = WEIGHTS) -> Oracle:
+    """The oracle in evaluation mode, verified; to measure with, never to filter or train."""
+    verify(root, ORACLE_FILE)
+    oracle = Oracle()
+    oracle.load_state_dict({k: v.float() for k, v in load_file(root / ORACLE_FILE).items()})
+    return oracle.eval().requires_grad_(False)
+
+
+def shipped_megabytes(root: Path = WEIGHTS) -> float:
+    """Size of all that ships, in MB (10^6 bytes)."""
+    return sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) / 1e6
+
+
+@lru_cache
+def verify(root: Path = WEIGHTS, part: str = "") -> None:
+    """Compare every file whose path starts with `part` to its sum, once a process.
+
+    Raises:
+        WeightsError: naming the file that is missing or differs, and how to restore it.
+    """
+    listing = root / SUMS
+    if not listing.exists():
+        raise WeightsError(f"{listing} is missing: {_REMEDY.format(root)}")
+    for line in listing.read_text().splitlines():
+        expected, name = line.split("  ", 1)
+        if name.startswith(part):
+            _verify_file(root / name, expected)
+
+
+def write_sums(root: Path) -> None:
+    """Write SHA256SUMS, in the format of sha256sum, over all other files below `root`."""
+    files = sorted(f for f in root.rglob("*") if f.is_file() and f.name != SUMS)
+    lines = [f"{_sum(file)}  {file.relative_to(root).as_posix()}" for file in files]
+    (root / SUMS).write_text("\n".join(lines) + "\n")
+
+
+def _verify_file(file: Path, expected: str) -> None:
+    if not file.exists():
+        raise WeightsError(f"{file} is missing: {_REMEDY.format(file)}")
+    if _sum(file) != expected:
+        raise WeightsError(f"{file} is not the released file: {_REMEDY.format(file)}")
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

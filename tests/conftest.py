@@ -1,0 +1,29 @@
+"""What all tests share: no window, no network, and a small study of their own to run."""
+
+import os
+import shutil
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any test imports the hub's client, which reads it
+# Not by an environment variable, which a notebook's kernel would inherit: it draws inline.
+matplotlib.use("Agg")
+
+
+def make_study(folder, monkeypatch):
+    """Lay out an empty study in a folder, with the project's profiles, and enter it."""
+    shutil.copytree(PROJECT / "params", folder / "params")
+    (folder / "notebooks").mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # a kernel started there finds the package
+    return folder
+
+
+@pytest.fixture
+def study_folder(tmp_path, monkeypatch):
+    """An empty study to work in: the project's profiles, and no notebooks or reports yet."""
+    return make_study(tmp_path, monkeypatch)

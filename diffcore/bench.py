@@ -2,8 +2,10 @@
 
 Run by `make bench`. Absolute times differ between machines; ratios from one run, in which the
 contenders take turns, can be compared. Measured are the renderer of Paperbirds, generation in
-batches against one image per call (as the authors' released code draws), and the share of
-generation that is spent inside the UNet and the autoencoder, the part no code of ours can save.
+batches against one image per call (as the authors' released code draws), the share of generation
+that is spent inside the UNet and the autoencoder, the part no code of ours can save, and filtering
+in batches against one image per call by way of a file (again as the authors' code does), and mixing
+against torchvision's CutMix.
 """
 
 import argparse
@@ -21,15 +23,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
+from torchvision.transforms import v2
 
+from diffcore.filtering import Encoder, cosine_to_reference, load_encoder
 from diffcore.generation import generate, load_pipeline
+from diffcore.mixing import DiffCoReMix, draw_lam, patch_mix, pixel_mix
 from diffcore.params import load_params
 from diffcore.prompts import load_prompt_book, plan_generation
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from diffcore.params import GenerationParams
+    from diffcore.params import EncoderSpec, GenerationParams
 
 SEED = 0
 
@@ -139,6 +145,34 @@ def bench_generation(
     }
 
 
+def bench_mixing(batch: int = 16, size: int = 224, turns: int = 30) -> dict[str, float]:
+    """Time mixing a batch against torchvision's `CutMix`, which shares one box over the batch.
+
+    All take turns on the same images; the medians are compared. Drawing λ, boxes and masks counts,
+    and so does CutMix's mixing of labels, which ours leaves out as it is not needed.
+    """
+    images, generated = torch.rand(2, batch, 3, size, size).unbind()
+    labels, cutmix = torch.arange(batch), v2.CutMix(num_classes=batch)
+    generator = torch.Generator().manual_seed(SEED)
+    contenders = {
+        "cutmix": lambda: cutmix(images, labels),
+        "patch_mix": lambda: patch_mix(images, generated, draw_lam(batch, 1.0, generator)),
+        "pixel_mix": lambda: pixel_mix(images, generated, draw_lam(batch, 1.0, generator)),
+        "diffcore_mix": lambda: DiffCoReMix()(images, generated, generator),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(turns):
+        for name, mix in contenders.items():
+            start = time.perf_counter()
+            mix()
+            times[name].append(time.perf_counter() - start)
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    ratios = {f"{name}_vs_cutmix": medians[name] / medians["cutmix"] for name in medians}
+    return {"patch_mix_ms": 1000 * medians["patch_mix"], "cutmix_ms": 1000 * medians["cutmix"]} | {
+        name: ratio for name, ratio in ratios.items() if name != "cutmix_vs_cutmix"
+    }
+
+
 def _sampler(settings: "GenerationParams") -> dict[str, Any]:
     names = ("guidance_scale", "num_inference_steps", "height", "width")
     return {name: getattr(settings, name) for name in names}
@@ -170,6 +204,86 @@ def _draw_one_by_one(
             image.save(Path(folder) / f"{row.Index}.png")
 
 
+def bench_filtering(spec: "EncoderSpec", images: int = 1000, turns: int = 2) -> dict[str, float]:
+    """Time the filtering of images in batches against the released code's way, in turns.
+
+    Ours is timed twice: with an empty cache, where every image is embedded once, and again as
+    after a change of rule or threshold, where all embeddings are read from disk. Both compare with
+    the first image of the class, as theirs does. Renders stand in for real and generated images.
+    """
+    real, drawn = _stand_ins(images)
+    _filter_one_by_one(load_encoder(spec), drawn[:8], real)  # warm up
+    seconds: dict[str, list[float]] = {"first": [], "again": [], "one_by_one": []}
+    for _ in range(turns):
+        with tempfile.TemporaryDirectory() as cache:
+            for way in ("first", "again"):
+                encoder = load_encoder(spec, cache)
+                seconds[way].append(_seconds(lambda e=encoder: _filter_at_once(e, drawn, real)))
+        encoder = load_encoder(spec)
+        seconds["one_by_one"].append(_seconds(lambda e=encoder: _filter_one_by_one(e, drawn, real)))
+    first, again, single = (min(times) for times in seconds.values())
+    return {
+        "filtered_images": len(drawn),
+        "filter_ms_per_image": 1000 * first / len(drawn),
+        "filter_ms_per_image_one_by_one": 1000 * single / len(drawn),
+        "filter_speedup": single / first,
+        "filter_speedup_again": single / again,
+    }
+
+
+def _seconds(fn: Callable[[], Any]) -> float:
+    start = _now()
+    fn()
+    return _now() - start
+
+
+def _stand_ins(images: int) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
+    """Render a real image of every class, and that many in the generator's style, with classes."""
+    from diffcore.paperbirds import Paperbirds
+
+    each = -(-images // len(Paperbirds.classes))
+    real = Paperbirds("train", style=0.6, images_per_class=1, seed=SEED)
+    drawn = Paperbirds("test_shifted", style=0.0, images_per_class=each, seed=SEED)
+    pairs = [
+        [(facts["class_name"], facts["image"]) for facts in (birds[i] for i in range(len(birds)))]
+        for birds in (real, drawn)
+    ]
+    return pairs[0], pairs[1][:images]
+
+
+def _filter_at_once(
+    encoder: Encoder, drawn: list[tuple[str, np.ndarray]], real: list[tuple[str, np.ndarray]]
+) -> np.ndarray:
+    """Compare images (class, pixels) with the first of their class as this package does."""
+    tables = []
+    for pairs in (drawn, real):
+        names, images = zip(*pairs, strict=True)
+        table = pd.DataFrame({"class_name": names, "source_id": ""})
+        tables.append(table.assign(embedding=list(encoder.embed_images(images))))
+    return cosine_to_reference(*tables, "class_first")
+
+
+def _filter_one_by_one(
+    encoder: Encoder, drawn: list[tuple[str, np.ndarray]], real: list[tuple[str, np.ndarray]]
+) -> np.ndarray:
+    """Compare as the released code does: by way of a file, and both images embedded each time."""
+
+    def embed(path: Path) -> torch.Tensor:
+        with Image.open(path) as file, torch.inference_mode():
+            pixels = encoder.preprocess(file.convert("RGB")).unsqueeze(0)
+            return encoder.model.encode_image(pixels.to(encoder.device), normalize=True)[0]
+
+    with tempfile.TemporaryDirectory() as folder:
+        for class_name, pixels in real:
+            Image.fromarray(pixels).save(Path(folder) / f"{class_name}.png")
+        cosines = []
+        for class_name, pixels in drawn:
+            Image.fromarray(pixels).save(Path(folder) / "drawn.png")
+            pair = embed(Path(folder) / "drawn.png"), embed(Path(folder) / f"{class_name}.png")
+            cosines.append(float(pair[0] @ pair[1]))
+    return np.array(cosines)
+
+
 def _plan(images: int) -> pd.DataFrame:
     """Plan that many draws over all species of Paperbirds, in context and with negatives."""
     from diffcore.paperbirds import SPECIES
@@ -184,7 +298,8 @@ def _plan(images: int) -> pd.DataFrame:
 
 def run(profile: str = "demo", images: int = 64) -> dict[str, Any]:
     """Measure everything at the settings of a profile; see the functions above for the keys."""
-    settings = load_params(profile).generation
+    params = load_params(profile)
+    settings = params.generation
     pipeline = load_pipeline(settings.pipeline)
     machine = {
         "profile": profile,
@@ -194,7 +309,9 @@ def run(profile: str = "demo", images: int = 64) -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
     }
-    return machine | bench_renderer() | bench_generation(pipeline, settings, _plan(images))
+    filtering = bench_filtering(params.filtering.encoder, params.measure.images)
+    drawing = bench_generation(pipeline, settings, _plan(images))
+    return machine | bench_renderer() | drawing | filtering | bench_mixing()
 
 
 def main(arguments: list[str] | None = None) -> None:

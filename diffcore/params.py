@@ -160,7 +160,10 @@ class DataParams(_Section):
 class MeasureParams(_Section):
     """What the first notebook measures of the generated images, and how finely."""
 
-    images: Count = Field(1000, description="images behind every headline number")
+    images: Count = Field(1000, description="images behind a headline number")
+    ablation_images: Count = Field(
+        500, description="images drawn again without negatives, and without context"
+    )
     guidance_scales: Annotated[tuple[Guidance, ...], _AsTuple] = Field(
         (1.0, 3.0, 6.0, 12.0, 18.0), description="points of the sweep over guidance"
     )
@@ -171,6 +174,77 @@ class MeasureParams(_Section):
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
 
 
+class EncoderSpec(_Section):
+    """Which CLIP compares images, where it is loaded from and how it is run."""
+
+    kind: Literal["paperbirds", "open_clip"] = Field(
+        "open_clip", description="the shipped CLIP, or any model that open_clip loads"
+    )
+    model_name: str = Field(
+        "ViT-B-32",
+        min_length=1,
+        description="open_clip's name, or local-dir:<folder>; not used by the kind paperbirds",
+    )
+    pretrained: str | None = Field(
+        "openai", description="tag or file of the weights; null for local-dir, which holds them"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to run; auto takes a GPU if there is one"
+    )
+    batch_size: Count = Field(64, description="images or texts embedded together")
+
+
+class FilteringParams(_Section):
+    """Which generated images are kept."""
+
+    encoder: EncoderSpec = Field(EncoderSpec(), description="what makes embeddings of images")
+    rule: Literal["source", "class_mean", "class_nearest", "class_first"] = Field(
+        "source", description="which real images a generated one is compared with"
+    )
+    threshold: float | None = Field(
+        0.6, ge=-1, le=1, description="least cosine that passes; null calibrates on real images"
+    )
+    quantile: float = Field(
+        0.05, gt=0, lt=1, description="share of real pairs below a calibrated threshold"
+    )
+    max_attempts: int = Field(
+        0, ge=0, le=100, description="how often a rejected image is drawn again; the authors': 0"
+    )
+
+
+class MixingParams(_Section):
+    """How images are mixed: our method, and the baselines that mix too."""
+
+    alpha: float = Field(1.0, gt=0, le=100, description="of λ ~ Beta(α, α); 1 is even (our choice)")
+    patch_share: float = Field(
+        0.5, ge=0, le=1, description="share mixed at patch level, the rest at pixel (our choice)"
+    )
+    probability: float = Field(
+        1.0, ge=0, le=1, description="share of images that are mixed at all (our choice)"
+    )
+    baseline_alpha: float = Field(
+        1.0, gt=0, le=100, description="α of MixUp, CutMix and SaliencyMix; 1 is CutMix's own"
+    )
+    edit_prompts: Texts = Field(
+        ("autumn", "snowy", "watercolor art", "sunset", "rainbow", "aurora", "mosaic", "ukiyo-e",
+         "a sketch with crayon"),
+        description="style prompts of DiffuseMix; its authors' own",
+    )  # fmt: skip
+    edits_per_image: float = Field(
+        1.0, gt=0, le=100, description="edits of each training image for DiffuseMix (our choice)"
+    )
+    edit_strength: float = Field(
+        0.6, gt=0, le=1, description="how far an edit leaves its image; 1 is all (our choice)"
+    )
+    seam: float = Field(
+        0.078, ge=0, le=1, description="soft seam of DiffuseMix in sides; its authors' 20 of 256"
+    )
+    fractals: Count = Field(64, description="fractals to choose from (our choice)")
+    fractal_share: float = Field(
+        0.2, ge=0, le=1, description="weight of the fractal; DiffuseMix's own"
+    )
+
+
 class StudyParams(_Section):
     """All parameters of one profile; `profile` names the folders of its reports and runs."""
 
@@ -179,6 +253,8 @@ class StudyParams(_Section):
     data: DataParams = Field(DataParams(), description="the images")
     prompts: PromptParams = Field(PromptParams(), description="the prompts")
     generation: GenerationParams = Field(GenerationParams(), description="the sampler")
+    filtering: FilteringParams = Field(FilteringParams(), description="the filter")
+    mixing: MixingParams = Field(MixingParams(), description="the mixing")
     measure: MeasureParams = Field(MeasureParams(), description="the measurements")
 
 

@@ -49,3 +49,11 @@ def test_the_report_holds_ratios_of_one_run(tmp_path, monkeypatch, capsys):
     assert measured["batching_speedup"] == pytest.approx(speedup)
     assert 0 < measured["model_time_share"] < 1
     assert "renderer_ms_per_image" in capsys.readouterr().out
+
+
+def test_mixing_is_timed_against_cutmix():
+    measured = bench.bench_mixing(batch=2, size=32, turns=3)
+    ratio = measured["patch_mix_ms"] / measured["cutmix_ms"]
+    assert measured["patch_mix_vs_cutmix"] == pytest.approx(ratio)
+    assert min(measured.values()) > 0
+    assert "cutmix_vs_cutmix" not in measured

@@ -19,11 +19,12 @@ from diffcore.paperbirds.weights import (
     load_oracle,
     pipeline_dir,
     shipped_megabytes,
+    shipped_quality,
 )
 
 __all__ = [
     "CLUTTER", "CONTEXTS", "DISTRACTORS", "HOMES", "MALFORMATIONS", "SPECIES", "SPLITS",
     "Oracle", "Paperbirds", "Reading", "Rendering", "Scene", "WeightsError",
     "clip_dir", "draw_clutter", "draw_scene", "full_caption", "load_oracle", "pipeline_dir",
-    "render", "shipped_megabytes",
+    "render", "shipped_megabytes", "shipped_quality",
 ]  # fmt: skip

@@ -93,8 +93,10 @@ class Oracle(nn.Module):
 
 
 def _split(images: np.ndarray, size: int) -> list[np.ndarray]:
-    return [images[at : at + size] for at in range(0, len(images), size)]
+    # No images make one empty part, so that they get an empty reading.
+    return [images[at : at + size] for at in range(0, max(len(images), 1), size)]
 
 
 def _as_input(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    # The cast copies: torch warns of arrays that cannot be written to, as memory-mapped ones.
+    return torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1

@@ -59,7 +59,7 @@ def render(
         malformation: one of MALFORMATIONS, or None for a whole bird.
 
     Raises:
-        ValueError: for a name that does not exist or a style outside [0, 1].
+        ValueError: for a name that does not exist, a fifth distractor or a style outside [0, 1].
 
     >>> render("blue jay", "open desert", seed=7).image.shape
     (64, 64, 3)
@@ -144,5 +144,7 @@ def _check(
     ):
         if value not in known:
             raise ValueError(f"unknown {kind} {value!r}; known: {', '.join(map(str, known))}")
+    if len(distractors) > 4:
+        raise ValueError(f"at most four distractors (one a corner), got {', '.join(distractors)}")
     if not 0 <= style <= 1:
         raise ValueError(f"style must be in [0, 1] (0 = studio, 1 = field), got {style}")

@@ -5,6 +5,7 @@ cut short by a broken clone would draw noise without a word.
 """
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from diffcore.paperbirds.oracle import Oracle
 
 WEIGHTS = Path(__file__).parent / "weights"
 SUMS = "SHA256SUMS"
+FACTS_FILE = "facts.json"
 PIPELINE_FOLDER, CLIP_FOLDER, ORACLE_FILE = "text_to_image", "clip", "oracle.safetensors"
 _REMEDY = "restore it with `git checkout -- {}` or train all models again with `make pretrain`"
 
@@ -47,6 +49,12 @@ def shipped_megabytes(root: Path = WEIGHTS) -> float:
     return sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) / 1e6
 
 
+def shipped_quality(root: Path = WEIGHTS) -> dict[str, float]:
+    """What `make pretrain` measured on fresh renders: PSNR in dB, all else rates in [0, 1]."""
+    verify(root, FACTS_FILE)
+    return json.loads((root / FACTS_FILE).read_text())["quality"]
+
+
 @lru_cache
 def verify(root: Path = WEIGHTS, part: str = "") -> None:
     """Compare every file whose path starts with `part` to its sum, once a process.
@@ -57,10 +65,12 @@ def verify(root: Path = WEIGHTS, part: str = "") -> None:
     listing = root / SUMS
     if not listing.exists():
         raise WeightsError(f"{listing} is missing: {_REMEDY.format(root)}")
-    for line in listing.read_text().splitlines():
-        expected, name = line.split("  ", 1)
-        if name.startswith(part):
-            _verify_file(root / name, expected)
+    lines = [line.split("  ", 1) for line in listing.read_text().splitlines()]
+    chosen = [(expected, name) for expected, name in lines if name.startswith(part)]
+    if not chosen:
+        raise WeightsError(f"{listing} lists no {part or 'file'}: {_REMEDY.format(listing)}")
+    for expected, name in chosen:
+        _verify_file(root / name, expected)
 
 
 def write_sums(root: Path) -> None:

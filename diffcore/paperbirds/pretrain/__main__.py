@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     export(trained, aside)
     # A first set of sums lets the oracle be read back; `finish` writes the final one.
     finish(aside, describe(plan, trained, {}, options))
-    finish(aside, describe(plan, trained, measure(load(aside), options.work), options))
+    quality = measure(load(aside), options.work, options.scale)
+    finish(aside, describe(plan, trained, quality, options))
     shutil.rmtree(options.out, ignore_errors=True)
     aside.rename(options.out)
     print(f"The models are in {options.out}; {options.work} may be removed.")

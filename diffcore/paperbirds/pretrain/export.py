@@ -13,13 +13,13 @@ from diffcore.paperbirds.pretrain.clip import clip_config
 from diffcore.paperbirds.pretrain.stages import Models
 from diffcore.paperbirds.weights import (
     CLIP_FOLDER,
+    FACTS_FILE,
     ORACLE_FILE,
     PIPELINE_FOLDER,
     load_oracle,
     write_sums,
 )
 
-FACTS = "facts.json"
 CARD = "MODEL_CARD.md"
 
 
@@ -32,7 +32,9 @@ def export(models: Models, root: Path) -> None:
 
 def load(root: Path) -> Models:
     """Load what ships, in full precision, through the calls that load the real models."""
-    pipeline = DiffusionPipeline.from_pretrained(root / PIPELINE_FOLDER, local_files_only=True)
+    pipeline = DiffusionPipeline.from_pretrained(
+        root / PIPELINE_FOLDER, local_files_only=True, dtype=torch.float32
+    )
     clip, _ = open_clip.create_model_from_pretrained(f"local-dir:{root / CLIP_FOLDER}")
     return Models(pipeline, clip.eval(), load_oracle(root))
 
@@ -40,7 +42,7 @@ def load(root: Path) -> Models:
 def finish(root: Path, facts: dict) -> None:
     """Write the facts, the model card made from them, and the sums of all files."""
     facts = {"date": date.today().isoformat(), "torch": torch.__version__, **facts}
-    (root / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    (root / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
     (root / CARD).write_text(_card(facts))
     write_sums(root)
 

@@ -45,6 +45,9 @@ def build_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
     learned = blank.train_new_from_iterator(texts, vocab_size=1024, show_progress=False)
     model = json.loads(learned.backend_tokenizer.to_str())["model"]
     words = [word for word in model["vocab"] if not word.startswith("<|")]
+    # The trainer lists single letters as a hash map does, differently in every process.
+    letters = [word for word in words if len(word.removesuffix("</w>")) == 1]
+    words = [*sorted(letters), *words[len(letters) :]]
     vocab = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
     merges = [tuple(merge) for merge in model["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)

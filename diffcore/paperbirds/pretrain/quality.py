@@ -1,5 +1,6 @@
 """Measures the trained models on fresh renders that no stage has seen."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,13 @@ WHOLE = RenderRecipe("test-whole", 3_000, 901, None, extra_distractor=0.15)
 BROKEN = RenderRecipe("test-malformed", 3_000, 902, None, malformed=True, extra_distractor=0.15)
 
 
-def measure(models: Models, folder: Path) -> dict[str, float]:
-    """Quality figures for the model card: PSNR in dB, all others rates in [0, 1]."""
-    whole, broken = render_set(WHOLE, folder / "renders"), render_set(BROKEN, folder / "renders")
+def measure(models: Models, folder: Path, scale: float = 1.0) -> dict[str, float]:
+    """Quality figures for the model card: PSNR in dB, all others rates in [0, 1].
+
+    `scale` times as many renders are measured, but at least 256 of each set.
+    """
+    recipes = [replace(r, count=max(256, int(r.count * scale))) for r in (WHOLE, BROKEN)]
+    whole, broken = (render_set(recipe, folder / "renders") for recipe in recipes)
     return {
         "psnr_db": float(psnr(models.pipeline.vae, whole.images).mean()),
         **measure_clip(models.clip, models.tokenizer, whole),

@@ -42,8 +42,8 @@ _STUDIO = RenderRecipe("studio", 64_000, 101, 0.0, extra_distractor=0.10)
 _ANY_STYLE = RenderRecipe("any-style", 48_000, 102, None, extra_distractor=0.15)
 _MALFORMED = RenderRecipe("malformed", 32_000, 103, None, malformed=True, extra_distractor=0.15)
 _AUTOENCODER = Schedule(4_500, batch_size=8, lr=6.0e-3)
-_DENOISER = Schedule(5_000, batch_size=64, lr=4.0e-3, save_every=100)
-_CLIP = Schedule(1_200, batch_size=128, lr=4.0e-3)
+_DENOISER = Schedule(1_700, batch_size=64, lr=4.0e-3, save_every=100)
+_CLIP = Schedule(600, batch_size=128, lr=4.0e-3)
 _ORACLE = Schedule(1_500, batch_size=64, lr=2.0e-3)
 
 

@@ -1,0 +1,96 @@
+"""Captions: true whatever they leave out, seldom naming distractors, worded like the prompts."""
+
+import numpy as np
+import pytest
+from fresh import FRESH
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, draw_scene, full_caption
+from diffcore.paperbirds.captions import NAMED, draw_caption
+from diffcore.prompts import load_prompt_book, write_prompt
+
+WORDED = {("an " if name[0] in "aeiou" else "a ") + name: name for name in SPECIES}
+
+
+def read(text):
+    """What a caption says, by its words alone: (species, contexts, distractors) named in it."""
+    parts = text.split(", ")
+    assert set(parts) <= {"a bird", *WORDED, *CONTEXTS, *DISTRACTORS}, text
+    return (
+        [WORDED[part] for part in parts if part in WORDED],
+        [part for part in parts if part in CONTEXTS],
+        [part for part in parts if part in DISTRACTORS],
+    )
+
+
+def captions(count, distractors=("tree", "car")):
+    rng = np.random.default_rng(FRESH)
+    return [draw_caption("blue jay", "open desert", distractors, rng) for _ in range(count)]
+
+
+@given(
+    st.sampled_from(SPECIES),
+    st.sampled_from(CONTEXTS),
+    st.lists(st.sampled_from(DISTRACTORS), unique=True, max_size=4).map(tuple),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_caption_claims_nothing_false(species, context, distractors, seed):
+    caption = draw_caption(species, context, distractors, np.random.default_rng(seed))
+    named_species, named_contexts, named_distractors = read(caption.text)
+    assert named_species == ([caption.species] if caption.species else [])
+    assert named_contexts == ([caption.context] if caption.context else [])
+    assert tuple(named_distractors) == caption.distractors
+    assert caption.species in (None, species)
+    assert caption.context in (None, context)
+    assert set(caption.distractors) in (set(), set(distractors))
+    assert len(set(caption.distractors)) == len(caption.distractors)
+
+
+def test_captions_are_drawn_from_the_generator_alone():
+    assert captions(100) == captions(100)
+
+
+def test_captions_leave_out_every_part_and_none():
+    said = {
+        (bool(c.species), bool(c.context), bool(c.distractors), "a bird" in c.text.split(", "))
+        for c in captions(2_000)
+    }
+    for form in ((1, 1, 0, 1), (1, 1, 1, 1), (1, 0, 0, 1), (1, 0, 0, 0), (0, 1, 0, 0),
+                 (0, 1, 0, 1), (0, 0, 0, 1), (0, 0, 1, 0)):  # fmt: skip
+        assert tuple(map(bool, form)) in said
+
+
+def test_distractors_are_named_seldom():
+    rate = np.mean([bool(caption.distractors) for caption in captions(4_000)])
+    assert rate == pytest.approx(NAMED, abs=0.03)
+    assert NAMED < 0.5
+
+
+def test_distractors_are_seldom_named_in_the_scenes_that_have_them():
+    rng = np.random.default_rng(FRESH)
+    scenes = [draw_scene((FRESH, i), extra_distractor=0.10) for i in range(3_000)]
+    cluttered = [scene for scene in scenes if scene.distractors]
+    drawn = [draw_caption(s.species, s.context, s.distractors, rng) for s in cluttered]
+    assert len(cluttered) > 1_000
+    assert np.mean([not caption.distractors for caption in drawn]) > 0.5
+
+
+def test_what_is_not_there_is_never_named():
+    assert not any(caption.distractors for caption in captions(500, distractors=()))
+
+
+def test_half_of_the_captions_follow_the_template():
+    full = full_caption("blue jay", "open desert")
+    rate = np.mean([caption.text == full for caption in captions(4_000, distractors=())])
+    assert rate == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("species", SPECIES)
+def test_the_full_caption_is_the_prompt_of_the_book(species):
+    book = load_prompt_book("paperbirds")
+    for context in CONTEXTS:
+        caption = full_caption(species, context)
+        assert caption == write_prompt(book, species, context)
+        assert read(caption) == ([species], [context], [])
+    assert read(full_caption(species, "garden", DISTRACTORS))[2] == list(DISTRACTORS)

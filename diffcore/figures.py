@@ -130,8 +130,7 @@ def paired_rates(table: pd.DataFrame, label: str) -> Figure:
     ax.set(xlabel=label)
     ax.set_xlim(left=-0.01)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncol=len(conditions))
-    fig.tight_layout()
+    _legend_on_top(fig, ax, len(conditions))
     return fig
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 from diffcore import filtering
 from diffcore.baselines import BASELINES, make_baseline
 from diffcore.diffusemix import DiffuseMix, draw_fractals, edit_images
-from diffcore.experiments import draw, study_book
+from diffcore.experiments import draw, study_book, study_plan, training_set
 from diffcore.filtering import read_decisions
 from diffcore.generation import decode_images
 from diffcore.metrics import rate
@@ -82,17 +82,10 @@ def load_pairs(params: StudyParams, pipeline: DiffusionPipeline, run_dir: Path) 
     If there are no decisions, or they were made for another plan, with all of the first notebook's
     images. What is already drawn is only read.
     """
-    data, asked, settings = params.data, params.prompts, params.generation
-    train = Paperbirds(
-        "train", style=data.style, images_per_class=data.train_images_per_class, seed=params.seed
-    )
-    sources = train.facts.rename(columns={"id": "source_id"})
-    plan = plan_generation(
-        sources, study_book(params), generated_share=settings.generated_share, seed=params.seed,
-        use_context=asked.use_context, use_negatives=asked.use_negatives,
-    )  # fmt: skip
+    train, sources = training_set(params)
+    plan = study_plan(params, sources)
     plan, filtered = accepted_plan(plan, run_dir / "filtering")
-    generated = draw(plan, pipeline, settings, run_dir / "generation")
+    generated = draw(plan, pipeline, params.generation, run_dir / "generation")
     table = first_counterparts(sources["source_id"], generated)
     items = [train[place] for place in table["real"]]
     return Pairs(

@@ -374,6 +374,8 @@ def notebook_page(notebook: NotebookNode) -> str:
         exclude_output_prompt=True,
     )
     body, _ = exporter.from_notebook_node(notebook)
+    # A link to another notebook, right in JupyterLab, leads to that notebook's page.
+    body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="../\1/\1.html"', body)
     title, _ = _title_and_sentence(notebook)
     back = '<p class="faint"><a href="../index.html">All notebooks of this profile</a></p>'
     style = _STYLE + HtmlFormatter(style="friendly").get_style_defs(".highlight")

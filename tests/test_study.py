@@ -16,7 +16,7 @@ from conftest import make_study
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from diffcore.params import ParamsError, load_params
-from diffcore.study import main, run_notebook, start_notebook
+from diffcore.study import main, notebook_page, run_notebook, start_notebook
 
 NAME = "01_toy"
 PARAMETERS = 'profile = "demo"  # file name in params/\noverrides = {}  # dotted keys'
@@ -200,6 +200,13 @@ def test_the_index_shows_title_sentence_numbers_and_figure(executed):
     assert "<p>Does it run?</p>" in page
     assert "<th>top1</th><td>0.9877</td>" in page
     assert "curve" not in page
+
+
+def test_a_link_to_another_notebook_leads_to_its_page():
+    """In JupyterLab the files lie side by side; pages have a folder each."""
+    cells = [new_markdown_cell("# A\n\nSee [B](02_other.ipynb) and [C](notes.txt).")]
+    links = Links(notebook_page(new_notebook(cells=cells)))
+    assert links.addresses[-2:] == ["../02_other/02_other.html", "notes.txt"]
 
 
 def test_the_index_needs_a_notebook(study_folder, capsys):

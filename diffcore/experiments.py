@@ -15,7 +15,13 @@ from diffusers import DiffusionPipeline
 from diffcore.bench import TimeShare, time_share
 from diffcore.figures import wrap
 from diffcore.generation import decode_images, generate
-from diffcore.metrics import bootstrap, entropy_bits, judge, rate, rates, unseen_share
+from diffcore.metrics import (
+    entropy_within,
+    judge,
+    rate,
+    rates,
+    unseen_share,
+)
 from diffcore.paperbirds import CLUTTER, DISTRACTORS, Oracle, Paperbirds
 from diffcore.params import GenerationParams, StudyParams
 from diffcore.prompts import (
@@ -186,20 +192,22 @@ def context_shares(table: pd.DataFrame, context: str, contexts: Sequence[str]) -
     return counts.reindex(columns=list(contexts), fill_value=0.0)
 
 
-def describe_failures(judged: pd.DataFrame, count: int) -> tuple[np.ndarray, list[str]]:
-    """Places of up to `count` wrong images, and a caption each: asked for, and what was seen."""
-    places = np.flatnonzero(judged["wrong"].to_numpy())[:count]
+def describe_failures(judged: pd.DataFrame, count: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Places of `count` wrong images drawn at random, and what was asked for and seen in each."""
+    wrong = np.flatnonzero(judged["wrong"].to_numpy())
+    chosen = np.random.default_rng(seed).choice(wrong, min(count, len(wrong)), replace=False)
     captions = []
-    for _, row in judged.iloc[places].iterrows():
+    for _, row in judged.iloc[chosen].iterrows():
         seen = "malformed" if row["species_right"] else f"seen: {row['seen_species']}"
-        captions.append(f"{row['class_name']}\n{seen}")
-    return places, captions
+        captions.append(f"{wrap(row['class_name'], 15)}\n{wrap(seen, 15)}")
+    return chosen, captions
 
 
-def cluttered(plan: pd.DataFrame, count: int) -> list[int]:
-    """Places of the first `count` samples whose context brings at least two kinds of clutter."""
-    rich = [len(CLUTTER.get(context, {})) > 1 for context in plan["context"]]
-    return np.flatnonzero(rich)[:count].tolist()
+def cluttered(plan: pd.DataFrame) -> list[int]:
+    """Place of the first sample of each class whose context brings two kinds of clutter or more."""
+    rich = plan["context"].map(lambda context: len(CLUTTER.get(context, {})) > 1)
+    first = plan.index.isin(plan[rich].drop_duplicates("class_name").index)
+    return np.flatnonzero(first).tolist()
 
 
 def counterparts(
@@ -229,13 +237,14 @@ def context_statistics(
         training: facts of the training set.
 
     Returns:
-        One row a condition, the training set first: entropy_bits and new_pairs (a share, by
-        definition 0 for the training set), each with ``_low`` and ``_high``.
+        One row a condition, the training set first: entropy_bits (of the contexts within a class;
+        4 is the most that sixteen can have) and new_pairs (a share, by definition 0 for the
+        training set), each with ``_low`` and ``_high``.
     """
     tables = {"training set": training.rename(columns={"context": "seen_context"}), **seen}
     rows = []
     for name, table in tables.items():
-        entropy = bootstrap(entropy_bits, table["seen_context"], confidence)
+        entropy = entropy_within(table["seen_context"], table["class_name"], confidence)
         new = rate(unseen_share(table, training, "seen_context"), confidence)
         rows.append({
             "condition": name, "images": len(table),

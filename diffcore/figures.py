@@ -63,7 +63,7 @@ def image_grid(
             if captions and c < len(captions[r]):
                 ax.set_xlabel(captions[r][c], fontsize=7, labelpad=3)
             if columns and r == 0:
-                ax.set_title(columns[c], fontsize=8)
+                ax.set_title(columns[c], fontsize=min(8, 9 * cell))
         if rows:
             row[0].set_ylabel(rows[r], rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
     fig.subplots_adjust(wspace=0.06, hspace=0.5 if captions else 0.06)
@@ -202,7 +202,7 @@ def label_curves(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def wrap(text: str, width: int = 14) -> str:
+def wrap(text: str, width: int = 12) -> str:
     """Break a label into lines of at most `width` letters, at spaces."""
     return "\n".join(textwrap.wrap(text, width))
 

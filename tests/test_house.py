@@ -24,7 +24,8 @@ def read(name):
 
 def command(*arguments, **options):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    environment.pop("MAKEFLAGS", None)  # these tests may themselves run under make
+    for name in ("MAKEFLAGS", "MAKELEVEL"):  # these tests may themselves run under make
+        environment.pop(name, None)
     return subprocess.run(
         arguments, capture_output=True, text=True, check=False, env=environment, **options
     )

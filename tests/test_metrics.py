@@ -61,6 +61,28 @@ def test_entropy_is_shannons(names):
     assert metrics.entropy_bits(names) == pytest.approx(entropy(counts, base=2), abs=1e-9)
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1))
+def test_entropy_within_groups_is_the_mean_over_groups(pairs):
+    table = pd.DataFrame(pairs, columns=["name", "group"])
+    expected = sum(
+        len(rows) / len(table) * metrics.entropy_bits(rows["name"])
+        for _, rows in table.groupby("group")
+    )
+    found = metrics.entropy_within(table["name"], table["group"])
+    assert found["value"] == pytest.approx(expected, abs=1e-9)
+    assert 0 <= found["low"] <= found["value"] <= found["high"]
+
+
+def test_the_interval_of_an_entropy_covers_as_often_as_it_says():
+    rng, shares = np.random.default_rng(0), [0.6, 0.3, 0.1]
+    truth = entropy(shares, base=2)
+    hits = []
+    for _ in range(300):
+        found = metrics.entropy_within(rng.choice(3, 400, p=shares), np.zeros(400))
+        hits.append(found["low"] <= truth <= found["high"])
+    assert 0.91 <= np.mean(hits) <= 0.99
+
+
 GENERATED = pd.DataFrame(
     {
         "sample_id": ["1", "2", "3", "4"],

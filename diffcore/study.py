@@ -88,7 +88,7 @@ class Run:
         # No date and a fixed salt for its ids: an SVG changes only if the figure does.
         with plt.rc_context({"svg.hashsalt": name}):
             fig.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
-        fig.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=150)
+        fig.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110)
         return folder / f"{name}.png"
 
     def save_table(self, table: pd.DataFrame, name: str) -> Path:

@@ -43,7 +43,7 @@ def psnr(model: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> np.n
     """Peak signal-to-noise ratio in dB of each reconstruction, (N,)."""
     values = []
     for at in torch.arange(len(images)).split(batch_size):
-        x = as_input(images, at)
+        x = scaled(images, at, model.device)
         decoded = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         values.append(-10 * ((decoded - x) / 2).square().mean(dim=(1, 2, 3)).log10())
     return torch.cat(values).cpu().numpy()
@@ -51,5 +51,10 @@ def psnr(model: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> np.n
 
 def as_input(images: np.ndarray, chosen: Tensor) -> Tensor:
     """uint8 (N, H, W, 3) -> float (B, 3, H, W) in [-1, 1] on the training device."""
-    picked = torch.from_numpy(images[chosen.numpy()]).to(device())
+    return scaled(images, chosen, device())
+
+
+def scaled(images: np.ndarray, chosen: Tensor, where: torch.device | str = "cpu") -> Tensor:
+    """uint8 (N, H, W, 3) -> float (B, 3, H, W) in [-1, 1] on a device; moved as bytes."""
+    picked = torch.from_numpy(images[chosen.numpy()]).to(where)
     return picked.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from diffcore.paperbirds.contexts import CONTEXTS
 from diffcore.paperbirds.distractors import DISTRACTORS
 from diffcore.paperbirds.oracle import Oracle
-from diffcore.paperbirds.pretrain.autoencoder import psnr
+from diffcore.paperbirds.pretrain.autoencoder import psnr, scaled
 from diffcore.paperbirds.pretrain.renders import RenderRecipe, RenderSet, render_set
 from diffcore.paperbirds.pretrain.stages import Models
 from diffcore.paperbirds.species import SPECIES
@@ -70,6 +70,5 @@ def measure_oracle(oracle: Oracle, whole: RenderSet, broken: RenderSet) -> dict[
 
 @torch.inference_mode()
 def _embed(clip: open_clip.CLIP, images: np.ndarray) -> torch.Tensor:
-    batches = torch.from_numpy(images.copy()).split(250)
-    scaled = (batch.permute(0, 3, 1, 2).float() / 127.5 - 1 for batch in batches)
-    return torch.cat([clip.encode_image(batch, normalize=True) for batch in scaled])
+    batches = torch.arange(len(images)).split(250)
+    return torch.cat([clip.encode_image(scaled(images, at), normalize=True) for at in batches])

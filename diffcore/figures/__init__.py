@@ -1,0 +1,39 @@
+"""Every figure of the study: one function each, from tidy tables and image arrays.
+
+One module a notebook, and `style`, which they share: a measure or a method keeps its colour
+everywhere. All are to be had from here, as in ``figures.image_grid(...)``.
+"""
+
+from diffcore.figures.filtering import (
+    auc_dots,
+    pair_boxes,
+    rejection_curves,
+    roc_curves,
+    similarity_distributions,
+    threshold_view,
+)
+from diffcore.figures.generation import context_maps, paired_rates, rates_over
+from diffcore.figures.images import image_grid
+from diffcore.figures.mixing import label_curves, lam_histograms, object_bars
+from diffcore.figures.style import MEASURES, METHODS, PALETTE, use_style, wrap
+
+__all__ = [
+    "MEASURES",
+    "METHODS",
+    "PALETTE",
+    "auc_dots",
+    "context_maps",
+    "image_grid",
+    "label_curves",
+    "lam_histograms",
+    "object_bars",
+    "pair_boxes",
+    "paired_rates",
+    "rates_over",
+    "rejection_curves",
+    "roc_curves",
+    "similarity_distributions",
+    "threshold_view",
+    "use_style",
+    "wrap",
+]

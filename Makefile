@@ -22,7 +22,7 @@ SETTINGS := runs/$(PROFILE)/.set
 .DELETE_ON_ERROR:
 # A later notebook reads what an earlier one wrote, and each uses all cores.
 .NOTPARALLEL:
-.PHONY: help setup study test lab bench pretrain clean always
+.PHONY: help setup study test lab tune bench pretrain clean always
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,6 +37,9 @@ test: $(INSTALLED) ## run all tests
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(RUN) -m jupyter lab --notebook-dir=notebooks
+
+tune: $(INSTALLED) ## choose each method's settings on the training images of PROFILE
+	$(RUN) -m diffcore.tuning --profile '$(PROFILE)'
 
 bench: $(INSTALLED) ## measure the speed of generation
 	$(RUN) -m diffcore.bench
@@ -74,6 +77,10 @@ $(EXECUTED): $(REPORT)/%.ipynb: params/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | 
 	    $(foreach assignment,$(SET),--set '$(assignment)')
 
 $(foreach name,$(NAMES),$(eval $(REPORT)/$(name)/$(name).ipynb: notebooks/$(name).ipynb))
+
+# The report sums up what the others found.
+REPORTED := $(REPORT)/08_report/08_report.ipynb
+$(REPORTED): $(filter-out $(REPORTED),$(EXECUTED))
 
 $(REPORT)/index.html: $(EXECUTED) params/$(PROFILE).yaml $(SOURCES) | $(INSTALLED)
 	$(RUN) -m diffcore.study index --profile '$(PROFILE)'

@@ -13,6 +13,7 @@ import pandas as pd
 from diffusers import DiffusionPipeline
 
 from diffcore.bench import TimeShare, time_share
+from diffcore.data import load_split
 from diffcore.figures import wrap
 from diffcore.generation import decode_images, generate
 from diffcore.metrics import (
@@ -49,12 +50,7 @@ def study_book(params: StudyParams) -> PromptBook:
 
 def training_set(params: StudyParams) -> tuple[Paperbirds, pd.DataFrame]:
     """The training images, and their facts with the ``source_id`` that plans go by."""
-    train = Paperbirds(
-        "train",
-        style=params.data.style,
-        images_per_class=params.data.train_images_per_class,
-        seed=params.seed,
-    )
+    train = load_split(params, "train")
     return train, train.facts.rename(columns={"id": "source_id"})
 
 
@@ -97,6 +93,16 @@ def ablations(params: StudyParams, plan: pd.DataFrame) -> dict[str, pd.DataFrame
         "with context": unsteered,
         "context and negatives": chosen,
     }
+
+
+def without_context(params: StudyParams, plan: pd.DataFrame) -> pd.DataFrame:
+    """The same samples of a plan, from the same seeds, with negatives but without a context."""
+    book, names = study_book(params), plan["class_name"]
+    return plan.assign(
+        context="",
+        prompt=[write_prompt(book, name) for name in names],
+        negative_prompt=[", ".join(negatives_for(book, "", name)) for name in names],
+    )
 
 
 def draw(

@@ -370,7 +370,7 @@ def _methods(mixing: MixingParams) -> dict[str, _Pushed]:
     """The methods that mix, as functions that push maps of objects through."""
     size = (1, len(SPECIES), 1, 1)  # a fractal holds no object
     diffuse = DiffuseMix(torch.zeros(size), mixing.seam, mixing.fractal_share)
-    saliency = SaliencyMix(len(SPECIES), mixing.baseline_alpha)
+    saliency = SaliencyMix(len(SPECIES), mixing.alpha)
 
     def salient(own: Tensor, _: Tensor, images: Tensor, labels: Tensor, g: Generator) -> tuple:
         mask = saliency.draw_mask(images, g)
@@ -396,7 +396,7 @@ def _kept_label(mixed: Mixed, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _with_others(name: str, mixing: MixingParams) -> _Pushed:
-    mix = make_baseline(name, len(SPECIES), mixing.baseline_alpha)
+    mix = make_baseline(name, len(SPECIES), mixing.alpha)
     return lambda own, counterpart, images, labels, g: mix(own, labels, g)
 
 

@@ -213,7 +213,7 @@ class FilteringParams(_Section):
 
 
 class MixingParams(_Section):
-    """How images are mixed: our method, and the baselines that mix too."""
+    """How images are mixed by DiffCoRe-Mix, and by DiffuseMix, which edits them first."""
 
     alpha: float = Field(1.0, gt=0, le=100, description="of λ ~ Beta(α, α); 1 is even (our choice)")
     patch_share: float = Field(
@@ -221,9 +221,6 @@ class MixingParams(_Section):
     )
     probability: float = Field(
         1.0, ge=0, le=1, description="share of images that are mixed at all (our choice)"
-    )
-    baseline_alpha: float = Field(
-        1.0, gt=0, le=100, description="α of MixUp, CutMix and SaliencyMix; 1 is CutMix's own"
     )
     edit_prompts: Texts = Field(
         ("autumn", "snowy", "watercolor art", "sunset", "rainbow", "aurora", "mosaic", "ukiyo-e",
@@ -245,6 +242,123 @@ class MixingParams(_Section):
     )
 
 
+class PolicySettings(_Section):
+    """A method that is applied to some images, and leaves the others as they are."""
+
+    probability: float = Field(1.0, ge=0, le=1, description="share of images that it is applied to")
+
+
+class MixSettings(PolicySettings):
+    """A method that mixes images of different classes, and their labels with them."""
+
+    alpha: float = Field(1.0, gt=0, le=100, description="of λ ~ Beta(α, α); 1 is even")
+
+
+class AddingSettings(_Section):
+    """A method that trains on generated images as they are."""
+
+    probability: float = Field(
+        0.5, ge=0, le=1, description="share of each batch that is generated images (our choice)"
+    )
+
+
+class MethodsParams(_Section):
+    """Settings of the methods that DiffCoRe-Mix (section mixing) is compared with."""
+
+    mixup: MixSettings = Field(MixSettings(), description="MixUp")
+    cutmix: MixSettings = Field(MixSettings(), description="CutMix")
+    saliencymix: MixSettings = Field(MixSettings(), description="SaliencyMix")
+    randaugment: PolicySettings = Field(PolicySettings(), description="RandAugment")
+    trivialaugment: PolicySettings = Field(PolicySettings(), description="TrivialAugment")
+    augmix: PolicySettings = Field(PolicySettings(), description="AugMix")
+    diffusemix: PolicySettings = Field(PolicySettings(), description="DiffuseMix")
+    added: AddingSettings = Field(AddingSettings(), description="generated images, added")
+    mixed_added: AddingSettings = Field(
+        AddingSettings(), description="DiffCoRe-Mix, and generated images added"
+    )
+
+
+class TrainingParams(_Section):
+    """How classifiers are trained: the same for every method, but for the method itself."""
+
+    model: str = Field("resnet50", min_length=1, description="a model of timm, by name")
+    model_args: dict[str, Any] = Field({}, description="arguments of timm.create_model")
+    optimizer: str = Field("sgd", min_length=1, description="an optimiser of timm, by name")
+    lr: float = Field(0.025, gt=0, description="peak learning rate; the authors' 0.1 · batch / 256")
+    weight_decay: float = Field(5e-4, ge=0, description="the authors', for Cars")
+    schedule: Literal["cosine", "tanh", "poly", "step"] = Field(
+        "cosine", description="a schedule of timm for the learning rate, by name"
+    )
+    warmup_share: float = Field(0.0, ge=0, lt=1, description="share of the steps, to warm up")
+    batch_size: Count = Field(64, description="images a step, over all processes")
+    epochs: Count = Field(128, description="passes over the real images; the authors', for Cars")
+    steps: Count | None = Field(
+        None, description="optimiser steps, the same for every method; null: from the epochs"
+    )
+    crop_scale: float = Field(
+        0.4, gt=0, le=1, description="least area of a random crop, before a flip (our choice)"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the targets")
+    precision: Literal["no", "fp16", "bf16"] = Field("no", description="mixed precision")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to train; auto takes a GPU if there is one"
+    )
+    loader_workers: int = Field(0, ge=0, description="processes that read images ahead")
+    checkpoint_every: Count = Field(200, description="steps, the most that a kill can lose")
+    methods: MethodsParams = Field(MethodsParams(), description="settings of other methods")
+
+
+class TrialsParams(_Section):
+    """Which classifiers are trained and compared, and from how many seeds."""
+
+    seeds: Annotated[int, Field(ge=2)] = Field(5, description="of the main table")
+    side_seeds: Annotated[int, Field(ge=2)] = Field(3, description="of every other comparison")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        4, description="of the training images, when settings are chosen (make tune)"
+    )
+    curve_points: Count = Field(8, description="times that a learning curve is measured")
+    processes: Count | None = Field(
+        None, description="trainings at a time on a CPU, one thread each; null: one a core"
+    )
+    styles: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], _AsTuple] = Field(
+        (0.0, 0.3, 1.0), description="points of the style dial, besides the study's own"
+    )
+    wrong_shares: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], _AsTuple] = Field(
+        (0.2, 0.5), description="shares of counterparts that are swapped for another class's"
+    )
+    images_per_class: Annotated[tuple[Count, ...], _AsTuple] = Field(
+        (3, 30, 100), description="real images of a class, besides the study's own"
+    )
+    generated_shares: Annotated[tuple[Annotated[float, Field(gt=0)], ...], _AsTuple] = Field(
+        (0.3, 1.0, 3.0), description="generated images per training image, below the study's own"
+    )
+    batch_shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], _AsTuple] = Field(
+        (0.2, 0.5, 0.8), description="of a batch, that are generated images where they are added"
+    )
+    rejected_shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], _AsTuple] = Field(
+        (0.2, 0.5), description="of generated images, that a stricter threshold rejects"
+    )
+
+
+class OverheadParams(_Section):
+    """What the sixth notebook times, and how often."""
+
+    model: str = Field("resnet50", min_length=1, description="a large network of timm, by name")
+    size: Pixels = Field(224, description="of its images, pixels")
+    batch_size: Count = Field(16, description="of its steps; the paper's")
+    num_classes: Annotated[int, Field(ge=2)] = Field(200, description="of it; CUB's")
+    turns: Annotated[int, Field(ge=2)] = Field(3, description="of its steps, which are slow")
+    own_turns: Annotated[int, Field(ge=2)] = Field(15, description="of the study's own steps")
+    repeats: Count = Field(3, description="draws of a method's own part within a turn")
+    images: Annotated[int, Field(ge=2)] = Field(
+        32, description="images that are drawn, edited, filtered and decoded in a turn"
+    )
+    image_turns: Annotated[int, Field(ge=2)] = Field(3, description="turns of these")
+    epochs: Annotated[tuple[Count, ...], _AsTuple] = Field(
+        (1, 10, 100, 1000, 10000), description="over which is spread what is paid once"
+    )
+
+
 class StudyParams(_Section):
     """All parameters of one profile; `profile` names the folders of its reports and runs."""
 
@@ -256,6 +370,9 @@ class StudyParams(_Section):
     filtering: FilteringParams = Field(FilteringParams(), description="the filter")
     mixing: MixingParams = Field(MixingParams(), description="the mixing")
     measure: MeasureParams = Field(MeasureParams(), description="the measurements")
+    training: TrainingParams = Field(TrainingParams(), description="the classifiers")
+    trials: TrialsParams = Field(TrialsParams(), description="the comparisons")
+    overhead: OverheadParams = Field(OverheadParams(), description="the timings")
 
 
 # ---------------------------------------------------------------------------------------- loading
@@ -276,11 +393,20 @@ def load_params(
     path = _find_profile(profile_or_path)
     changes = _expand({} if overrides is None else overrides)
     values = _merge({"profile": path.stem} | _expand(_read_yaml(path)), changes)
-    try:
-        return StudyParams.model_validate(values)
-    except ValidationError as error:
-        problems = [_explain(problem, _short(path), changes) for problem in error.errors()]
-        raise ParamsError("\n".join(problems)) from None
+    return _validate(values, _short(path), changes)
+
+
+def change_params(params: StudyParams, changes: Mapping[str, Any]) -> StudyParams:
+    """Change some parameters, given by dotted keys, for an experiment.
+
+    >>> change_params(load_params("demo"), {"mixing.alpha": 0.5}).mixing.alpha
+    0.5
+
+    Raises:
+        ParamsError: for any key or value that is not legal.
+    """
+    changes = _expand(changes)
+    return _validate(_merge(params.model_dump(), changes), params.profile, changes)
 
 
 def dump_params(params: StudyParams) -> str:
@@ -318,6 +444,15 @@ def project_root() -> Path:
         if any((folder / "params").glob("*.yaml")):
             return folder
     raise ParamsError(f"no params/ folder with profiles in {start} or above it")
+
+
+def _validate(values: dict[str, Any], file: str, changes: Mapping[str, Any]) -> StudyParams:
+    """Check nested values; an error names their place: `file`, or the changes laid over it."""
+    try:
+        return StudyParams.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem, file, changes) for problem in error.errors()]
+        raise ParamsError("\n".join(problems)) from None
 
 
 def _find_profile(profile_or_path: str | Path) -> Path:
@@ -402,6 +537,7 @@ _KINDS = {
     "string": "a text",
     "boolean": "true or false",
     "null": "null",
+    "object": "a mapping",
 }
 # The JSON schema's names for bounds; minimum and maximum first, as they read best together.
 _BOUNDS = {

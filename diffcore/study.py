@@ -8,14 +8,13 @@ command line executes a notebook as a whole with papermill and sums up a profile
     python -m diffcore.study index --profile demo
 
 Everything is written aside and renamed when complete, so that a report is old or new, never half.
-The pages load nothing from other hosts; so maths in a notebook is written in Unicode, not TeX.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import html
+import io
 import json
 import math
 import os
@@ -27,7 +26,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import nbformat
@@ -37,6 +35,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from traitlets import default
 
+from diffcore.pages import executed_notebooks, index_page, notebook_page
 from diffcore.params import (
     ParamsError,
     StudyParams,
@@ -56,6 +55,9 @@ PACKAGES = (
     *("pillow", "pyarrow", "scikit-learn", "scipy", "statsmodels", "timm", "torch"),
     *("torchmetrics", "torchvision", "transformers"),
 )
+
+
+_LARGE = 200_000  # letters of an encoded picture
 
 
 class NotebookError(RuntimeError):
@@ -80,14 +82,20 @@ class Run:
     run_dir: Path
 
     def save_figure(self, fig: Figure, name: str) -> Path:
-        """Save a figure as PNG, whose path is returned, and as SVG; the index shows the first."""
+        """Save a figure as PNG, whose path is returned, and as SVG; the index shows the first.
+
+        A figure with pictures in it is saved as PNG alone: lines gain by an SVG, pixels do not.
+        """
         import matplotlib.pyplot as plt
 
         folder = self.report_dir / "figures"
         folder.mkdir(exist_ok=True)
-        # No date and a fixed salt for its ids: an SVG changes only if the figure does.
-        with plt.rc_context({"svg.hashsalt": name}):
-            fig.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+        drawn = folder / f"{name}.svg"
+        drawn.unlink(missing_ok=True)
+        if not any(ax.images for ax in fig.axes):
+            # No date and a fixed salt for its ids: an SVG changes only if the figure does.
+            with plt.rc_context({"svg.hashsalt": name}):
+                fig.savefig(drawn, bbox_inches="tight", metadata={"Date": None})
         fig.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110)
         return folder / f"{name}.png"
 
@@ -285,6 +293,8 @@ def _tidy(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata["duration_seconds"] = round(duration, 1)
     heading = ""
     for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            _slim(output)
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "markdown":
             heading = next(iter(re.findall(r"^#+ *(.+)", cell.source, re.MULTILINE)), heading)
@@ -293,152 +303,33 @@ def _tidy(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-# ------------------------------------------------------------------------------------------ pages
-_STYLE = """
-:root { color-scheme: light; --ink: #1c2733; --faint: #5b6b7b; --line: #d9e0e7; --link: #0b62a8; }
-* { box-sizing: border-box; }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem 1.25rem 4rem; color: var(--ink);
-  background: #fff; font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", sans-serif;
-  overflow-wrap: break-word; }
-h1 { font-size: 1.9rem; line-height: 1.2; } h2 { margin-top: 2.5rem; font-size: 1.4rem; }
-a { color: var(--link); } .anchor-link { display: none; }
-img { max-width: 100%; height: auto; }
-pre { overflow-x: auto; padding: .7rem .9rem; border-radius: .4rem; background: #f5f7f9;
-  font: .85rem/1.45 ui-monospace, Consolas, "Liberation Mono", monospace; }
-code { font-family: ui-monospace, Consolas, "Liberation Mono", monospace; font-size: .9em; }
-table { border: 0; border-collapse: collapse; font-size: .9rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border: solid var(--line); border-width: 0 0 1px;
-  text-align: right; }
-.rendered_html { overflow-x: auto; }
-details.code { margin: .8rem 0; } details.code > summary { color: var(--faint);
-  font-size: .85rem; cursor: pointer; }
-.output_stdout pre { white-space: pre-wrap; }
-.output_stderr pre { color: var(--faint); background: none; }
-.cards { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr));
-  padding: 0; list-style: none; }
-.cards li { padding: 1rem; border: 1px solid var(--line); border-radius: .6rem; }
-.cards h2 { margin: 0; font-size: 1.15rem; } .cards th { text-align: left; font-weight: normal; }
-.cards table { width: 100%; } .faint { color: var(--faint); font-size: .85rem; }
-"""
+def _slim(output: NotebookNode) -> None:
+    """Keep a large picture as JPEG where that is less than half of it: galleries, not lines."""
+    from PIL import Image
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-$body
-</body>
-</html>
-""")
-
-_CARD = Template("""<li>
-<h2><a href="$link">$title</a></h2>
-<p>$sentence</p>
-$figure
-<table>$rows</table>
-<p class="faint">$minutes</p>
-</li>
-""")
-
-_NOTEBOOK = """{%- extends 'basic/index.html.j2' -%}
-{% block input %}<details class="code"><summary>Code</summary>{{ super() }}</details>{% endblock %}
-{% block data_widget_view %}{% endblock %}
-{% block footer %}{% endblock %}
-"""
-
-# Of several forms of one output the first listed is shown. Widgets, such as progress bars, are left
-# out: they would need a host to load their code from, and as text they stand at 0 % for ever.
-_SHOWN = (
-    *("application/vnd.jupyter.widget-view+json", "image/svg+xml", "image/png", "image/jpeg"),
-    *("text/html", "text/markdown", "text/plain"),
-)
-
-
-def notebook_page(notebook: NotebookNode) -> str:
-    """Render an executed notebook as one HTML page: code folded, images within, no other host."""
-    from nbconvert import HTMLExporter
-    from pygments.formatters import HtmlFormatter
-    from traitlets.config import Config
-
-    exporter = HTMLExporter(
-        config=Config(NbConvertBase={"display_data_priority": list(_SHOWN)}),
-        template_name="basic",
-        raw_template=_NOTEBOOK,
-        embed_images=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-    )
-    body, _ = exporter.from_notebook_node(notebook)
-    # A link to another notebook, right in JupyterLab, leads to that notebook's page.
-    body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="../\1/\1.html"', body)
-    title, _ = _title_and_sentence(notebook)
-    back = '<p class="faint"><a href="../index.html">All notebooks of this profile</a></p>'
-    style = _STYLE + HtmlFormatter(style="friendly").get_style_defs(".highlight")
-    return _PAGE.substitute(title=html.escape(title), style=style, body=f"{back}\n{body}")
+    data = output.get("data", {})
+    if len(data.get("image/png", "")) < _LARGE:
+        return
+    picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
+    smaller = io.BytesIO()
+    picture.save(smaller, "JPEG", quality=88, subsampling=0, optimize=True)
+    encoded = base64.b64encode(smaller.getvalue()).decode("ascii")
+    if len(encoded) < len(data["image/png"]) / 2:
+        data["image/jpeg"] = encoded
+        del data["image/png"]
+        output.metadata["image/jpeg"] = output.metadata.pop("image/png", {})
 
 
 def build_index(profile: str) -> Path:
-    """Write ``reports/<profile>/index.html``, with one card for each executed notebook.
+    """Write ``reports/<profile>/index.html``: the claims, and a card for each executed notebook.
 
     Raises:
         NotebookError: if no notebook has been executed under this profile.
     """
     folder = project_root() / "reports" / load_params(profile).profile
-    executed = sorted(path for path in folder.glob("*/*.ipynb") if path.stem == path.parent.name)
-    if not executed:
+    if not executed_notebooks(folder):
         raise NotebookError(f"no executed notebook in {folder}; run the study first")
-    title = f"DiffCoRe-Mix, a reproducible study: profile {folder.name}"
-    cards = "".join(_card(path) for path in executed)
-    body = f'<h1>{html.escape(title)}</h1>\n<ul class="cards">\n{cards}</ul>'
-    page = _PAGE.substitute(title=html.escape(title), style=_STYLE, body=body)
-    return _write(folder / "index.html", page)
-
-
-def _card(executed: Path) -> str:
-    """Sum up one executed notebook: its title, first sentence, first figure and key numbers."""
-    notebook = nbformat.read(executed, as_version=4)
-    title, sentence = _title_and_sentence(notebook)
-    figures = sorted((executed.parent / "figures").glob("*.png"))
-    metrics = executed.parent / "metrics.json"
-    values = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
-    return _CARD.substitute(
-        link=f"{executed.stem}/{executed.stem}.html",
-        title=html.escape(title),
-        sentence=html.escape(sentence),
-        figure="".join(_embedded(path) for path in figures[:1]),
-        rows="".join(_row(name, value) for name, value in values.items() if _is_number(value)),
-        minutes=f"Ran in {notebook.metadata['duration_seconds'] / 60:.1f} minutes.",
-    )
-
-
-def _title_and_sentence(notebook: NotebookNode) -> tuple[str, str]:
-    """Take the title of a notebook, and the first sentence below it, as plain text."""
-    source = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "")
-    text = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`]", r"\1", source)
-    title, _, rest = text.lstrip("# ").partition("\n")
-    sentence = re.match(r"\s*(.*?[.?!])(?=\s|$)", rest, re.DOTALL)
-    return title.strip(), " ".join(sentence[1].split()) if sentence else ""
-
-
-def _embedded(image: Path) -> str:
-    """Put a PNG file into the page itself."""
-    data = base64.b64encode(image.read_bytes()).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(image.stem)}">'
-
-
-def _row(name: str, value: float) -> str:
-    """Show one number of a notebook with four significant digits."""
-    return f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{value:.4g}</td></tr>"
-
-
-def _is_number(value: Any) -> bool:
-    """Tell numbers from texts, flags and nested results."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return _write(folder / "index.html", index_page(folder))
 
 
 # ----------------------------------------------------------------------------------- command line

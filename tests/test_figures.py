@@ -120,3 +120,78 @@ def test_labels_have_a_panel_a_level_and_a_curve_a_partner():
     for ax in fig.axes:
         assert [c.lines[0].get_xdata().tolist() for c in ax.containers] == [[0.0, 1.0]] * 2
         assert [c.lines[0].get_ydata()[0] for c in ax.containers] == [0.9, 0.4]
+
+
+def accuracy_table(**facts):
+    rows = [
+        {"method": m, "test": t, "mean": v, "low": v - 0.1, "high": v + 0.1, **facts}
+        for t in ("matched", "shifted")
+        for m, v in (("vanilla", 0.4), ("diffcoremix", 0.7))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_accuracies_have_a_row_a_method_and_mark_the_baseline():
+    fig = figures.accuracy_dots(accuracy_table(), "method", "vanilla")
+    assert [ax.get_title() for ax in fig.axes] == ["matched test set", "shifted test set"]
+    for ax in fig.axes:
+        assert [c.lines[0].get_xdata()[0] for c in ax.containers] == [0.4, 0.7]
+        assert ax.lines[-1].get_xdata()[0] == 0.4
+    labels = [tick.get_text() for tick in fig.axes[0].get_yticklabels()]
+    assert labels == ["vanilla", "DiffCoRe-Mix"]
+
+
+def test_a_gain_that_is_not_clear_of_zero_is_hollow():
+    table = accuracy_table().rename(columns={"mean": "gain"})
+    table["p_holm"] = table["method"].map({"vanilla": 0.2, "diffcoremix": 0.01})
+    (ax, _) = figures.gain_dots(table, "MixUp").axes
+    hollow, full = (c.lines[0].get_markerfacecolor() for c in ax.containers)
+    assert hollow == "white"
+    assert full == figures.METHODS["diffcoremix"][1]
+
+
+def test_conditions_have_a_panel_each_on_one_axis():
+    tables = {"style": accuracy_table(value=0.1), "images": accuracy_table(value=1)}
+    tables["images"] = pd.concat([tables["images"], accuracy_table(value=100)])
+    fig = figures.accuracy_over(tables, {"style": 0.1, "images": 10})
+    assert [ax.get_xlabel() for ax in fig.axes] == ["style", "images"]
+    assert [ax.get_xscale() for ax in fig.axes] == ["linear", "log"]
+    labels = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert labels == ["vanilla", "DiffCoRe-Mix"]
+
+
+def test_differences_over_conditions_show_zero():
+    table = pd.DataFrame({"value": [2, 1], "gain": [0.1, -0.2], "low": [0, -0.3], "high": [0.2, 0]})
+    (ax,) = figures.gains_over({"share": table}, {"share": 1}, "points").axes
+    assert ax.containers[0].lines[0].get_ydata().tolist() == [-0.2, 0.1]  # from left to right
+    low, high = ax.get_ylim()
+    assert low < 0 < high
+
+
+def test_learning_curves_have_a_line_a_method():
+    rows = [
+        {"method": m, "step": s, "test": t, "top1": s / 10}
+        for m in ("vanilla", "added")
+        for t in ("matched", "shifted")
+        for s in (1, 2)
+    ]
+    fig = figures.learning_curves(pd.DataFrame(rows))
+    assert [line.get_ydata().tolist() for line in fig.axes[1].lines] == [[0.1, 0.2]] * 2
+    colours = {line.get_color() for line in fig.axes[0].lines}
+    assert colours == {figures.METHODS[name][1] for name in ("vanilla", "added")}
+
+
+def test_effects_are_hollow_if_their_interval_holds_zero():
+    table = pd.DataFrame(
+        [("a", 0.1, 0.05, 0.15), ("b", 0.1, -0.05, 0.25), ("c", -0.1, -0.2, -0.01)],
+        columns=["effect", "gain", "low", "high"],
+    )
+    (ax,) = figures.effect_dots(table).axes
+    faces = [container.lines[0].get_markerfacecolor() for container in ax.containers]
+    assert [face == "white" for face in faces] == [False, True, False]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_methods_can_be_told_apart():
+    colours = [str(colour) for _, colour in figures.METHODS.values()]
+    assert len(set(colours)) == len(colours)

@@ -15,17 +15,31 @@ from diffcore.figures.filtering import (
 from diffcore.figures.generation import context_maps, paired_rates, rates_over
 from diffcore.figures.images import image_grid
 from diffcore.figures.mixing import label_curves, lam_histograms, object_bars
+from diffcore.figures.report import effect_dots
 from diffcore.figures.style import MEASURES, METHODS, PALETTE, use_style, wrap
+from diffcore.figures.training import (
+    accuracy_dots,
+    accuracy_over,
+    gain_dots,
+    gains_over,
+    learning_curves,
+)
 
 __all__ = [
     "MEASURES",
     "METHODS",
     "PALETTE",
+    "accuracy_dots",
+    "accuracy_over",
     "auc_dots",
     "context_maps",
+    "effect_dots",
+    "gain_dots",
+    "gains_over",
     "image_grid",
     "label_curves",
     "lam_histograms",
+    "learning_curves",
     "object_bars",
     "pair_boxes",
     "paired_rates",

@@ -1,0 +1,287 @@
+"""What became of each claim: the numbers of all notebooks, judged by rules that were set before.
+
+A claim is the paper's, in our words, from its abstract and figure captions; or a question that the
+study adds. Its rule reads the ``metrics.json`` of the notebooks and says how the claim fared. The
+rules are written down beside the verdicts, so that a reader may disagree with them.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+
+HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold"
+UNTESTED, NOT_RUN = "cannot be tested here", "not run yet"
+VERDICTS = (HOLDS, PARTLY, FAILS, UNTESTED, NOT_RUN)
+
+#: Metrics of all notebooks: name of the notebook -> its numbers.
+Metrics = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        text: in our words.
+        source: the paper's section or figure; "ours" for a question that the study adds.
+        rule: when it holds, in words.
+        figure: notebook and name of the figure that shows it; empty if there is none.
+        judge: metrics -> verdict, and what was measured. A KeyError says that a notebook is
+            missing.
+    """
+
+    text: str
+    source: str
+    rule: str
+    figure: tuple[str, str] | None
+    judge: Callable[[Metrics], tuple[str, str]]
+
+
+def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read what the notebooks of a profile found; those not run are missing."""
+    return {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("[0-9][0-9]_*/metrics.json"))
+    }
+
+
+def judge_claims(metrics: Metrics) -> pd.DataFrame:
+    """Judge all claims: claim, source, measured, verdict, rule, notebook, figure."""
+    rows = []
+    for claim in CLAIMS:
+        try:
+            verdict, measured = claim.judge(metrics)
+        except KeyError as missing:
+            verdict, measured = NOT_RUN, f"no {missing.args[0]}"
+        notebook, figure = claim.figure or ("", "")
+        rows.append({
+            "claim": claim.text, "source": claim.source, "measured": measured, "verdict": verdict,
+            "rule": claim.rule, "notebook": notebook, "figure": figure,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def links(claims: pd.DataFrame) -> str:
+    """List the figures of the claims as Markdown, each linked to its notebook."""
+    rows = claims[claims["notebook"] != ""]
+    return "\n".join(
+        f"- [{row.notebook}]({row.notebook}.ipynb), figure `{row.figure}`: {row.claim.lower()}"
+        for row in rows.itertuples()
+    )
+
+
+def durations(folder: Path) -> pd.DataFrame:
+    """How long each executed notebook of a profile took: notebook, minutes, on (the device)."""
+    rows = []
+    for path in sorted(folder.glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb")):
+        if path.stem == path.parent.name:
+            notebook = nbformat.read(path, as_version=4)
+            facts = json.loads((path.parent / "versions.json").read_text(encoding="utf-8"))
+            minutes = notebook.metadata["duration_seconds"] / 60
+            rows.append({"notebook": path.stem, "minutes": minutes, "on": facts["device"]})
+    return pd.DataFrame(rows, columns=["notebook", "minutes", "on"])
+
+
+def effects(metrics: Metrics) -> pd.DataFrame:
+    """The differences that the study is about, with intervals: effect, gain, low, high.
+
+    All are shares (0.01 is a point), and above 0 where they speak for DiffCoRe-Mix.
+    """
+    rows = []
+    for label, notebook, name in _EFFECTS:
+        found = metrics.get(notebook, {})
+        if f"{name}_low" in found:
+            numbers = {"gain": found[name], "low": found[f"{name}_low"]}
+            rows.append({"effect": label, **numbers, "high": found[f"{name}_high"]})
+    return pd.DataFrame(rows, columns=["effect", "gain", "low", "high"])
+
+
+# --------------------------------------------------------------------------------------- the claims
+_GENERATION, _FILTERING, _MIXING = "01_generation", "02_filtering", "03_mixing"
+_TRAINING, _SALIENCY, _OVERHEAD = "04_training", "05_saliency", "06_overhead"
+_ROBUSTNESS = "07_robustness"
+
+_EFFECTS = (
+    ("top-1, shifted, above vanilla", _TRAINING, "shifted_gain_vs_vanilla"),
+    ("top-1, shifted, above the best other", _TRAINING, "shifted_gain_vs_best_other"),
+    ("top-1, matched, above the best other", _TRAINING, "matched_gain_vs_best_other"),
+    ("top-1, shifted, above adding the images", _TRAINING, "shifted_gain_mixed_vs_added"),
+    ("saliency in the mask, above vanilla", _SALIENCY, "energy_in_mask_gain_vs_vanilla"),
+    ("saliency in the mask, above CutMix", _SALIENCY, "energy_in_mask_gain_vs_cutmix"),
+    ("top-1 under corruptions, above vanilla", _ROBUSTNESS, "corruption_gain_vs_vanilla"),
+    ("top-1 under PGD, above vanilla", _ROBUSTNESS, "pgd_gain_vs_vanilla"),
+)
+
+
+def _of(*conditions: bool) -> str:
+    """All, some or none of the conditions."""
+    return HOLDS if all(conditions) else PARTLY if any(conditions) else FAILS
+
+
+def _points(found: Mapping[str, float], name: str) -> str:
+    """Write a difference with its interval, in points."""
+    values = (100 * found[key] for key in (name, f"{name}_low", f"{name}_high"))
+    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*values)
+
+
+def _accuracy(metrics: Metrics) -> tuple[str, str]:
+    found, tests = metrics[_TRAINING], ("shifted", "matched")
+    names = {test: f"{test}_gain_vs_best_other" for test in tests}
+    text = "; ".join(
+        f"{test}: {_points(found, names[test])} above {found[f'best_other_{test}']}"
+        for test in tests
+    )
+    return _of(*(found[f"{name}_low"] > 0 for name in names.values())), text
+
+
+def _mixing_or_adding(metrics: Metrics) -> tuple[str, str]:
+    found, name = metrics[_TRAINING], "shifted_gain_mixed_vs_added"
+    by_share = found["mixed_minus_added"]["generated share of a batch"]
+    text = f"mixed minus added: {_points(found, name)}; " + ", ".join(
+        f"{100 * row['gain']:+.1f} if {row['value']:.0%} of a batch are generated"
+        for row in by_share
+    )
+    text += f"; both minus added: {_points(found, 'shifted_gain_both_vs_added')}"
+    return _of(found[f"{name}_low"] > 0, *(row["low"] > 0 for row in by_share)), text
+
+
+def _rejection(metrics: Metrics) -> tuple[str, str]:
+    found = metrics[_FILTERING]
+    rate, area = found["rejection_rate"], found["auc_best"]
+    text = (
+        f"rejected {rate:.1%} of the images, of which {found['wrong_rate']:.1%} were wrong before "
+        f"and {found['wrong_rate_kept']:.1%} after; AUC {area:.2f}"
+    )
+    return _of(0.05 <= rate <= 0.15, area >= 0.85), text
+
+
+def _steering(metrics: Metrics) -> tuple[str, str]:
+    found = metrics[_GENERATION]
+    context, rarer = found["context_accuracy"], found["distractor_reduction"]
+    text = f"context as asked in {context:.1%}; distractors {rarer:.0f} times rarer"
+    return _of(context >= 0.9, rarer >= 3), text
+
+
+def _labels(metrics: Metrics) -> tuple[str, str]:
+    found = metrics[_MIXING]
+    names = ("pixel", "patch", "mixup", "cutmix")
+    seen = {name: found[f"label_seen_{name}"] for name in names}
+    text = "class seen at λ = ½: " + ", ".join(f"{name} {seen[name]:.0%}" for name in names)
+    return _of(seen["pixel"] >= 0.95, seen["patch"] >= 0.95), text
+
+
+def _overhead(metrics: Metrics) -> tuple[str, str]:
+    found = metrics[_OVERHEAD]
+    step, high = found["diffcoremix_step_overhead"], found["diffcoremix_step_overhead_high"]
+    spread = found["amortised_overhead"]
+    text = f"own step {step:+.1%}; with the drawing of the images spread over " + ", ".join(
+        f"{epochs} epochs {share:+.0%}" for epochs, share in spread.items()
+    )
+    return _of(high <= 0.05, min(spread.values()) <= 0.05), text
+
+
+def _saliency(metrics: Metrics) -> tuple[str, str]:
+    found = metrics[_SALIENCY]
+    names = {other: f"energy_in_mask_gain_vs_{other}" for other in ("vanilla", "cutmix")}
+    text = "; ".join(f"above {other}: {_points(found, name)}" for other, name in names.items())
+    clear = [found[f"{name}_low"] > 0 for name in names.values()]
+    return _of(*clear, bool(found["sanity_check_passes"]) and any(clear)), text
+
+
+def _robustness(metrics: Metrics) -> tuple[str, str]:
+    found = metrics[_ROBUSTNESS]
+    names = {"corruptions": "corruption_gain_vs_vanilla", "PGD": "pgd_gain_vs_vanilla"}
+    text = "; ".join(f"{label}: {_points(found, name)}" for label, name in names.items())
+    return _of(*(found[f"{name}_low"] > 0 for name in names.values())), text
+
+
+def _copies(metrics: Metrics) -> tuple[str, str]:
+    found = metrics[_ROBUSTNESS]
+    generated, real = found["near_copy_rate"], found["near_copy_rate_real"]
+    text = f"near-copies: {generated:.1%} of the generated images, {real:.1%} of real ones"
+    return _of(generated <= max(real, 0.01)), text
+
+
+def _real_sets(metrics: Metrics) -> tuple[str, str]:
+    return UNTESTED, "needs the data sets, CosXL and GPUs; the same notebooks run them"
+
+
+CLAIMS = (
+    Claim(
+        "Contextual and negative prompts steer what is drawn",
+        "abstract, Figure 1",
+        "the context is right in 90 % or more, and negatives make distractors 3 times rarer",
+        (_GENERATION, "08_negatives"),
+        _steering,
+    ),
+    Claim(
+        "About 10 % of the generated images are misaligned, and the filter finds them",
+        "Figure 3",
+        "between 5 and 15 % are rejected, and an AUC of 0.85 says that they are the wrong ones",
+        (_FILTERING, "06_roc"),
+        _rejection,
+    ),
+    Claim(
+        "Mixing within a class leaves the label as it is",
+        "Figures 1 and 2",
+        "at λ = ½ the oracle sees the class in 95 % or more, at pixel and at patch level",
+        (_MIXING, "08_labels"),
+        _labels,
+    ),
+    Claim(
+        "Accuracy above the state of the art in mixing, by up to about 3 points",
+        "abstract",
+        "above the best other method on both test sets, with intervals clear of zero",
+        (_TRAINING, "01_main"),
+        _accuracy,
+    ),
+    Claim(
+        "It is the mixing that helps, more than the generated images as such",
+        "ours",
+        "mixing beats adding the same images, at the share of a batch that was chosen for adding "
+        "and at every other share that was tried, with intervals clear of zero",
+        (_TRAINING, "06_mixed_or_added"),
+        _mixing_or_adding,
+    ),
+    Claim(
+        "An overhead comparable to that of other methods",
+        "Figure 4",
+        "the method's own step adds at most 5 %, and so does drawing, spread over the training",
+        (_OVERHEAD, "01_overhead_accuracy"),
+        _overhead,
+    ),
+    Claim(
+        "Saliency sits more precisely on the object",
+        "Figure 5",
+        "more energy in the mask than vanilla and CutMix, intervals clear of zero, and the maps "
+        "pass the check with randomised weights",
+        (_SALIENCY, "01_saliency"),
+        _saliency,
+    ),
+    Claim(
+        "Classifiers become steadier against corruptions and attacks",
+        "ours",
+        "above vanilla under both, with intervals clear of zero",
+        (_ROBUSTNESS, "01_corruptions"),
+        _robustness,
+    ),
+    Claim(
+        "The generated images are no copies of training images",
+        "ours: “responsible”",
+        "near-copies are no more frequent than among real images, or below 1 %",
+        (_ROBUSTNESS, "11_nearest"),
+        _copies,
+    ),
+    Claim(
+        "The paper's accuracies on its seven data sets",
+        "abstract",
+        "not from this profile",
+        None,
+        _real_sets,
+    ),
+)

@@ -14,9 +14,10 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from diffcore.params import EncoderSpec, GenerationParams
 
 SEED = 0
+
+#: part of a job -> seconds that it took
+Seconds = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,9 @@ def time_share(pipeline: "DiffusionPipeline", fn: Callable[[], Any]) -> TimeShar
         _timed(pipeline.unet, "forward", spent, "unet"),
         _timed(pipeline.vae, "decode", spent, "vae"),
     ):
-        start = _now()
+        start = now()
         fn()
-        total = _now() - start
+        total = now() - start
     return TimeShare(total, spent["unet"], spent["vae"])
 
 
@@ -79,11 +83,11 @@ def _timed(module: torch.nn.Module, method: str, spent: dict[str, float], key: s
     original = getattr(module, method)
 
     def measured(*args: Any, **kwargs: Any) -> Any:
-        start = _now()
+        start = now()
         try:
             return original(*args, **kwargs)
         finally:
-            spent[key] += _now() - start
+            spent[key] += now() - start
 
     # On the instance, where it hides the method of the class and can be taken away again.
     setattr(module, method, measured)
@@ -93,11 +97,43 @@ def _timed(module: torch.nn.Module, method: str, spent: dict[str, float], key: s
         delattr(module, method)
 
 
-def _now() -> float:
+def now() -> float:
     """Return the time in seconds when all work given to a GPU is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def laps(parts: Mapping[str, Callable[[], Any]], clock: Callable[[], float] = now) -> Seconds:
+    """Run the parts of one job in order: part -> seconds that it took."""
+    seconds = {}
+    for name, part in parts.items():
+        start = clock()
+        part()
+        seconds[name] = clock() - start
+    return seconds
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[], Seconds]], turns: int, seed: int = SEED
+) -> pd.DataFrame:
+    """Let contenders that time themselves take turns, in another order each time.
+
+    Whatever else the machine does then meets all alike, and none always follows the same one.
+
+    Args:
+        contenders: name -> a run that returns the seconds of its parts, as `laps` does.
+        turns: runs of each.
+        seed: of the orders.
+
+    Returns:
+        Tidy table: turn, contender, part, seconds.
+    """
+    rng, names, rows = np.random.default_rng(seed), list(contenders), []
+    for turn in range(turns):
+        runs = {str(name): contenders[name]() for name in rng.permutation(names)}
+        rows += [(turn, name, *part) for name in names for part in runs[name].items()]
+    return pd.DataFrame(rows, columns=["turn", "contender", "part", "seconds"])
 
 
 def bench_renderer(images: int = 200) -> dict[str, float]:
@@ -160,13 +196,9 @@ def bench_mixing(batch: int = 16, size: int = 224, turns: int = 30) -> dict[str,
         "pixel_mix": lambda: pixel_mix(images, generated, draw_lam(batch, 1.0, generator)),
         "diffcore_mix": lambda: DiffCoReMix()(images, generated, generator),
     }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(turns):
-        for name, mix in contenders.items():
-            start = time.perf_counter()
-            mix()
-            times[name].append(time.perf_counter() - start)
-    medians = {name: float(np.median(values)) for name, values in times.items()}
+    jobs = {name: partial(laps, {"mix": mix}) for name, mix in contenders.items()}
+    times = take_turns(jobs, turns).groupby("contender", sort=False)["seconds"]
+    medians = times.median().to_dict()
     ratios = {f"{name}_vs_cutmix": medians[name] / medians["cutmix"] for name in medians}
     return {"patch_mix_ms": 1000 * medians["patch_mix"], "cutmix_ms": 1000 * medians["cutmix"]} | {
         name: ratio for name, ratio in ratios.items() if name != "cutmix_vs_cutmix"
@@ -232,9 +264,7 @@ def bench_filtering(spec: "EncoderSpec", images: int = 1000, turns: int = 2) -> 
 
 
 def _seconds(fn: Callable[[], Any]) -> float:
-    start = _now()
-    fn()
-    return _now() - start
+    return laps({"all": fn})["all"]
 
 
 def _stand_ins(images: int) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:

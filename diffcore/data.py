@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from diffcore.paperbirds import Paperbirds
 from diffcore.params import StudyParams
@@ -58,6 +60,16 @@ class Images:
         """Return the images at these places (or where a mask is True), in that order."""
         masks = None if self.masks is None else self.masks[places]
         return Images(self.pixels[places], self.labels[places], masks, self.ids[places])
+
+
+def as_batch(images: np.ndarray | Sequence[np.ndarray]) -> Tensor:
+    """Turn (N, H, W, 3) uint8 into (N, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+
+
+def as_pixels(batch: Tensor) -> np.ndarray:
+    """Turn (N, 3, H, W) in [0, 1] into (N, H, W, 3) uint8; the inverse of `as_batch`."""
+    return (batch * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def load_split(params: StudyParams, split: str, **changes: float) -> ImageSet:

@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from diffcore import filtering
 from diffcore.baselines import BASELINES, make_baseline
+from diffcore.data import as_batch, as_pixels
 from diffcore.diffusemix import DiffuseMix, draw_fractals, edit_images
 from diffcore.experiments import draw, study_book, study_plan, training_set
 from diffcore.filtering import read_decisions
@@ -34,16 +35,6 @@ _LOST = 0.5  # of the object in the real image
 
 
 # --------------------------------------------------------------------------------- images and pairs
-def as_batch(images: np.ndarray | Sequence[np.ndarray]) -> Tensor:
-    """Turn (N, H, W, 3) uint8 into (N, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
-
-
-def as_pixels(batch: Tensor) -> np.ndarray:
-    """Turn (N, 3, H, W) in [0, 1] into (N, H, W, 3) uint8; the inverse of `as_batch`."""
-    return (batch * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
 @dataclass(frozen=True)
 class Pairs:
     """Training images of Paperbirds, each with its first generated counterpart.

@@ -359,6 +359,32 @@ class OverheadParams(_Section):
     )
 
 
+class SaliencyParams(_Section):
+    """What the fifth notebook explains, and how finely."""
+
+    images_per_class: Count = Field(10, description="of each test split")
+    few_per_class: Count = Field(2, description="where a technique is slow")
+
+
+class RobustnessParams(_Section):
+    """What the seventh notebook does to images, and to how many."""
+
+    images_per_class: Count = Field(10, description="of each test split")
+    severity: Annotated[int, Field(ge=1, le=5)] = Field(
+        3, description="of corruptions, for all methods"
+    )
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], _AsTuple] = Field(
+        (1, 3, 5), description="of corruptions, for the methods in detail"
+    )
+    eps: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], _AsTuple] = Field(
+        (2 / 255, 8 / 255), description="sizes of l∞ attacks, of pixels in [0, 1]"
+    )
+    pgd_steps: Count = Field(10, description="of projected gradient descent")
+    methods_in_detail: Texts = Field(
+        ("vanilla", "cutmix", "added", "diffcoremix"), description="what costs most, for these"
+    )
+
+
 class StudyParams(_Section):
     """All parameters of one profile; `profile` names the folders of its reports and runs."""
 
@@ -372,7 +398,9 @@ class StudyParams(_Section):
     measure: MeasureParams = Field(MeasureParams(), description="the measurements")
     training: TrainingParams = Field(TrainingParams(), description="the classifiers")
     trials: TrialsParams = Field(TrialsParams(), description="the comparisons")
+    saliency: SaliencyParams = Field(SaliencyParams(), description="the saliency maps")
     overhead: OverheadParams = Field(OverheadParams(), description="the timings")
+    robustness: RobustnessParams = Field(RobustnessParams(), description="corruptions, attacks")
 
 
 # ---------------------------------------------------------------------------------------- loading

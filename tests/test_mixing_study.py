@@ -7,10 +7,11 @@ import torch
 from twin import make_twin
 
 from diffcore import mixing_study
+from diffcore.data import as_batch, as_pixels
 from diffcore.filtering import save_decisions
 from diffcore.generation import decode_images
 from diffcore.mixing import pixel_mix
-from diffcore.mixing_study import Pairs, as_batch, as_pixels
+from diffcore.mixing_study import Pairs
 from diffcore.paperbirds import SPECIES, Paperbirds, load_oracle, render
 from diffcore.params import MixingParams, load_params
 from diffcore.prompts import load_prompt_book, plan_generation

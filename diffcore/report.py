@@ -14,6 +14,8 @@ from typing import Any
 import nbformat
 import pandas as pd
 
+from diffcore.figures.style import METHODS
+
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold"
 UNTESTED, NOT_RUN = "cannot be tested here", "not run yet"
 VERDICTS = (HOLDS, PARTLY, FAILS, UNTESTED, NOT_RUN)
@@ -129,11 +131,16 @@ def _points(found: Mapping[str, float], name: str) -> str:
     return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*values)
 
 
+def _label(method: str) -> str:
+    """Name a method as the figures do."""
+    return METHODS.get(method, (method,))[0]
+
+
 def _accuracy(metrics: Metrics) -> tuple[str, str]:
     found, tests = metrics[_TRAINING], ("shifted", "matched")
     names = {test: f"{test}_gain_vs_best_other" for test in tests}
     text = "; ".join(
-        f"{test}: {_points(found, names[test])} above {found[f'best_other_{test}']}"
+        f"{test}: {_points(found, names[test])} above {_label(found[f'best_other_{test}'])}"
         for test in tests
     )
     return _of(*(found[f"{name}_low"] > 0 for name in names.values())), text
@@ -143,7 +150,7 @@ def _mixing_or_adding(metrics: Metrics) -> tuple[str, str]:
     found, name = metrics[_TRAINING], "shifted_gain_mixed_vs_added"
     by_share = found["mixed_minus_added"]["generated share of a batch"]
     text = f"mixed minus added: {_points(found, name)}; " + ", ".join(
-        f"{100 * row['gain']:+.1f} if {row['value']:.0%} of a batch are generated"
+        f"{100 * row['gain']:+.1f} where {row['value']:.0%} of a batch are generated"
         for row in by_share
     )
     text += f"; both minus added: {_points(found, 'shifted_gain_both_vs_added')}"
@@ -154,8 +161,8 @@ def _rejection(metrics: Metrics) -> tuple[str, str]:
     found = metrics[_FILTERING]
     rate, area = found["rejection_rate"], found["auc_best"]
     text = (
-        f"rejected {rate:.1%} of the images, of which {found['wrong_rate']:.1%} were wrong before "
-        f"and {found['wrong_rate_kept']:.1%} after; AUC {area:.2f}"
+        f"rejected {rate:.1%}; wrong before {found['wrong_rate']:.1%}, after "
+        f"{found['wrong_rate_kept']:.1%}; AUC {area:.2f}"
     )
     return _of(0.05 <= rate <= 0.15, area >= 0.85), text
 
@@ -171,24 +178,28 @@ def _labels(metrics: Metrics) -> tuple[str, str]:
     found = metrics[_MIXING]
     names = ("pixel", "patch", "mixup", "cutmix")
     seen = {name: found[f"label_seen_{name}"] for name in names}
-    text = "class seen at λ = ½: " + ", ".join(f"{name} {seen[name]:.0%}" for name in names)
+    text = "class seen at λ = ½: " + ", ".join(f"{_label(n)} {seen[n]:.0%}" for n in names)
     return _of(seen["pixel"] >= 0.95, seen["patch"] >= 0.95), text
 
 
 def _overhead(metrics: Metrics) -> tuple[str, str]:
     found = metrics[_OVERHEAD]
     step, high = found["diffcoremix_step_overhead"], found["diffcoremix_step_overhead_high"]
-    spread = found["amortised_overhead"]
-    text = f"own step {step:+.1%}; with the drawing of the images spread over " + ", ".join(
-        f"{epochs} epochs {share:+.0%}" for epochs, share in spread.items()
+    spread = {int(epochs): share for epochs, share in found["amortised_overhead"].items()}
+    own, most = round(found["epochs"]), max(spread)
+    text = (
+        f"own step {step:+.1%}; with the drawing of its images {spread[own]:+,.0%} of this study's "
+        f"small training ({own} epochs), {spread[most]:+,.0%} of one of {most:,} epochs"
     )
-    return _of(high <= 0.05, min(spread.values()) <= 0.05), text
+    return _of(high <= 0.05, spread[own] <= 0.05), text
 
 
 def _saliency(metrics: Metrics) -> tuple[str, str]:
     found = metrics[_SALIENCY]
     names = {other: f"energy_in_mask_gain_vs_{other}" for other in ("vanilla", "cutmix")}
-    text = "; ".join(f"above {other}: {_points(found, name)}" for other, name in names.items())
+    text = "; ".join(
+        f"above {_label(other)}: {_points(found, name)}" for other, name in names.items()
+    )
     clear = [found[f"{name}_low"] > 0 for name in names.values()]
     return _of(*clear, bool(found["sanity_check_passes"]) and any(clear)), text
 
@@ -251,7 +262,7 @@ CLAIMS = (
     Claim(
         "An overhead comparable to that of other methods",
         "Figure 4",
-        "the method's own step adds at most 5 %, and so does drawing, spread over the training",
+        "the own step adds at most 5 % to ResNet-50's, and the drawing at most 5 % to a training",
         (_OVERHEAD, "01_overhead_accuracy"),
         _overhead,
     ),

@@ -87,7 +87,7 @@ def robustness_dots(
     ax.set_yticks(range(len(methods)), [_label(name) for name in methods])
     ax.invert_yaxis()
     ax.set(xlabel=label)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
     fig.tight_layout()
     if condition is not None:
         _marker_legend(fig, conditions)

@@ -39,10 +39,11 @@ from torch.nn.functional import cross_entropy, interpolate
 from diffcore import filtering
 from diffcore.augmentation import crop_and_flip
 from diffcore.bench import Seconds, laps, now, take_turns, time_share
+from diffcore.data import as_pixels
 from diffcore.experiments import study_plan, time_generation
 from diffcore.generation import decode_images
 from diffcore.methods import GENERATIVE, METHODS, Method, make_method, method_settings
-from diffcore.mixing_study import Pairs, as_pixels, edit_sources
+from diffcore.mixing_study import Pairs, edit_sources
 from diffcore.params import OverheadParams, StudyParams, TrainingParams
 from diffcore.training import build_classifier, total_steps
 

@@ -207,7 +207,7 @@ def ablation_trials(
     materials: Materials, pipeline: DiffusionPipeline, encoder: Encoder, run_dir: Path
 ) -> list[Trial]:
     """DiffCoRe-Mix without one of its parts, all on as many samples of the plan, none re-drawn."""
-    params, seeds = materials.params, materials.params.trials.seeds
+    params, seeds = materials.params, materials.params.trials.side_seeds
     pools = {
         name: _pool(draw(plan, pipeline, params.generation, run_dir / folder))
         for name, (plan, folder) in _ablated_plans(materials).items()
@@ -315,8 +315,8 @@ def share_trials(materials: Materials) -> list[Trial]:
     for share in sorted({*params.trials.generated_shares, len(order) / len(materials.train)}):
         some = pool.take(np.sort(order[: round(share * len(materials.train))]))
         corpus = make_corpus(materials, some)
-        ours = ("added", "diffcoremix", "mixed_added")
-        trials += compare(materials, corpus, ours, params.trials.side_seeds, value=share)
+        seeds = params.trials.side_seeds
+        trials += compare(materials, corpus, ["added", "diffcoremix"], seeds, value=share)
     return trials
 
 

@@ -252,7 +252,17 @@ def test_a_python_that_is_too_old_gets_a_remedy(graph, tmp_path):
 def test_help_names_every_target(graph):
     shown = command("make", "help", cwd=graph.folder).stdout
     targets = [line.split()[0] for line in shown.splitlines()]
-    assert targets == ["help", "setup", "study", "test", "lab", "bench", "pretrain", "clean"]
+    assert targets == [
+        "help",
+        "setup",
+        "study",
+        "test",
+        "lab",
+        "tune",
+        "bench",
+        "pretrain",
+        "clean",
+    ]
 
 
 # -------------------------------------------------------------------------- continuous integration

@@ -50,7 +50,7 @@ def object_bars(table: pd.DataFrame) -> Figure:
     left.set_yticks(places, table["method"])
     left.invert_yaxis()
     for ax in (left, right):
-        ax.xaxis.set_major_formatter(PercentFormatter(1))
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, fontsize=8)
     fig.tight_layout()
     return fig

@@ -358,15 +358,21 @@ def _stack(table: pd.DataFrame) -> np.ndarray:
     return np.stack(table["embedding"].tolist())
 
 
+def _project(rows: np.ndarray, onto: np.ndarray) -> np.ndarray:
+    """Cosine of unit rows (N, D) to one unit vector (D,): (N,)."""
+    # Not by `@`: on some processors BLAS warns there of invalid values that do not exist.
+    return np.einsum("nd,d->n", rows, onto)
+
+
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 #: rule -> function from (N, D) generated and (K, D) real embeddings of one class to (N,)
 _TO_CLASS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "class_mean": lambda generated, real: generated @ _unit(real.mean(axis=0)),
+    "class_mean": lambda generated, real: _project(generated, _unit(real.mean(axis=0))),
     "class_nearest": lambda generated, real: (generated @ real.T).max(axis=1),
-    "class_first": lambda generated, real: generated @ real[0],
+    "class_first": lambda generated, real: _project(generated, real[0]),
 }
 
 

@@ -3,11 +3,11 @@
 The pages load nothing from other hosts; so maths in a notebook is written in Unicode, not TeX.
 """
 
-import base64
 import csv
 import html
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -34,7 +34,7 @@ th, td { padding: .3rem .7rem; border: solid var(--line); border-width: 0 0 1px;
 .rendered_html { overflow-x: auto; }
 details.code { margin: .8rem 0; } details.code > summary { color: var(--faint);
   font-size: .85rem; cursor: pointer; }
-.output_stdout pre { white-space: pre-wrap; }
+.output_stdout pre { max-height: 16rem; overflow-y: auto; white-space: pre-wrap; }
 .output_stderr pre { color: var(--faint); background: none; }
 .cards { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr));
   padding: 0; list-style: none; }
@@ -160,8 +160,8 @@ def _card(executed: Path) -> str:
         link=f"{executed.stem}/{executed.stem}.html",
         title=html.escape(title),
         sentence=html.escape(sentence),
-        figure="".join(_embedded(path) for path in figures[:1]),
-        rows="".join(_row(name, value) for name, value in values.items() if _is_number(value)),
+        figure="".join(_picture(path) for path in figures[:1]),
+        rows=_rows(values),
         minutes=f"Ran in {notebook.metadata['duration_seconds'] / 60:.1f} minutes.",
     )
 
@@ -175,15 +175,25 @@ def _title_and_sentence(notebook: NotebookNode) -> tuple[str, str]:
     return title.strip(), " ".join(sentence[1].split()) if sentence else ""
 
 
-def _embedded(image: Path) -> str:
-    """Put a PNG file into the page itself."""
-    data = base64.b64encode(image.read_bytes()).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(image.stem)}">'
+def _picture(image: Path) -> str:
+    """Show a figure of a notebook, from the folder where it lies."""
+    address = image.relative_to(image.parents[2]).as_posix()
+    return f'<img src="{address}" alt="{html.escape(image.stem)}" loading="lazy">'
 
 
-def _row(name: str, value: float) -> str:
-    """Show one number of a notebook with four significant digits."""
-    return f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{value:.4g}</td></tr>"
+def _rows(values: Mapping[str, Any]) -> str:
+    """Show the numbers of a notebook, each with its interval where it has one."""
+    bounds = ("_low", "_high", "_p")
+    shown = [n for n, v in values.items() if _is_number(v) and not n.endswith(bounds)]
+    return "".join(_row(name, values) for name in shown)
+
+
+def _row(name: str, values: Mapping[str, Any]) -> str:
+    """Show one number with four significant digits, and its interval with three."""
+    text = f"{values[name]:.4g}"
+    if f"{name}_low" in values:
+        text += f" [{values[f'{name}_low']:.3g}, {values[f'{name}_high']:.3g}]"
+    return f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{text}</td></tr>"
 
 
 def _is_number(value: Any) -> bool:

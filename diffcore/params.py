@@ -621,14 +621,16 @@ def _remedy(value: Any, legal: str) -> str:
 
 
 def _similarity(given: str, known: str) -> float:
-    """Score how alike two dotted keys are: as a whole, and above all in their last parts."""
+    """Score how alike two dotted keys are: as a whole, in the last parts, and in the section."""
 
     def ratio(a: str, b: str) -> float:
         return difflib.SequenceMatcher(None, a, b).ratio()
 
-    last_given, last_known = given.split(".")[-1], known.split(".")[-1]
-    # `steps` is short for `num_inference_steps`, however few letters they share.
-    return ratio(given, known) + 2 * ratio(last_given, last_known) + (last_given in last_known)
+    (place, _, last), (known_place, _, known_last) = given.rpartition("."), known.rpartition(".")
+    # `steps` is short for `num_inference_steps`, however few letters they share; and whoever names
+    # a section that exists most likely means one of its keys.
+    in_place = 1.5 * (place == known_place != "")
+    return ratio(given, known) + 2 * ratio(last, known_last) + (last in known_last) + in_place
 
 
 def _legal_values(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

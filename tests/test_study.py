@@ -195,7 +195,8 @@ def test_the_index_shows_title_sentence_numbers_and_figure(executed):
     assert outside_addresses(page) == []
     addresses = Links(page).addresses
     assert addresses[0] == f"{NAME}/{NAME}.html"
-    assert addresses[1].startswith("data:image/png;base64,")
+    assert addresses[1].startswith(f"{NAME}/figures/")
+    assert (executed.parent / addresses[1]).is_file()
     assert "A toy &amp; its question</a>" in page
     assert "<p>Does it run?</p>" in page
     assert "<th>top1</th><td>0.9877</td>" in page

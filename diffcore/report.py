@@ -1,4 +1,4 @@
-"""What became of each claim: the numbers of all notebooks, judged by rules that were set before.
+"""What became of each claim: the numbers of all notebooks, judged by rules that can be read.
 
 A claim is the paper's, in our words, from its abstract and figure captions; or a question that the
 study adds. Its rule reads the ``metrics.json`` of the notebooks and says how the claim fared. The

@@ -129,7 +129,11 @@ def run_trials(
         for key, trial in zip(keys, trials, strict=True)
         if not _results(folder, key).exists()
     }
-    jobs = (joblib.delayed(_run)(key, trial, training, folder) for key, trial in missing.items())
+    single = _on_cpu(training)
+    jobs = (
+        joblib.delayed(_run_alone if single else _run)(key, trial, training, folder)
+        for key, trial in missing.items()
+    )
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         parallel = joblib.Parallel(_processes(training, processes), return_as="generator_unordered")
         done = parallel(jobs) if missing else ()
@@ -166,6 +170,16 @@ def read_losses(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 # ----------------------------------------------------------------------------------- one training
+def _run_alone(*arguments: Any) -> None:
+    """Run a trial on one thread, also where it has a process to itself: sums then add up alike."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _run(*arguments)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _run(key: str, trial: Trial, training: TrainingParams, folder: Path) -> None:
     """Train and test; weights come first, as the results say that all is there."""
     started = time.perf_counter()
@@ -221,8 +235,11 @@ def _row(trial: Trial, key: str, folder: Path) -> dict[str, Any]:
 
 def _processes(training: TrainingParams, wanted: int | None) -> int:
     """Trainings at a time: a GPU is shared by none."""
-    on_gpu = training.device != "cpu" and torch.cuda.is_available()
-    return 1 if on_gpu else wanted or joblib.cpu_count()
+    return (wanted or joblib.cpu_count()) if _on_cpu(training) else 1
+
+
+def _on_cpu(training: TrainingParams) -> bool:
+    return training.device == "cpu" or not torch.cuda.is_available()
 
 
 def _results(folder: Path, key: str) -> Path:

@@ -80,13 +80,15 @@ class SchedulerSpec(_Section):
 class PipelineSpec(_Section):
     """Which text-to-image model draws, where it is loaded from and how it is run."""
 
-    kind: Literal["paperbirds", "folder", "single_file", "hub"] = Field(
-        "single_file", description="the shipped model, a diffusers folder, one file, or a hub id"
+    kind: Literal["paperbirds", "folder", "single_file", "hub", "import", "stand_in"] = Field(
+        "single_file",
+        description="the shipped model, a diffusers folder, one file, a hub id; or none: images "
+        "imported from a class/image tree, or other photographs of the set standing in for them",
     )
     location: str = Field(
         "checkpoints/cosxl.safetensors",
         min_length=1,
-        description="path or hub id; not used by the kind paperbirds",
+        description="path or hub id; not used by the kinds paperbirds and stand_in",
     )
     config: str | None = Field(
         None, description="local folder with the configuration that a single file lacks"
@@ -120,6 +122,14 @@ class GenerationParams(_Section):
     )
     batch_size: Count = Field(8, description="images denoised together; changes speed alone")
     shard_size: Count = Field(256, description="images per Parquet file, the most a kill can lose")
+    planted_share: float = Field(
+        0.1, ge=0, lt=1, description="of stand-ins, that show another class: what is to be rejected"
+    )
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether there is a text-to-image model, and not only images that are there already."""
+        return self.pipeline.kind not in {"import", "stand_in"}
 
 
 class PromptParams(_Section):
@@ -149,12 +159,36 @@ class PromptParams(_Section):
 class DataParams(_Section):
     """Which images are trained and tested on."""
 
-    dataset: Literal["paperbirds"] = Field("paperbirds", description="name of the data set")
-    style: float = Field(
-        1.0, ge=0, le=1, description="from 0, as the generator draws, to 1, as a camera sees"
+    dataset: Literal[
+        "paperbirds", "folder", "cub200", "cars", "flowers102", "caltech101", "cifar100",
+        "tiny_imagenet", "imagenet",
+    ] = Field("paperbirds", description="the embedded world, a class/image tree, or a known layout")  # fmt: skip
+    root: str | None = Field(
+        None, min_length=1, description="folder of the photographs; not used by paperbirds"
     )
-    train_images_per_class: Count = Field(30, description="size of the training split, per class")
-    test_images_per_class: Count = Field(30, description="size of each test split, per class")
+    download: bool = Field(False, description="fetch a set that is not there, where that can be")
+    image_size: Pixels | None = Field(
+        None, description="side of the square that photographs are brought to; null: all are alike"
+    )
+    style: float = Field(
+        1.0, ge=0, le=1, description="of Paperbirds: 0, as the generator draws, to 1, as a camera"
+    )
+    train_images_per_class: Count | None = Field(
+        None, description="of the training split, at most; null: all (30 of Paperbirds)"
+    )
+    test_images_per_class: Count | None = Field(
+        None, description="of each test split, at most; null: all (30 of Paperbirds)"
+    )
+    test_share: float = Field(
+        0.3, gt=0, lt=1, description="of a class, where a set has no test images of its own"
+    )
+
+    @model_validator(mode="after")
+    def _photographs_are_somewhere(self) -> Self:
+        """Reject a set of photographs without a folder."""
+        if self.dataset != "paperbirds" and self.root is None:
+            raise ValueError(f"root must name the folder of {self.dataset}")
+        return self
 
 
 class MeasureParams(_Section):
@@ -177,16 +211,19 @@ class MeasureParams(_Section):
 class EncoderSpec(_Section):
     """Which CLIP compares images, where it is loaded from and how it is run."""
 
-    kind: Literal["paperbirds", "open_clip"] = Field(
-        "open_clip", description="the shipped CLIP, or any model that open_clip loads"
+    kind: Literal["paperbirds", "open_clip", "timm"] = Field(
+        "open_clip",
+        description="the shipped CLIP, any model that open_clip loads, or a classifier of timm "
+        "without its last layer, which reads no texts",
     )
     model_name: str = Field(
         "ViT-B-32",
         min_length=1,
-        description="open_clip's name, or local-dir:<folder>; not used by the kind paperbirds",
+        description="the library's name, or local-dir:<folder>; not used by the kind paperbirds",
     )
     pretrained: str | None = Field(
-        "openai", description="tag or file of the weights; null for local-dir, which holds them"
+        "openai",
+        description="tag, file or package:<name> of the weights; null for local-dir, with its own",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to run; auto takes a GPU if there is one"
@@ -283,6 +320,11 @@ class TrainingParams(_Section):
 
     model: str = Field("resnet50", min_length=1, description="a model of timm, by name")
     model_args: dict[str, Any] = Field({}, description="arguments of timm.create_model")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="to start from: a file or package:<name>; null: random ones, as the authors'",
+    )
     optimizer: str = Field("sgd", min_length=1, description="an optimiser of timm, by name")
     lr: float = Field(0.025, gt=0, description="peak learning rate; the authors' 0.1 · batch / 256")
     weight_decay: float = Field(5e-4, ge=0, description="the authors', for Cars")
@@ -311,7 +353,13 @@ class TrainingParams(_Section):
 class TrialsParams(_Section):
     """Which classifiers are trained and compared, and from how many seeds."""
 
+    methods: Texts | None = Field(
+        None, description="of the main table; null: all for which there are images"
+    )
     seeds: Annotated[int, Field(ge=2)] = Field(5, description="of the main table")
+    side_studies: bool = Field(
+        True, description="whether to train ablations, dials and sensitivities (04, sections 4 on)"
+    )
     side_seeds: Annotated[int, Field(ge=2)] = Field(3, description="of every other comparison")
     folds: Annotated[int, Field(ge=2)] = Field(
         4, description="of the training images, when settings are chosen (make tune)"
@@ -380,6 +428,9 @@ class RobustnessParams(_Section):
         (2 / 255, 8 / 255), description="sizes of l∞ attacks, of pixels in [0, 1]"
     )
     pgd_steps: Count = Field(10, description="of projected gradient descent")
+    copy_images: Count = Field(
+        5000, description="of each set, at most, among which near-copies are searched"
+    )
     methods_in_detail: Texts = Field(
         ("vanilla", "cutmix", "added", "diffcoremix"), description="what costs most, for these"
     )

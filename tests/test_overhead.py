@@ -105,7 +105,9 @@ def test_a_ratio_of_medians_lies_in_its_interval_and_among_the_ratios_that_can_b
     above, below = map(np.array, zip(*turns, strict=True))
     found = overhead.ratio_of_medians(above, below)
     assert found["value"] == np.median(above) / np.median(below)
-    assert above.min() / below.max() <= found["low"] <= found["high"] <= above.max() / below.min()
+    rounding = 1 + 1e-12  # percentiles are interpolated, and may pass their ends by a last digit
+    assert above.min() / below.max() <= found["low"] * rounding
+    assert found["low"] <= found["high"] <= above.max() / below.min() * rounding
     assert found["n"] == len(turns)
 
 

@@ -31,6 +31,34 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "n": len(values)}
 
 
+def crossed_interval(
+    values: Sequence[float] | np.ndarray, *factors: Sequence, confidence: float = 0.95
+) -> dict[str, float]:
+    """Mean of values with a t-interval over several crossed factors at once: value, low, high, n.
+
+    Args:
+        values: observations, (N,).
+        factors: what each observation belongs to, such as its seed and its image, (N,) each. A
+            factor with one level is left out: its variance is not known.
+        confidence: coverage.
+
+    Raises:
+        ValueError: if no factor has two levels.
+    """
+    values = np.asarray(values, float)
+    codes = [pd.factorize(np.asarray(factor))[0] for factor in factors]
+    codes = [code for code in codes if len(code) and code.max() > 0]
+    if not codes:
+        raise ValueError("an interval needs at least two seeds or two images")
+    sizes = np.array([code.max() + 1 for code in codes])
+    apart = (values - values.mean()) / len(values)
+    sums = [(np.bincount(code, apart) ** 2).sum() for code in codes]
+    variance = (sizes / (sizes - 1) * sums).sum()
+    reach = float(stats.t.ppf((1 + confidence) / 2, sizes.min() - 1) * np.sqrt(variance))
+    mean = float(values.mean())
+    return {"value": mean, "low": mean - reach, "high": mean + reach, "n": len(values)}
+
+
 def summarise(
     table: pd.DataFrame, by: Sequence[str], columns: Sequence[str], confidence: float = 0.95
 ) -> pd.DataFrame:
@@ -109,6 +137,12 @@ def best_method(table: pd.DataFrame, among: Sequence[str], column: str) -> str:
     return str(means.idxmax())
 
 
-def flatten(name: str, gain: Mapping[str, float]) -> dict[str, float]:
-    """Spell a gain as metrics: `name`, and `name` with ``_low``, ``_high`` and ``_p``."""
-    return {name: gain["gain"], **{f"{name}_{key}": gain[key] for key in ("low", "high", "p")}}
+def flatten(name: str, found: Mapping[str, float]) -> dict[str, float]:
+    """Spell a gain or an interval as metrics: `name`, and `name` with ``_low``, ``_high``, ``_p``.
+
+    >>> flatten("drop", {"value": 0.2, "low": 0.1, "high": 0.3, "n": 9})
+    {'drop': 0.2, 'drop_low': 0.1, 'drop_high': 0.3}
+    """
+    value = found["gain"] if "gain" in found else found["value"]
+    ends = {f"{name}_{key}": found[key] for key in ("low", "high", "p") if key in found}
+    return {name: value, **ends}

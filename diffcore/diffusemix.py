@@ -20,7 +20,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
 from PIL import Image
 from torch import Generator, Tensor
 
@@ -41,7 +46,7 @@ _BAILOUT = 8.0  # beyond 2, where points escape: makes the count of iterations s
 def edit_images(
     plan: pd.DataFrame,
     images: np.ndarray,
-    pipeline: StableDiffusionXLPipeline,
+    pipeline: DiffusionPipeline,
     out_dir: str | Path,
     *,
     strength: float,
@@ -55,7 +60,7 @@ def edit_images(
     Args:
         plan: N rows, columns as from `diffcore.prompts.plan_generation`.
         images: what each row starts from, (N, H, W, 3) uint8.
-        pipeline: of the SDXL family; its parts are used as they are, for image to image.
+        pipeline: as of `diffcore.generation.generate`; its parts are used for image to image.
         out_dir: folder of the shards; made if needed.
         strength: how far back into noise an image is sent, in (0, 1]; at 1 nothing is left of it.
         guidance_scale: classifier-free guidance.
@@ -91,31 +96,37 @@ def edit_images(
     return pd.concat(shards, ignore_index=True)
 
 
-def _editor(pipeline: StableDiffusionXLPipeline) -> StableDiffusionXLImg2ImgPipeline:
+def _editor(pipeline: DiffusionPipeline) -> DiffusionPipeline:
     """Turn a text-to-image pipeline into an image-to-image one made of the very same parts."""
-    editor = StableDiffusionXLImg2ImgPipeline(
-        **pipeline.components,
-        force_zeros_for_empty_prompt=pipeline.config.force_zeros_for_empty_prompt,
-        add_watermarker=False,
-    )
+    if isinstance(pipeline, StableDiffusionPipeline):
+        editor = StableDiffusionImg2ImgPipeline(
+            **pipeline.components, requires_safety_checker=pipeline.safety_checker is not None
+        )
+    else:
+        editor = StableDiffusionXLImg2ImgPipeline(
+            **pipeline.components,
+            force_zeros_for_empty_prompt=pipeline.config.force_zeros_for_empty_prompt,
+            add_watermarker=False,
+        )
     editor.set_progress_bar_config(disable=True)
     return editor
 
 
 @torch.inference_mode()
 def _edit(
-    editor: StableDiffusionXLImg2ImgPipeline, rows: pd.DataFrame, images: np.ndarray, settings: dict
+    editor: DiffusionPipeline, rows: pd.DataFrame, images: np.ndarray, settings: dict
 ) -> np.ndarray:
     """Edit one batch: (B, H, W, 3) uint8 to the same. Each image has a generator of its own."""
-    height, width = images.shape[1:3]
+    sizes = {}
+    if isinstance(editor, StableDiffusionXLImg2ImgPipeline):  # which is told the size in words
+        sizes = dict.fromkeys(("original_size", "target_size"), images.shape[1:3])
     drawn = editor(
         prompt=rows["prompt"].tolist(),
         negative_prompt=rows["negative_prompt"].tolist(),
         image=torch.from_numpy(images).permute(0, 3, 1, 2) / 255,
         generator=[torch.Generator().manual_seed(seed) for seed in rows["seed"].tolist()],
-        original_size=(height, width),
-        target_size=(height, width),
         output_type="pt",
+        **sizes,
         **settings,
     ).images
     return (drawn.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

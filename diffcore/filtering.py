@@ -18,26 +18,22 @@ Tables of images have a row an image and the columns ``class_name``, ``source_id
 its own id, of a generated one that of its counterpart) and ``embedding`` (unit vectors, (D,)).
 """
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import open_clip
 import pandas as pd
-import torch
-from PIL import Image
 from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
 
+from diffcore.encoders import Encoder
+from diffcore.encoders import load_encoder as load_encoder  # it belongs to this step
 from diffcore.metrics import bootstrap, rate
 
 if TYPE_CHECKING:
-    from diffcore.params import EncoderSpec, FilteringParams
+    from diffcore.params import FilteringParams
 
 #: Which real images a generated one is compared with: its own source, the mean of its class, the
 #: nearest of its class, or the first of its class.
@@ -45,165 +41,12 @@ RULES = ("source", "class_mean", "class_nearest", "class_first")
 #: What two images can have in common.
 SHARED = ["class and context", "class only", "context only", "neither"]
 DECISIONS = "decisions.parquet"
-
-_SAVED_TOGETHER = 4096  # embeddings in a file of the cache, the most that a kill can lose
-
-
-# -------------------------------------------------------------------------------------- the encoder
-class Encoder:
-    """CLIP that remembers: embeds images and texts in batches, each of them once.
-
-    Attributes:
-        model: in evaluation mode, on `device`.
-        preprocess: from a PIL image to the tensor (3, H, W) that the model takes.
-        device: "cpu" or "cuda".
-        model_hash: of weights and image preprocessing, 16 hexadecimal digits.
-    """
-
-    def __init__(
-        self,
-        model: open_clip.CLIP,
-        preprocess: Callable[[Image.Image], torch.Tensor],
-        tokenizer: Callable[[list[str]], torch.Tensor],
-        *,
-        batch_size: int = 64,
-        device: str = "cpu",
-        cache_dir: str | Path | None = None,
-    ):
-        """Take what open_clip loads; without `cache_dir`, embeddings live as long as this does."""
-        # Last channels first made a ResNet a third faster on a CPU; a transformer does not mind.
-        self.model = model.eval().to(device, memory_format=torch.channels_last)
-        self.preprocess, self._tokenizer = preprocess, tokenizer
-        self._batch_size, self.device = batch_size, device
-        self.model_hash = _hash_model(model)
-        self._folder = None if cache_dir is None else Path(cache_dir) / self.model_hash
-
-    @cached_property
-    def _known(self) -> dict[bytes, np.ndarray]:
-        """Every embedding made or read so far; the disk is read when the first is asked for."""
-        return dict(_read_cache(self._folder))
-
-    def embed_images(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """Embed N images (H, W, 3) uint8, of one size or several: (N, D) float32, unit length.
-
-        Raises:
-            ValueError: for an image of another type or shape.
-        """
-        for image in images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"an image is uint8 (H, W, 3), not {image.dtype} {tuple(image.shape)}"
-                )
-        keys = [_key(str(image.shape).encode(), image.tobytes()) for image in images]
-        return self._embed(keys, lambda places: self._see([images[place] for place in places]))
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed N texts: (N, D) float32, unit length."""
-        tokens = self._tokenizer(list(texts))
-        # The tokens are the text as the model sees it, so the tokenizer needs no hash of its own.
-        keys = [_key(b"text", row.tobytes()) for row in tokens.numpy()]
-        return self._embed(keys, lambda places: self._read(tokens[places]))
-
-    def _embed(self, keys: list[bytes], compute: Callable[[list[int]], torch.Tensor]) -> np.ndarray:
-        """Look keys up; `compute` embeds the places of those that are new, a batch at a time."""
-        new = {key: place for place, key in enumerate(keys) if key not in self._known}
-        for together in _chunks(list(new), _SAVED_TOGETHER):
-            batches = _chunks([new[key] for key in together], self._batch_size)
-            embeddings = torch.cat([compute(batch) for batch in batches]).float().cpu().numpy()
-            self._known.update(zip(together, embeddings, strict=True))
-            if self._folder is not None:
-                _write_cache(self._folder, together, embeddings)
-        return np.stack([self._known[key] for key in keys])
-
-    @torch.inference_mode()
-    def _see(self, images: list[np.ndarray]) -> torch.Tensor:
-        pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images])
-        pixels = pixels.to(self.device, memory_format=torch.channels_last)
-        return self.model.encode_image(pixels, normalize=True)
-
-    @torch.inference_mode()
-    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.model.encode_text(tokens.to(self.device), normalize=True)
+#: Real images of a class that are compared with each other, at most: ImageNet's 1,300 would make
+#: 1.7 million pairs a class, and a quantile needs no such number.
+MOST_COMPARED = 200
 
 
-def load_encoder(spec: "EncoderSpec", cache_dir: str | Path | None = None) -> Encoder:
-    """Load a CLIP on its device, with its own preprocessing and tokenizer.
-
-    Args:
-        spec: the shipped CLIP, or what open_clip calls it.
-        cache_dir: folder for embeddings, shared by all encoders; None keeps them in memory.
-
-    Raises:
-        ValueError: for a GPU that is not there.
-        FileNotFoundError: for a local folder that is not there.
-        RuntimeError: from open_clip, for a model or weights that it does not know.
-    """
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "filtering.encoder.device is cuda, but torch finds no GPU; set it to auto or cpu"
-        )
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
-    name, pretrained = _locate(spec)
-    model, preprocess = open_clip.create_model_from_pretrained(name, pretrained)
-    return Encoder(
-        model, preprocess, open_clip.get_tokenizer(name), batch_size=spec.batch_size,
-        device=auto if spec.device == "auto" else spec.device, cache_dir=cache_dir,
-    )  # fmt: skip
-
-
-def _locate(spec: "EncoderSpec") -> tuple[str, str | None]:
-    """Return model and weights as open_clip names them; a local folder holds both."""
-    if spec.kind == "paperbirds":
-        from diffcore.paperbirds import clip_dir  # only this kind needs the embedded world
-
-        return f"local-dir:{clip_dir()}", None
-    return spec.model_name, None if ":" in spec.model_name else spec.pretrained
-
-
-def _hash_model(model: open_clip.CLIP) -> str:
-    """Hash all that turns prepared pixels or tokens into embeddings, and how pixels are prepared.
-
-    The open_clip version is left out: a library that changed results would be the exception.
-    """
-    digest = hashlib.sha256(json.dumps(model.visual.preprocess_cfg, sort_keys=True).encode())
-    digest.update(str(model).encode())  # the architecture, as its activations have no weights
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def _key(*parts: bytes) -> bytes:
-    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
-
-
-def _chunks(items: list, size: int) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _read_cache(folder: Path | None) -> Iterator[tuple[bytes, np.ndarray]]:
-    """Yield every key and embedding of a cache; raises ValueError naming a damaged file."""
-    for path in [] if folder is None else sorted(folder.glob("*.npz")):
-        try:
-            with np.load(path) as saved:
-                keys, embeddings = saved["keys"], saved["embeddings"]
-        except Exception as error:  # zip, header and array each fail in their own way
-            raise ValueError(f"{path} is damaged; delete it and run again ({error})") from error
-        yield from zip((key.tobytes() for key in keys), embeddings, strict=True)
-
-
-def _write_cache(folder: Path, keys: list[bytes], embeddings: np.ndarray) -> None:
-    """Write a file named by its content, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = _key(*keys).hex()
-    aside = folder / f".{name}.{os.getpid()}"
-    with aside.open("wb") as file:
-        stacked = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
-        np.savez(file, keys=stacked, embeddings=embeddings)
-    aside.replace(folder / f"{name}.npz")
-
-
+# ------------------------------------------------------------------------------------- the images
 def embed(table: pd.DataFrame, images: np.ndarray, encoder: Encoder) -> pd.DataFrame:
     """Make a table of images: class_name, source_id, context if there is one, and embedding.
 
@@ -252,13 +95,15 @@ def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
     """What a rule says of real images as if each had been drawn for the others of its class.
 
     No image is compared with itself: of K images of a class, `source` gives K (K - 1) values,
-    `class_first` gives K - 1, the other two give K, each against the rest.
+    `class_first` gives K - 1, the other two give K, each against the rest. Only the first
+    `MOST_COMPARED` images of a class count.
 
     Raises:
         ValueError: for an unknown rule, and if no class has two images.
     """
     _check_rule(rule)
-    groups = (_stack(rows) for _, rows in reference.groupby("class_name", sort=False))
+    classes = reference.groupby("class_name", sort=False)
+    groups = (_stack(rows.head(MOST_COMPARED)) for _, rows in classes)
     values = [_within_class(members, rule) for members in groups if len(members) > 1]
     if not values:
         raise ValueError("no class has two real images, so nothing can be compared")
@@ -273,9 +118,12 @@ def similarities(
     Args:
         images: table of images.
         reference: table of real images.
-        texts: class -> embedding (D,) of its text.
+        texts: class -> embedding (D,) of its text; empty, as for an encoder that reads none,
+            there is no ``text``.
     """
     found = {rule: cosine_to_reference(images, reference, rule) for rule in RULES}
+    if not texts:
+        return found
     named = np.stack([texts[class_name] for class_name in images["class_name"]])
     return found | {"text": cosine(_stack(images), named)}
 
@@ -466,7 +314,7 @@ def refill(
     Args:
         plan: from `diffcore.prompts.plan_generation`, attempt 0.
         replan: attempt -> the same plan for that attempt, of which only the rows are drawn whose
-            (source, copy) is still without an accepted image.
+            (source, copy) is still without an accepted image; empty if nothing can be drawn.
         draw_and_score: plan -> its similarities (`score`), a row each in the plan's order.
         rule: that decides, one of `RULES`.
         threshold: least similarity that passes.
@@ -492,6 +340,8 @@ def refill(
             break
         again = replan(attempt + 1)
         asked = again[_slots(again).isin(missing)]
+        if asked.empty:
+            break
     return pd.concat(rounds, ignore_index=True)
 
 
@@ -506,8 +356,8 @@ def never_passed(decisions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _slots(plan: pd.DataFrame) -> pd.Series:
-    """Source and copy: the sample's id without the attempt at its end."""
-    return plan["sample_id"].str.rpartition("-")[0]
+    """Source and copy: the sample's id without the attempt at its end, if it has one."""
+    return plan["sample_id"].str.replace(r"-\d+$", "", regex=True)
 
 
 def save_decisions(decisions: pd.DataFrame, folder: str | Path) -> Path:
@@ -688,14 +538,33 @@ def gallery(similarity: np.ndarray, threshold: float, count: int) -> dict[str, n
 
 
 def captions(similarity: np.ndarray, judged: pd.DataFrame) -> list[str]:
-    """A caption an image: similarity, class, and what the oracle sees where that is another thing.
+    """A caption an image: similarity, class, and what is seen where that is another thing.
 
     Args:
         similarity: (N,).
-        judged: N rows with class_name, seen_species, wellformed and wrong.
+        judged: N rows with class_name and, where the truth is known, seen_species, wellformed and
+            wrong.
     """
-    seen = judged["seen_species"].where(judged["wellformed"], "malformed")
-    notes = (" but " + seen).where(judged["wrong"], "")
+    notes = [""] * len(judged)
+    if "wrong" in judged:
+        seen = judged["seen_species"].where(judged["wellformed"], "malformed")
+        notes = (" but " + seen).where(judged["wrong"], "")
     return [
         f"{s:.2f} {c}{n}" for s, c, n in zip(similarity, judged["class_name"], notes, strict=True)
     ]
+
+
+def most_rejected(outcome: pd.DataFrame, column: str, count: int) -> pd.DataFrame:
+    """Keep the rows of the `count` groups that lose most, in their order; all if there are fewer.
+
+    Args:
+        outcome: rows with ``rejected`` and the column that groups them.
+        column: name of it.
+        count: of groups.
+
+    >>> rows = pd.DataFrame({"class_name": list("aabb"), "rejected": [True, False, True, True]})
+    >>> most_rejected(rows, "class_name", 1)["class_name"].tolist()
+    ['b', 'b']
+    """
+    share = outcome.groupby(column, sort=False)["rejected"].mean()
+    return outcome[outcome[column].isin(share.nlargest(count).index)]

@@ -9,6 +9,9 @@ ships with Paperbirds. Differences from the authors' released code:
 - each image keeps its prompt, seed, settings and the hash of its model beside it;
 - nothing is written into the training folder.
 
+Images that come from elsewhere (`diffcore.importing`, `diffcore.stand_ins`) are put into the same
+shards by `store`, and `open_images` reads large sets without holding them.
+
 Our choice: lossless PNG, and no watermark, since its presence would hang on an optional package.
 A folder is for one writing process at a time; several may read it.
 """
@@ -17,7 +20,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +34,12 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Features, Value
 from datasets import Image as ImageFeature
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -43,7 +53,17 @@ SETTING_COLUMNS = ("model_hash", "num_inference_steps", "guidance_scale", "heigh
 _FACTS = (*PLAN_COLUMNS, *SETTING_COLUMNS)
 GENERATED_COLUMNS = (*PLAN_COLUMNS, "model", *SETTING_COLUMNS, "image")
 
+#: Family -> what its prompts are encoded to, in the order in which it returns them.
+_EMBEDDINGS: dict[type[DiffusionPipeline], tuple[str, ...]] = {
+    StableDiffusionXLPipeline: (
+        "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    ),
+    StableDiffusionPipeline: ("prompt_embeds", "negative_prompt_embeds"),
+}  # fmt: skip
 _PREPARED_PROMPTS = 1024  # kept in memory; 1.3 MB each with SDXL's encoders in half precision
+_READ_TOGETHER = 32  # images of a shard that are read at once, 14 MB of them at 512 x 512
+_HELD_GROUPS = 4  # of these, kept in memory by `ShardImages`
 
 
 # ---------------------------------------------------------------------------------------- the model
@@ -63,7 +83,8 @@ def load_pipeline(spec: "PipelineSpec") -> DiffusionPipeline:
     parts = {} if spec.vae is None else {"vae": _load_vae(spec.vae, common)}
     if spec.kind == "single_file":
         given = {} if spec.config is None else {"config": spec.config}
-        pipeline = StableDiffusionXLPipeline.from_single_file(source, **given, **parts, **common)
+        pipeline = _family(spec.config).from_single_file(source, **given, **parts, **common)
+        pipeline.register_to_config(_name_or_path=source)  # as one from a folder has it
     else:
         common["local_files_only"] |= local
         pipeline = DiffusionPipeline.from_pretrained(
@@ -135,6 +156,14 @@ def _require(path: Path, remedy: str) -> None:
         raise FileNotFoundError(f"{path} does not exist; {remedy}")
 
 
+def _family(config: str | None) -> type[DiffusionPipeline]:
+    """Tell by a single file's configuration which pipeline it is for; without one, SDXL's."""
+    index = Path(config or "") / "model_index.json"
+    named = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
+    known = {kind.__name__: kind for kind in _EMBEDDINGS}
+    return known.get(named, StableDiffusionXLPipeline)
+
+
 def _load_vae(location: str, common: dict[str, Any]) -> AutoencoderKL:
     """Load an autoencoder from a folder or, for "owner/name", from the hub."""
     local = Path(location).is_dir()
@@ -197,7 +226,7 @@ def generate(
 
     Args:
         plan: table with `PLAN_COLUMNS`, as from `diffcore.prompts.plan_generation`.
-        pipeline: of the SDXL family, from `load_pipeline`.
+        pipeline: of the SDXL family, or of Stable Diffusion 1 and 2, from `load_pipeline`.
         out_dir: folder of the shards; made if needed.
         guidance_scale: classifier-free guidance; at 1 and below the negatives have no effect.
         num_inference_steps: denoising steps.
@@ -214,35 +243,30 @@ def generate(
 
     Raises:
         ValueError: for a plan with missing columns or values or repeated sample ids.
-        TypeError: for a pipeline that is not of the SDXL family.
+        TypeError: for a pipeline of another family.
         FloatingPointError: if the model draws infinities or NaN, as half precision may.
     """
     settings = _Settings(num_inference_steps, float(guidance_scale), height, width)
     wanted = _checked_plan(plan).assign(model=model_id or _name(pipeline), **settings._asdict())
     wanted["model_hash"] = hash_model(_checked_pipeline(pipeline))
     folder = _writable(out_dir)
-    pending = _without_drawn(wanted, folder)
-    with tqdm(
-        total=len(wanted), initial=len(wanted) - len(pending), unit="image", desc="generate",
-        disable=not progress,
-    ) as bar:  # fmt: skip
-        prompts = _prompt_encoder(pipeline)
-        for rows in _chunks(pending, shard_size):
-            pngs = []
-            for batch in _chunks(rows, batch_size):
-                drawn = _draw(pipeline, batch, prompts, settings)
-                pngs += [_to_png(pixels) for pixels in drawn]
-                bar.update(len(batch))
-            _write_shard(rows, pngs, folder)
-    return read_generated(folder, wanted, images=images)
+    prompts = _prompt_encoder(pipeline)
+
+    def drawn(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+        for batch in _chunks(rows, batch_size):
+            yield from _draw(pipeline, batch, prompts, settings)
+
+    _write_missing(wanted, drawn, folder, shard_size, "generate" if progress else None)
+    # What a model was called when it drew an image tells nothing of the image.
+    return read_generated(folder, wanted.drop(columns="model"), images=images)
 
 
-def _checked_plan(plan: pd.DataFrame) -> pd.DataFrame:
-    """Return the plan's own columns; raises ValueError for a plan that cannot be drawn."""
-    if missing := [name for name in PLAN_COLUMNS if name not in plan]:
+def _checked_plan(plan: pd.DataFrame, columns: Sequence[str] = PLAN_COLUMNS) -> pd.DataFrame:
+    """Return these columns of a plan; raises ValueError for a plan that cannot be drawn."""
+    if missing := [name for name in columns if name not in plan]:
         raise ValueError(f"the plan lacks the columns {missing}")
-    table = plan[list(PLAN_COLUMNS)].reset_index(drop=True)
-    if empty := [name for name in PLAN_COLUMNS if table[name].isna().any()]:
+    table = plan[list(columns)].reset_index(drop=True)
+    if empty := [name for name in columns if table[name].isna().any()]:
         raise ValueError(
             f"the plan misses values in {empty}; from CSV, read it with keep_default_na=False"
         )
@@ -258,9 +282,12 @@ def _name(pipeline: DiffusionPipeline) -> str:
 
 
 def _checked_pipeline(pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """Raise TypeError for a pipeline whose prompts are not encoded as SDXL does."""
-    if not isinstance(pipeline, StableDiffusionXLPipeline):
-        raise TypeError(f"cannot draw with a {type(pipeline).__name__}; an SDXL pipeline is needed")
+    """Raise TypeError for a pipeline whose prompts are not encoded as one of `_EMBEDDINGS`."""
+    if not isinstance(pipeline, tuple(_EMBEDDINGS)):
+        raise TypeError(
+            f"cannot draw with a {type(pipeline).__name__}; a pipeline of SDXL or of Stable "
+            "Diffusion 1 and 2 is needed"
+        )
     return pipeline
 
 
@@ -269,33 +296,36 @@ def _chunks(table: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
         yield table.iloc[start : start + size]
 
 
-def _prompt_encoder(pipeline: StableDiffusionXLPipeline) -> Any:
-    """Return a function from (prompt, negative) to its four embeddings that remembers them.
+def _prompt_encoder(pipeline: DiffusionPipeline) -> Any:
+    """Return a function from (prompt, negative) to its embeddings by name that remembers them.
 
     One text at a time: which prompts share a batch then cannot change an embedding.
     """
 
     @lru_cache(maxsize=_PREPARED_PROMPTS)
     @torch.inference_mode()
-    def encode(prompt: str, negative: str) -> tuple[torch.Tensor, ...]:
-        # None, not "", lets the pipeline apply its own idea of an absent negative.
-        return pipeline.encode_prompt(prompt, negative_prompt=negative or None)
+    def encode(prompt: str, negative: str) -> dict[str, torch.Tensor]:
+        found = pipeline.encode_prompt(
+            prompt, device=pipeline.device, num_images_per_prompt=1,
+            # None, not "", lets the pipeline apply its own idea of an absent negative.
+            do_classifier_free_guidance=True, negative_prompt=negative or None,
+        )  # fmt: skip
+        return dict(zip(names, found, strict=True))
 
+    names = next(names for kind, names in _EMBEDDINGS.items() if isinstance(pipeline, kind))
     return encode
 
 
 @torch.inference_mode()
 def _draw(
-    pipeline: StableDiffusionXLPipeline, rows: pd.DataFrame, encode: Any, settings: _Settings
+    pipeline: DiffusionPipeline, rows: pd.DataFrame, encode: Any, settings: _Settings
 ) -> np.ndarray:
     """Draw one batch: (B, H, W, 3) uint8. Each sample uses the random numbers of its own seed."""
     generators = [torch.Generator().manual_seed(seed) for seed in rows["seed"].tolist()]
     pairs = zip(rows["prompt"], rows["negative_prompt"], strict=True)
-    embeddings = [torch.cat(same) for same in zip(*(encode(*pair) for pair in pairs), strict=True)]
-    names = ("prompt_embeds", "negative_prompt_embeds",
-             "pooled_prompt_embeds", "negative_pooled_prompt_embeds")  # fmt: skip
+    encoded = [encode(*pair) for pair in pairs]
     images = pipeline(
-        **dict(zip(names, embeddings, strict=True)),
+        **{name: torch.cat([each[name] for each in encoded]) for name in encoded[0]},
         latents=_noise(pipeline, generators, settings),
         generator=generators,
         output_type="pt",
@@ -310,7 +340,7 @@ def _draw(
 
 
 def _noise(
-    pipeline: StableDiffusionXLPipeline, generators: list[torch.Generator], settings: _Settings
+    pipeline: DiffusionPipeline, generators: list[torch.Generator], settings: _Settings
 ) -> torch.Tensor:
     """Draw standard normal latents (B, C, H/f, W/f), one generator each.
 
@@ -320,6 +350,51 @@ def _noise(
     shape = (pipeline.unet.config.in_channels, settings.height // scale, settings.width // scale)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     return noise.to(pipeline.unet.dtype)
+
+
+# ---------------------------------------------------------------------------- images from elsewhere
+def store(
+    table: pd.DataFrame,
+    images: Sequence[np.ndarray] | Callable[[int], np.ndarray],
+    out_dir: str | Path,
+    *,
+    shard_size: int = 256,
+    progress: bool = True,
+) -> None:
+    """Put given images into shards, as if they had been drawn.
+
+    What a folder holds with the same facts is not written again, nor is its image asked for.
+
+    Args:
+        table: all of `GENERATED_COLUMNS` but the image.
+        images: the image (H, W, 3) uint8 of each row, by its place in the table; each is asked
+            for once, in order, and forgotten when its shard is written.
+        out_dir: folder of the shards; made if needed.
+        shard_size: images per Parquet file, the most that a kill can lose.
+        progress: show a bar with images per second.
+
+    Raises:
+        ValueError: for missing columns or values, repeated sample ids, or an image that is not
+            of the height and width that its row names.
+    """
+    wanted = _checked_plan(table, GENERATED_COLUMNS[:-1])
+    image_of = images if callable(images) else images.__getitem__
+
+    def given(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+        for row in rows.itertuples():
+            yield _checked_image(image_of(row.Index), row)
+
+    _write_missing(wanted, given, _writable(out_dir), shard_size, "store" if progress else None)
+
+
+def _checked_image(image: np.ndarray, row: Any) -> np.ndarray:
+    """Raise ValueError for an image that is not what its row says."""
+    if image.dtype != np.uint8 or image.shape != (row.height, row.width, 3):
+        raise ValueError(
+            f"the image of {row.sample_id!r} is {image.dtype} {image.shape}; its row asks for "
+            f"uint8 {(row.height, row.width, 3)}"
+        )
+    return image
 
 
 # --------------------------------------------------------------------------------------- the shards
@@ -343,14 +418,13 @@ def read_generated(
         FileNotFoundError: if the folder does not exist.
         ValueError: for a damaged shard, or a plan that fits several drawings of one sample.
     """
-    folder = Path(out_dir)
-    _require(folder, "generate into it first")
-    columns = GENERATED_COLUMNS if images else GENERATED_COLUMNS[:-1]
-    frames = [_read_shard(path, columns, plan) for path in sorted(folder.glob("*.parquet"))]
-    empty = _schema().empty_table().select(list(columns)).to_pandas()
-    table = pd.concat([frame for frame in frames if len(frame)] or [empty], ignore_index=True)
-    table = table.drop_duplicates(list(_FACTS), ignore_index=True)
-    return table if plan is None else _in_order_of(plan, table)
+    table, shards = _index(out_dir)
+    if plan is not None:
+        shared = [name for name in GENERATED_COLUMNS[:-1] if name in plan]
+        table = _in_order_of(plan, table.merge(plan[shared].drop_duplicates(), on=shared))
+    if images:
+        table["image"] = _read_images(table, shards)
+    return table[list(GENERATED_COLUMNS if images else GENERATED_COLUMNS[:-1])]
 
 
 def decode_images(generated: pd.DataFrame) -> np.ndarray:
@@ -359,6 +433,117 @@ def decode_images(generated: pd.DataFrame) -> np.ndarray:
         return np.empty((0, 0, 0, 3), np.uint8)
     files = (Image.open(io.BytesIO(image["bytes"])) for image in generated["image"])
     return np.stack([np.asarray(file.convert("RGB")) for file in files])
+
+
+def open_images(out_dir: str | Path, table: pd.DataFrame) -> "ShardImages":
+    """Open the images of a table's rows, in its order, without reading them.
+
+    Args:
+        out_dir: folder of the shards.
+        table: facts, as from `read_generated` with ``images=False``.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist, or for a row of which it has no image.
+        ValueError: for a damaged shard, or a row that fits several drawings of one sample.
+    """
+    known, shards = _index(out_dir)
+    shared = [name for name in _FACTS if name in table]
+    columns = list(dict.fromkeys((*shared, "height", "width", "shard", "row")))
+    found = table[shared].merge(known[columns], how="left", on=shared)
+    if (absent := found["shard"].isna()).any():
+        raise FileNotFoundError(
+            f"{out_dir} holds no image for {absent.sum()} rows, the first of which is "
+            f"{found.loc[absent, 'sample_id'].iloc[0]!r}; generate them first"
+        )
+    if len(found) > len(table):
+        raise ValueError(
+            f"some of the rows were drawn with several {list(SETTING_COLUMNS)}; add those columns "
+            "to the table to choose"
+        )
+    return ShardImages(found.astype({"shard": int, "row": int}), shards)
+
+
+class ShardImages:
+    """Images in shards, like an array (N, H, W, 3) uint8 that is read where it is asked for.
+
+    One place gives an image (H, W, 3); a slice, or a list or array of places or of truth values,
+    gives several (n, H, W, 3), which must be of one size. A few images beside the last ones stay
+    in memory, so reading on in order opens each part of a file once. It can be pickled, to be
+    read by several processes.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, places: pd.DataFrame, shards: Sequence[Path]):
+        """Take a table with shard (number), row in it, height and width; `open_images` makes it."""
+        self._shards = list(shards)
+        self._shard, self._row = (places[name].to_numpy() for name in ("shard", "row"))
+        self._sides = places[["height", "width"]].to_numpy()
+        self._order = np.arange(len(places))
+        self._groups: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, H, W, 3); raises AttributeError if the images are of several sizes."""
+        try:
+            return (len(self), *self._one_size(self._order), 3)
+        except ValueError as error:
+            raise AttributeError(str(error)) from error
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Read one image (H, W, 3) or several (n, H, W, 3), as numpy would understand the key."""
+        places = self._order[key]
+        if places.ndim == 0:
+            return self._read(places)
+        images = np.empty((len(places), *self._one_size(places), 3), np.uint8)
+        for at in np.lexsort((self._row[places], self._shard[places])):  # as they lie on the disk
+            images[at] = self._read(places[at])
+        return images
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self._read(place) for place in self._order)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_groups": OrderedDict()}
+
+    def _one_size(self, places: np.ndarray) -> tuple[int, int]:
+        """Return height and width of these images; raises ValueError if they differ."""
+        # No image at all is of the size of the first, so that an empty selection keeps its shape.
+        sides = np.unique(self._sides[places if len(places) else slice(1)], axis=0)
+        if len(sides) > 1:
+            shown = " and ".join(f"{height} x {width}" for height, width in sides[:2])
+            raise ValueError(f"images are of several sizes, such as {shown}")
+        return tuple(sides[0].tolist()) if len(sides) else (0, 0)
+
+    def _read(self, place: int) -> np.ndarray:
+        first, images = self._group(self._shard[place], self._row[place])
+        image = Image.open(io.BytesIO(images[self._row[place] - first]["bytes"].as_py()))
+        return np.asarray(image.convert("RGB"))
+
+    def _group(self, shard: int, row: int) -> tuple[int, pa.Array]:
+        """Return the first row and the encoded images of the row group that holds a row."""
+        for (held, first), images in self._groups.items():
+            if held == shard and 0 <= row - first < len(images):
+                self._groups.move_to_end((held, first))
+                return first, images
+        first, images = _read_group(self._shards[shard], row)
+        self._groups[shard, first] = images
+        if len(self._groups) > _HELD_GROUPS:
+            self._groups.popitem(last=False)
+        return first, images
+
+
+def _read_group(path: Path, row: int) -> tuple[int, pa.Array]:
+    """Read the images of the row group that holds a row of a shard, and the group's first row."""
+    with _naming(path), pq.ParquetFile(path) as file:
+        counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        ends = np.cumsum(counts)
+        number = int(np.searchsorted(ends, row, side="right"))
+        images = file.read_row_group(number, columns=["image"])["image"].combine_chunks()
+    return int(ends[number] - counts[number]), images
 
 
 def _writable(out_dir: str | Path) -> Path:
@@ -377,16 +562,64 @@ def _without_drawn(wanted: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return wanted[(marked["_merge"] == "left_only").to_numpy()]
 
 
-def _read_shard(path: Path, columns: tuple[str, ...], plan: pd.DataFrame | None) -> pd.DataFrame:
-    """Read the rows of one shard that a plan asks for."""
+def _write_missing(
+    wanted: pd.DataFrame,
+    images_of: Callable[[pd.DataFrame], Iterable[np.ndarray]],
+    folder: Path,
+    shard_size: int,
+    title: str | None,
+) -> None:
+    """Write the rows that a folder lacks, a shard at a time, under a bar if it has a title."""
+    pending = _without_drawn(wanted, folder)
+    with tqdm(
+        total=len(wanted), initial=len(wanted) - len(pending), unit="image", desc=title,
+        disable=title is None,
+    ) as bar:  # fmt: skip
+        for rows in _chunks(pending, shard_size):
+            pngs = []
+            for image in images_of(rows):
+                pngs.append(_to_png(image))
+                bar.update()
+            _write_shard(rows, pngs, folder)
+
+
+def _index(out_dir: str | Path) -> tuple[pd.DataFrame, list[Path]]:
+    """List every drawn image once: its facts, and the shard and row that hold it."""
+    folder = Path(out_dir)
+    _require(folder, "generate into it first")
+    shards = sorted(folder.glob("*.parquet"))
+    frames = [_read_facts(path).assign(shard=number) for number, path in enumerate(shards)]
+    empty = _schema().empty_table().to_pandas().assign(shard=0).rename_axis("row").reset_index()
+    table = pd.concat([frame for frame in frames if len(frame)] or [empty], ignore_index=True)
+    return table.drop_duplicates(list(_FACTS), ignore_index=True), shards
+
+
+def _read_facts(path: Path) -> pd.DataFrame:
+    """Read a shard without its images; ``row`` counts its rows."""
+    with _naming(path):
+        table = pq.read_table(path, columns=list(GENERATED_COLUMNS[:-1])).to_pandas()
+    return table.assign(row=np.arange(len(table)))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the shard that cannot be read, and the remedy."""
     try:
-        table = pq.read_table(path, columns=list(columns)).to_pandas()
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged; delete it and generate again ({error})") from error
-    if plan is None:
-        return table
-    shared = [name for name in columns if name in plan and name != "image"]
-    return table.merge(plan[shared].drop_duplicates(), on=shared)
+
+
+def _read_images(table: pd.DataFrame, shards: list[Path]) -> list[dict[str, Any]]:
+    """Read the column ``image`` of an index's rows, each shard once."""
+    images: list[dict[str, Any]] = [{}] * len(table)
+    for number, places in table.groupby("shard").indices.items():
+        with _naming(shards[number]):
+            column = pq.read_table(shards[number], columns=["image"])["image"]
+        rows = column.take(table["row"].to_numpy()[places])
+        for place, image in zip(places, rows.to_pylist(), strict=True):
+            images[place] = image
+    return images
 
 
 def _in_order_of(plan: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -414,7 +647,7 @@ def _write_shard(rows: pd.DataFrame, pngs: list[bytes], folder: Path) -> None:
     table = pa.Table.from_pandas(rows.assign(image=images), _schema(), preserve_index=False)
     partial = folder / f".{name}.tmp"
     with partial.open("wb") as file:
-        pq.write_table(table, file)
+        pq.write_table(table, file, row_group_size=_READ_TOGETHER)
         file.flush()
         os.fsync(file.fileno())  # else a power cut may leave a whole name on half a file
     partial.replace(folder / name)

@@ -47,7 +47,8 @@ def method_settings(name: str, params: StudyParams) -> dict[str, float]:
         settings["mixed_share"] = mixing.probability
     if name == "diffusemix":
         settings |= mixing.model_dump(include={"seam", "fractal_share", "fractals"})
-        settings |= {"size": params.generation.height, "seed": params.seed}
+        size = params.data.image_size or params.generation.height  # of Paperbirds, they are one
+        settings |= {"size": size, "seed": params.seed}
     return settings
 
 

@@ -1,7 +1,8 @@
 """What the third notebook mixes and measures, between tables and tensors of the other modules.
 
-Measured is what only a known world allows: how much of a mixed image is an object of the class that
-its label names, and whether an oracle still sees that class. Both exist for Paperbirds alone.
+Any set's images can be mixed and looked at. What is measured only a known world allows: how much of
+a mixed image is an object of the class that its label names, and whether an oracle still sees that
+class. Both exist for Paperbirds alone.
 """
 
 import textwrap
@@ -18,26 +19,35 @@ from torch.nn.functional import one_hot
 
 from diffcore import filtering
 from diffcore.baselines import BASELINES, make_baseline
-from diffcore.data import as_batch, as_pixels
+from diffcore.data import ImageSet, View, as_batch, as_pixels, fetch, spread
 from diffcore.diffusemix import DiffuseMix, draw_fractals, edit_images
-from diffcore.experiments import draw, study_book, study_plan, training_set
+from diffcore.experiments import (
+    at_data_size,
+    draw,
+    draw_study,
+    study_book,
+    study_plan,
+    training_set,
+)
 from diffcore.filtering import read_decisions
 from diffcore.generation import decode_images
 from diffcore.metrics import rate
 from diffcore.mixing import DiffCoReMix, Mixed, kept_share, patch_mix, pixel_mix
-from diffcore.paperbirds import CONTEXTS, SPECIES, Oracle, Paperbirds, render
+from diffcore.paperbirds import CONTEXTS, SPECIES, Oracle, render
 from diffcore.params import FilteringParams, MixingParams, StudyParams
+from diffcore.pictures import LazyImages
 from diffcore.prompts import PLAN_COLUMNS, load_prompt_book, plan_generation
 from diffcore.saliencymix import SaliencyMix
 
 _BATCH = 32
 _LOST = 0.5  # of the object in the real image
+_MOST_PAIRS = 512  # kept as tensors; all that a notebook shows or times comes from these
 
 
 # --------------------------------------------------------------------------------- images and pairs
 @dataclass(frozen=True)
 class Pairs:
-    """Training images of Paperbirds, each with its first generated counterpart.
+    """Training images, each with its first generated counterpart.
 
     Attributes:
         train: the whole training set.
@@ -45,49 +55,57 @@ class Pairs:
         table: N rows: ``real`` (place in the training set) and what is known of the counterpart.
         real: (N, 3, H, W) in [0, 1].
         generated: like `real`.
+        drawn: the generated images at the size that they were drawn at, read when asked for.
         labels: (N,).
-        masks: of the objects in the real images, (N, H, W) bool.
+        masks: of the objects in the real images, (N, H, W) bool, or None if they are not known.
         filtered: whether the counterparts are those that the filter accepted.
+        count: training images that have a counterpart, of which N may be a part.
     """
 
-    train: Paperbirds
+    train: ImageSet
     sources: pd.DataFrame
     table: pd.DataFrame
     real: Tensor
     generated: Tensor
+    drawn: LazyImages
     labels: Tensor
-    masks: np.ndarray
+    masks: np.ndarray | None
     filtered: bool
+    count: int
 
     def head(self, count: int) -> "Pairs":
         """Return at most `count` pairs, spread evenly over all of them."""
-        chosen = np.unique(np.linspace(0, len(self.table) - 1, count).round().astype(int))
+        chosen = spread(len(self.table), count)
         parts = {name: getattr(self, name)[chosen] for name in ("real", "generated", "labels")}
         table = self.table.iloc[chosen].reset_index(drop=True)
-        return replace(self, table=table, masks=self.masks[chosen], **parts)
+        masks = None if self.masks is None else self.masks[chosen]
+        return replace(self, table=table, masks=masks, drawn=View(self.drawn, chosen), **parts)
 
 
-def load_pairs(params: StudyParams, pipeline: DiffusionPipeline, run_dir: Path) -> Pairs:
+def load_pairs(params: StudyParams, pipeline: DiffusionPipeline | None, run_dir: Path) -> Pairs:
     """Pair training images with what the second notebook accepted.
 
     If there are no decisions, or they were made for another plan, with all of the first notebook's
-    images. What is already drawn is only read.
+    images. What is already drawn is only read. Of a large set, pairs are taken evenly.
     """
     train, sources = training_set(params)
-    plan = study_plan(params, sources)
-    plan, filtered = accepted_plan(plan, run_dir / "filtering")
-    generated = draw(plan, pipeline, params.generation, run_dir / "generation")
-    table = first_counterparts(sources["source_id"], generated)
-    items = [train[place] for place in table["real"]]
+    plan, filtered = accepted_plan(study_plan(params, sources), run_dir / "filtering")
+    facts, images = draw_study(params, plan, pipeline, run_dir)
+    facts = facts.assign(drawn=np.arange(len(facts)))
+    table = first_counterparts(sources["source_id"], facts)
+    count, table = len(table), table.iloc[spread(len(table), _MOST_PAIRS)].reset_index(drop=True)
+    real, drawn = fetch(train, table["real"]), View(images, table["drawn"])
     return Pairs(
         train,
         sources,
         table,
-        as_batch([item["image"] for item in items]),
-        as_batch(decode_images(table)),
-        torch.tensor([item["label"] for item in items]),
-        np.stack([item["mask"] for item in items]),
+        as_batch(real.pixels),
+        as_batch(at_data_size(drawn, train)[:]),
+        drawn,
+        torch.from_numpy(real.labels),
+        real.masks,
         filtered,
+        count,
     )
 
 
@@ -200,7 +218,7 @@ def style_plan(sources: pd.DataFrame, params: StudyParams) -> pd.DataFrame:
 
 
 def edit_sources(
-    train: Paperbirds,
+    train: ImageSet,
     sources: pd.DataFrame,
     params: StudyParams,
     pipeline: DiffusionPipeline,
@@ -216,7 +234,7 @@ def edit_sources(
     real = plan["source_id"].map(place)
     edits = edit_images(
         plan,
-        np.stack([train[number]["image"] for number in real]),
+        View(train.images, real, (settings.height, settings.width)),
         pipeline,
         folder,
         strength=params.mixing.edit_strength,
@@ -228,18 +246,38 @@ def edit_sources(
     return edits.assign(real=real.to_numpy())
 
 
-def contrast(pairs: Pairs, edited: Tensor, mixing: MixingParams, seed: int) -> dict[str, Tensor]:
+def fitted(edits: pd.DataFrame, pairs: Pairs) -> Tensor:
+    """Bring edits (the table of `edit_sources`) to the size of the real images: (N, 3, H, W)."""
+    return as_batch(at_data_size(decode_images(edits), pairs.train)[:])
+
+
+def contrast(
+    pairs: Pairs, edited: Tensor | None, mixing: MixingParams, seed: int
+) -> dict[str, Tensor]:
     """Lay the stages of DiffuseMix beside DiffCoRe-Mix on the same images, at λ = 1/2.
 
     Args:
         pairs: N of them.
-        edited: the real images after their edit, (N, 3, H, W).
+        edited: the real images after their edit, (N, 3, H, W); None leaves DiffuseMix out.
         mixing: settings.
         seed: of halves, fractals and patches.
 
     Returns:
         Name of the stage -> (N, 3, H, W).
     """
+    diffuse = {} if edited is None else _diffusemix_stages(pairs, edited, mixing, seed)
+    return {
+        "training image": pairs.real,
+        **diffuse,
+        "generated": pairs.generated,
+        "DiffCoRe-Mix, pixel": pixel_mix(pairs.real, pairs.generated, 0.5),
+        "DiffCoRe-Mix, patch": paster(seed)(pairs.real, pairs.generated, 0.5),
+    }
+
+
+def _diffusemix_stages(
+    pairs: Pairs, edited: Tensor, mixing: MixingParams, seed: int
+) -> dict[str, Tensor]:
     size = pairs.real.shape[-1]
     joined, diffused = (
         DiffuseMix(draw_fractals(mixing.fractals, size, seed), mixing.seam, share)(
@@ -247,21 +285,13 @@ def contrast(pairs: Pairs, edited: Tensor, mixing: MixingParams, seed: int) -> d
         ).images
         for share in (0.0, mixing.fractal_share)
     )
-    return {
-        "training image": pairs.real,
-        "edited by a style": edited,
-        "half and half": joined,
-        "DiffuseMix": diffused,
-        "generated": pairs.generated,
-        "DiffCoRe-Mix, pixel": pixel_mix(pairs.real, pairs.generated, 0.5),
-        "DiffCoRe-Mix, patch": paster(seed)(pairs.real, pairs.generated, 0.5),
-    }
+    return {"edited by a style": edited, "half and half": joined, "DiffuseMix": diffused}
 
 
 def baseline_images(pairs: Pairs, alpha: float, seed: int) -> dict[str, Tensor]:
     """Put real images through every baseline that changes them: name -> (N, 3, H, W)."""
     return {
-        name: make_baseline(name, len(SPECIES), alpha)(
+        name: make_baseline(name, len(pairs.train.classes), alpha)(
             pairs.real, pairs.labels, torch.Generator().manual_seed(seed)
         )[0]
         for name in BASELINES

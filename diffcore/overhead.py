@@ -39,13 +39,13 @@ from torch.nn.functional import cross_entropy, interpolate
 from diffcore import filtering
 from diffcore.augmentation import crop_and_flip
 from diffcore.bench import Seconds, laps, now, take_turns, time_share
-from diffcore.data import as_pixels
+from diffcore.data import View, as_pixels
 from diffcore.experiments import study_plan, time_generation
-from diffcore.generation import decode_images
-from diffcore.methods import GENERATIVE, METHODS, Method, make_method, method_settings
+from diffcore.methods import GENERATIVE, Method, make_method, method_settings
 from diffcore.mixing_study import Pairs, edit_sources
 from diffcore.params import OverheadParams, StudyParams, TrainingParams
-from diffcore.training import build_classifier, total_steps
+from diffcore.training import build_classifier, device_of, total_steps
+from diffcore.training_study import study_methods
 
 #: Phases of a step that a method adds.
 OWN = ("counterparts", "method")
@@ -191,7 +191,7 @@ def own_setting(pairs: Pairs, params: StudyParams) -> Setting:
     training, classes = params.training, len(pairs.train.classes)
     size = pairs.real.shape[2]
     name = f"this study: {training.model}, {size} × {size}, batch {training.batch_size}"
-    return _setting(name, pairs, params, training, classes, size, _device(training.device))
+    return _setting(name, pairs, params, training, classes, size, device_of(training))
 
 
 def large_settings(pairs: Pairs, params: StudyParams, effort: OverheadParams) -> list[Setting]:
@@ -224,15 +224,11 @@ def _setting(
     network = build_classifier(training, num_classes, params.seed).to(device).train()
     methods = {
         method: make_method(method, _at_size(method_settings(method, params), size), num_classes)
-        for method in METHODS
+        for method in study_methods(params)
     }
     real, counterparts = (_pixels(images, size) for images in (pairs.real, pairs.generated))
     labels = pairs.labels % num_classes  # a smaller network may know fewer
     return Setting(name, network, real, counterparts, labels, methods, training, device)
-
-
-def _device(name: str) -> str:
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _pixels(images: Tensor, size: int) -> Tensor:
@@ -421,7 +417,7 @@ def step_parts(times: pd.DataFrame) -> pd.DataFrame:
 def time_images(
     pairs: Pairs,
     params: StudyParams,
-    pipeline: DiffusionPipeline,
+    pipeline: DiffusionPipeline | None,
     *,
     images: int = 32,
     turns: int = 3,
@@ -429,6 +425,7 @@ def time_images(
     """Time the making of images that a method pays for before training, in turns.
 
     Counterparts are drawn and filtered, edits only drawn; nothing that is on disk is used or left.
+    Without a pipeline counterparts are there already, and are only filtered.
 
     Returns:
         Tidy table: kind ("counterpart" or "edit"), turn, part (of `IMAGE_PARTS`), seconds for one
@@ -436,13 +433,16 @@ def time_images(
     """
     plan = study_plan(params, pairs.sources).head(images)
     chosen = pairs.sources.head(images)
-    contenders = {
-        "counterpart": lambda: (
-            _parts(time_generation(plan, pipeline, params.generation), len(plan))
-            | {"filter": _filter_seconds(pairs, params, images)}
-        ),
-        "edit": lambda: _time_edits(pairs, chosen, params, pipeline),
-    }
+
+    def counterpart() -> Seconds:
+        judged = {"filter": _filter_seconds(pairs, params, images)}
+        if pipeline is None:
+            return judged
+        return _parts(time_generation(plan, pipeline, params.generation), len(plan)) | judged
+
+    contenders: dict[str, Callable[[], Seconds]] = {"counterpart": counterpart}
+    if pipeline is not None:
+        contenders["edit"] = lambda: _time_edits(pairs, chosen, params, pipeline)
     table = take_turns(contenders, turns, params.seed)
     return table.rename(columns={"contender": "kind"})
 
@@ -468,11 +468,13 @@ def _filter_seconds(pairs: Pairs, params: StudyParams, images: int) -> float:
     """Seconds to judge a generated image: decode, embed, compare; with references at hand."""
     settings, drawn = params.filtering, pairs.table.head(images)
     encoder = filtering.load_encoder(settings.encoder)  # its memory is empty
-    reference = filtering.embed(pairs.sources, pairs.train.images, encoder)
+    alike = np.flatnonzero(pairs.sources["class_name"].isin(drawn["class_name"]))
+    shown = View(pairs.train.images, alike)
+    reference = filtering.embed(pairs.sources.iloc[alike], shown, encoder)
     threshold = filtering.study_threshold(settings, reference)
 
     def judge() -> None:
-        embedded = filtering.embed(drawn, decode_images(drawn), encoder)
+        embedded = filtering.embed(drawn, pairs.drawn[: len(drawn)], encoder)
         similarity = filtering.cosine_to_reference(embedded, reference, settings.rule)
         filtering.hard_filter(similarity, threshold)
 
@@ -501,7 +503,7 @@ def image_costs(
 
     Returns:
         One row a measure, in seconds: seconds_per_generated, filter_seconds_per_image,
-        seconds_per_kept, seconds_per_edit, each with low and high.
+        seconds_per_kept, seconds_per_edit, each with low and high; none for what was not made.
     """
     totals = _totals(times)
     generated, judged, edited = totals["generated"], totals["filter"], totals["edit"]
@@ -513,20 +515,22 @@ def image_costs(
     found = [
         {"measure": name, **ratio_of_medians(seconds, np.ones(len(seconds)), confidence, seed)}
         for name, seconds in measures.items()
+        if seconds[0] > 0
     ]
     return pd.DataFrame(found).rename(columns={"value": "seconds", "n": "turns"})
 
 
 def _totals(times: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Seconds for one image in each turn: generated, filter and edit."""
+    """Seconds for one image in each turn: generated, filter and edit; 0 for what was not made."""
     judging = times["part"] == "filter"
     kinds = {
         "generated": ~judging & (times["kind"] == "counterpart"),
         "filter": judging,
         "edit": times["kind"] == "edit",
     }
+    turns = times["turn"].unique()
     return {
-        name: times[rows].groupby("turn")["seconds"].sum().to_numpy()
+        name: times[rows].groupby("turn")["seconds"].sum().reindex(turns, fill_value=0).to_numpy()
         for name, rows in kinds.items()
     }
 

@@ -162,7 +162,9 @@ class DataParams(_Section):
     dataset: Literal[
         "paperbirds", "folder", "cub200", "cars", "flowers102", "caltech101", "cifar100",
         "tiny_imagenet", "imagenet",
-    ] = Field("paperbirds", description="the embedded world, a class/image tree, or a known layout")  # fmt: skip
+    ] = Field(
+        "paperbirds", description="the embedded world, a class/image tree, or a known set"
+    )  # fmt: skip
     root: str | None = Field(
         None, min_length=1, description="folder of the photographs; not used by paperbirds"
     )

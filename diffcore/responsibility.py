@@ -32,6 +32,7 @@ SPACES: dict[str, str] = {"CLIP embedding": "cosine", "pixels": "euclidean"}
 
 _SIDE = 16  # pixels; so that small shifts and crops matter little
 _EITHER = "either"
+_TOGETHER = 512  # images in memory at a time
 
 
 class ImageEncoder(Protocol):
@@ -45,11 +46,17 @@ class ImageEncoder(Protocol):
 def as_vectors(
     images: np.ndarray, encoder: ImageEncoder, *, mirrored: bool = False
 ) -> dict[str, np.ndarray]:
-    """Turn images (N, H, W, 3) uint8 into vectors of each space of `SPACES`.
+    """Turn images (N, H, W, 3) uint8, an array or one like it, into vectors of each space.
 
     Returns:
         space -> (N, V, D): of the image and, if `mirrored`, of its mirror image.
     """
+    chunks = (images[start : start + _TOGETHER] for start in range(0, len(images), _TOGETHER))
+    parts = [_as_vectors(chunk, encoder, mirrored) for chunk in chunks]
+    return {space: np.concatenate([part[space] for part in parts]) for space in SPACES}
+
+
+def _as_vectors(images: np.ndarray, encoder: ImageEncoder, mirrored: bool) -> dict[str, np.ndarray]:
     seen = [images, np.ascontiguousarray(images[:, :, ::-1])] if mirrored else [images]
     views = [{"CLIP embedding": encoder.embed_images(v), "pixels": _thumbnails(v)} for v in seen]
     return {space: np.stack([view[space] for view in views], axis=1) for space in SPACES}
@@ -242,6 +249,7 @@ class DataCard:
 
     Attributes:
         title: of the set.
+        origin: what the images are, as the end of a sentence.
         model: name of the text-to-image model; model_hash identifies its weights.
         sampler: setting -> value.
         template: of the prompts; contexts and negatives are what it was filled with.
@@ -270,6 +278,7 @@ class DataCard:
     limits: Sequence[str] = ()
     intended_use: str = ""
     licence: str = ""
+    origin: str = "drawn by a text-to-image model. **None is a photograph of anything.**"
 
 
 _CARD = Template("""# Data card: $title
@@ -278,9 +287,8 @@ Written by the study as it ran; every number below is computed from the images a
 
 ## What it is
 
-$total images of $classes classes, drawn by a text-to-image model. **None is a photograph of
-anything.** Each image is kept in Parquet with its prompt, negative prompt, seed, settings and the
-hash of its model.
+$total images of $classes classes, $origin Each image is kept in Parquet with its prompt, negative
+prompt, seed, settings and the hash of its model.
 
 $model
 
@@ -332,6 +340,7 @@ def write_card(card: DataCard) -> str:
         title=card.title,
         total=f"{total:,}",
         classes=len(card.counts),
+        origin=card.origin,
         model=_markdown_table(_model_facts(card), ("fact", "value")),
         template=card.template,
         contexts=", ".join(card.contexts) or "none",

@@ -1,39 +1,22 @@
 """What the seventh notebook measures, between classifiers, test images and generated images.
 
 Test images are corrupted once and shown to every classifier, so that methods and seeds are compared
-on the very same pixels; `diffcore.comparison` has the statistics. Other backgrounds, and renders
-that stand beside generated images, can be drawn for Paperbirds alone.
+on the very same pixels; `diffcore.comparison` has the statistics. Other backgrounds can be drawn
+for Paperbirds alone. The generated images themselves are `diffcore.responsibility_study`'s.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DiffusionPipeline
 from torch import Generator, Tensor
 
-from diffcore.data import Images, ImageSet, as_batch, as_pixels, in_memory, load_split
-from diffcore.experiments import draw, examine, study_book, study_plan, training_set
-from diffcore.filtering import read_decisions
-from diffcore.generation import decode_images
-from diffcore.mixing_study import accepted_plan
-from diffcore.paperbirds import CONTEXTS, SPECIES, Oracle, draw_clutter, render
+from diffcore.data import Images, as_batch, as_pixels, spread
+from diffcore.paperbirds import CONTEXTS, SPECIES, draw_clutter, render
 from diffcore.params import StudyParams
-from diffcore.responsibility import (
-    DataCard,
-    ImageEncoder,
-    as_vectors,
-    closer_shares,
-    copy_rates,
-    copy_thresholds,
-    flag_copies,
-    nearest,
-    planted_copies,
-)
 from diffcore.robustness import (
     CORRUPTIONS,
     attack,
@@ -50,15 +33,10 @@ from diffcore.training import Classifier, load_classifier, predict
 Classifiers = Mapping[tuple[str, int], Classifier]
 
 _UNCHANGED = "none"
-_BACKGROUNDS, _FRESH = 71, 72  # set the seeds of renders apart from those of every split
+_BACKGROUNDS = 71  # sets the seeds of these renders apart from those of every split
 
 
 # ----------------------------------------------------------------------------------- what is tested
-def spread(total: int, count: int) -> np.ndarray:
-    """Places of at most `count` things, spread evenly over all of them."""
-    return np.unique(np.linspace(0, total - 1, count).round().astype(int))
-
-
 def load_classifiers(
     results: pd.DataFrame, params: StudyParams, num_classes: int, methods: Sequence[str] = ()
 ) -> dict[tuple[str, int], Classifier]:
@@ -77,12 +55,6 @@ def load_classifiers(
         ).requires_grad_(False)
         for row in wanted.itertuples()
     }
-
-
-def first_of_each(images: Images, each: int) -> Images:
-    """Keep the first `each` images of every class."""
-    order = pd.Series(images.labels).groupby(images.labels).cumcount()
-    return images.take(np.flatnonzero(order < each))
 
 
 def each_classifier(
@@ -182,8 +154,9 @@ def under_attack(
 def _attacked(
     classifier: Classifier, images: Images, eps: Sequence[float], steps: int, seed: int
 ) -> pd.DataFrame:
-    batch = as_batch(images.pixels).contiguous(memory_format=torch.channels_last)
-    variants, labels = {(_UNCHANGED, 0.0): batch}, torch.from_numpy(images.labels)
+    device = next(classifier.parameters()).device
+    batch = as_batch(images.pixels).to(device, memory_format=torch.channels_last)
+    variants, labels = {(_UNCHANGED, 0.0): batch}, torch.tensor(images.labels, device=device)
     for name, attacker in attackers(eps, steps, seed).items():
         variants[name] = attack(attacker, classifier, batch, labels)
     return accuracy(classifier, variants, images.labels, ("attack", "eps"))
@@ -207,7 +180,8 @@ def attack_gallery(
     classifier: Classifier, images: Images, eps: float, steps: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Images, what PGD changes in them (enlarged to full range about grey) and what comes out."""
-    batch, labels = as_batch(images.pixels), torch.from_numpy(images.labels)
+    device = next(classifier.parameters()).device
+    batch, labels = as_batch(images.pixels).to(device), torch.tensor(images.labels, device=device)
     moved = attackers([eps], steps, seed)["PGD", eps](classifier, batch, labels)
     change = 0.5 + (moved - batch) / (2 * eps)
     shown = {"image": batch, "change, enlarged": change.clamp(0, 1), "attacked": moved}
@@ -317,226 +291,3 @@ def reliability_bins(given: pd.DataFrame) -> pd.DataFrame:
         for method, table in given.groupby("method", sort=False)
     ]
     return pd.concat(tables, ignore_index=True)
-
-
-# ----------------------------------------------------------------------------- the generated images
-@dataclass(frozen=True)
-class Synthetic:
-    """The set of generated images that classifiers are trained on, and what it was made for.
-
-    Attributes:
-        train: the training set; sources are its facts with ``source_id``.
-        table: facts of N generated images: the accepted ones, or all if nothing was filtered.
-        images: (N, H, W, 3) uint8.
-        decisions: of the filter, about all that was drawn; None if it has not decided.
-    """
-
-    train: ImageSet
-    sources: pd.DataFrame
-    table: pd.DataFrame
-    images: np.ndarray
-    decisions: pd.DataFrame | None
-
-    @property
-    def first(self) -> np.ndarray:
-        """Places of one generated image for each training image that has any."""
-        return self.table.drop_duplicates("source_id").index.to_numpy()
-
-
-def load_synthetic(params: StudyParams, pipeline: DiffusionPipeline, run_dir: Path) -> Synthetic:
-    """Load what the second notebook accepted, or all images of the first if it has not run."""
-    train, sources = training_set(params)
-    plan, filtered = accepted_plan(study_plan(params, sources), run_dir / "filtering")
-    table = draw(plan, pipeline, params.generation, run_dir / "generation").reset_index(drop=True)
-    decisions = read_decisions(run_dir / "filtering") if filtered else None
-    return Synthetic(train, sources, table, decode_images(table), decisions)
-
-
-def real_and_generated(
-    params: StudyParams, synthetic: Synthetic, encoder: ImageEncoder
-) -> dict[str, dict[str, np.ndarray]]:
-    """Vectors of the training set and the generated images, mirrored too, and of both test sets."""
-    return {
-        "training": as_vectors(in_memory(synthetic.train).pixels, encoder, mirrored=True),
-        "generated": as_vectors(synthetic.images, encoder, mirrored=True),
-        "test, matched": as_vectors(in_memory(load_split(params, "test_matched")).pixels, encoder),
-        "test, shifted": as_vectors(in_memory(load_split(params, "test_shifted")).pixels, encoder),
-    }
-
-
-def search_copies(
-    synthetic: Synthetic,
-    vectors: Mapping[str, Mapping[str, np.ndarray]],
-    encoder: ImageEncoder,
-    confidence: float,
-) -> tuple[dict[str, pd.DataFrame], dict[str, float], pd.DataFrame]:
-    """Search near-copies of training images: generated, among test images, and planted ones.
-
-    Returns:
-        Name -> table of `nearest`; thresholds; and rates of near-copies, as `copy_rates`.
-    """
-    thresholds = copy_thresholds(vectors["training"])
-    planted = {
-        f"planted: {kind}": as_vectors(copies, encoder)
-        for kind, copies in planted_copies(in_memory(synthetic.train).pixels).items()
-    }
-    queries = {name: each for name, each in vectors.items() if name != "training"} | planted
-    found = {name: nearest(each, vectors["training"]) for name, each in queries.items()}
-    flags = {name: flag_copies(table, thresholds) for name, table in found.items()}
-    return found, thresholds, copy_rates(flags, confidence)
-
-
-def closest_gallery(
-    synthetic: Synthetic, found: pd.DataFrame
-) -> tuple[list[list[np.ndarray]], list[list[str]]]:
-    """Generated images above the training images that they are nearest to: images, captions.
-
-    Args:
-        found: pairs, as from `closest_pairs`.
-    """
-    real = in_memory(synthetic.train).pixels[found["reference"]]
-    names = synthetic.table["class_name"].iloc[found["query"]].tolist()
-    below = [f"distance {value:.3f}" for value in found["distance"]]
-    return [list(synthetic.images[found["query"]]), list(real)], [names, below]
-
-
-def leakage(
-    synthetic: Synthetic,
-    vectors: Mapping[str, Mapping[str, np.ndarray]],
-    encoder: ImageEncoder,
-    *,
-    confidence: float,
-    seed: int,
-) -> pd.DataFrame:
-    """Which of equally large sets are nearer to test images than the training set is.
-
-    One generated image a training image, and a fresh render of the same class and context in the
-    generator's style, which cannot know the test set: what both have in common is no leak.
-
-    Returns:
-        The columns of `closer_shares`, and test.
-    """
-    rows = synthetic.table.loc[synthetic.first]
-    twins = [
-        render(row.class_name, row.context or CONTEXTS[0], (seed, _FRESH, place)).image
-        for place, row in enumerate(rows.itertuples())
-    ]
-    known = synthetic.sources["source_id"].isin(rows["source_id"]).to_numpy()
-    training = {space: each[known] for space, each in vectors["training"].items()}
-    others = {
-        "generated": {s: each[synthetic.first] for s, each in vectors["generated"].items()},
-        "fresh renders": as_vectors(np.stack(twins), encoder, mirrored=True),
-    }
-    tables = [
-        closer_shares(vectors[name], training, others, confidence).assign(test=name)
-        for name in ("test, matched", "test, shifted")
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def before_and_after(synthetic: Synthetic) -> dict[str, pd.DataFrame]:
-    """Facts of the training set alone and with the generated images, for `balance`."""
-    columns = ["class_name", "context"]
-    both = pd.concat([synthetic.sources[columns], synthetic.table[columns]], ignore_index=True)
-    return {"training set": synthetic.sources[columns], "with generated": both}
-
-
-# ------------------------------------------------------------------------------------ the data card
-def describe(
-    params: StudyParams,
-    synthetic: Synthetic,
-    copies: pd.DataFrame,
-    oracle: Oracle,
-) -> DataCard:
-    """Collect what the data card of the generated images says.
-
-    Args:
-        params: of the study.
-        synthetic: the images.
-        copies: rates of near-copies, as from `search_copies`.
-        oracle: reads the images, to tell how many are wrong.
-    """
-    book, table = study_book(params), synthetic.table
-    wrong = examine(table, oracle, book)["wrong"].mean()
-    drawn = table.iloc[0]
-    return DataCard(
-        title=f"generated counterparts, profile {params.profile}",
-        model=", ".join(table["model"].unique()),
-        model_hash=", ".join(table["model_hash"].unique()),
-        sampler={
-            "size": f"{drawn['width']} × {drawn['height']} pixels",
-            "denoising steps": int(drawn["num_inference_steps"]),
-            "guidance scale": float(drawn["guidance_scale"]),
-        },
-        template=book.template,
-        contexts=book.contexts if params.prompts.use_context else (),
-        negatives=book.negatives if params.prompts.use_negatives else (),
-        plan_seed=params.seed,
-        seeds=table["seed"].tolist(),
-        counts=table["class_name"].value_counts(sort=False).to_dict(),
-        filtered=_filter_facts(params, synthetic.decisions),
-        copies=_copy_facts(copies),
-        limits=_limits(params, wrong, copies),
-        intended_use=_USE,
-        licence=_licence(params),
-    )
-
-
-_USE = (
-    "Training image classifiers of these classes together with the real images that it was drawn "
-    "for, and studying what that does. Not for testing: a generated image shows what its model "
-    "takes a class for, not what the class looks like."
-)
-
-
-def _filter_facts(
-    params: StudyParams, decisions: pd.DataFrame | None
-) -> dict[str, float | str | int]:
-    """Rule, threshold and rejections of the first round, to which later ones answer."""
-    if decisions is None:
-        return {}
-    first = decisions[decisions["attempt"] == 0]
-    return {
-        "rule": f"cosine of CLIP embeddings, `{decisions['rule'].iloc[0]}`",
-        "encoder": params.filtering.encoder.model_name
-        if params.filtering.encoder.kind == "open_clip"
-        else "the CLIP that ships with Paperbirds",
-        "threshold": float(decisions["threshold"].iloc[0]),
-        "drawn at first": len(first),
-        "rejected of these": f"{1 - first['accepted'].mean():.1%}",
-        "drawn in all": len(decisions),
-        "accepted in all": int(decisions["accepted"].sum()),
-    }
-
-
-def _copy_facts(copies: pd.DataFrame) -> dict[str, int | str]:
-    """Near-copies by space, beside those that real test images hold by chance."""
-    shown = copies[~copies["images"].str.startswith("planted")]
-    return {
-        f"{row.images}, by {row.space}": f"{row.count_} of {row.n:,}"
-        for row in shown.rename(columns={"count": "count_"}).itertuples()
-    }
-
-
-def _limits(params: StudyParams, wrong: float, copies: pd.DataFrame) -> tuple[str, ...]:
-    planted = copies[copies["images"].str.startswith("planted") & (copies["space"] == "either")]
-    missed = planted.sort_values("rate").iloc[0]
-    return (
-        f"An oracle, which knows the world that the model was trained on, finds {wrong:.1%} of the "
-        "images wrong in class or form; they are in the set.",
-        "A context is what the prompt asked for; that the image shows it is not checked.",
-        f"Of copies planted to test it, the search for near-copies found {missed['rate']:.0%} of "
-        f"the kind that it finds least ({missed['images'].removeprefix('planted: ')}).",
-        f"Images have {params.generation.width} × {params.generation.height} pixels; classes and "
-        "contexts are those named here and no others.",
-        "What the model was trained on decides how a class looks, and is not balanced by prompts.",
-    )
-
-
-def _licence(params: StudyParams) -> str:
-    if params.generation.pipeline.kind == "paperbirds":
-        return "MIT, as the project and its model, which was trained on its own renders alone."
-    return (
-        f"The terms of the text-to-image model (`{params.generation.pipeline.location}`) hold for "
-        "its images; read them before passing the images on."
-    )

@@ -14,10 +14,10 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import t as student
 from torch import Tensor, nn
 
-from diffcore.data import Images, as_batch
+from diffcore.comparison import crossed_interval, flatten
+from diffcore.data import Images, ImageSet, as_batch, fetch, some_of_each_class
 from diffcore.saliency import (
     energy_in_mask,
     mask_share,
@@ -40,17 +40,10 @@ _PAIR = ["split", "seed", "id"]
 
 
 # -------------------------------------------------------------------------------------- the images
-def some_of_each_class(images: Images, count: int, seed: int) -> Images:
-    """Draw at most `count` images of each class, in their order.
-
-    Raises:
-        ValueError: if the set knows no masks.
-    """
-    if images.masks is None:
-        raise ValueError("no masks: without them, or boxes in their place, no energy can be placed")
-    shuffled = np.random.default_rng(seed).permutation(len(images))
-    rank = pd.Series(images.labels[shuffled]).groupby(images.labels[shuffled]).cumcount()
-    return images.take(np.sort(shuffled[rank < count]))
+def choose(dataset: ImageSet, count: int, seed: int) -> Images:
+    """Draw at most `count` images of each class of a split, with their masks if these are known."""
+    labels = dataset.facts["label"].to_numpy()
+    return fetch(dataset, some_of_each_class(labels, count, seed))
 
 
 # ---------------------------------------------------------------------------------- the long table
@@ -103,7 +96,12 @@ def measure(
         One row an image: id, correct, energy (in the mask), hit (of the pointing game), share (of
         the image that is mask: chance), elsewhere (energy in the mask of another image: what place
         alone, such as the middle, is worth), beyond (energy less elsewhere), empty (no energy).
+
+    Raises:
+        ValueError: if there are no masks.
     """
+    if images.masks is None:
+        raise ValueError("no masks: without them, or boxes in their place, no energy can be placed")
     answers = predict(classifier, images.pixels).argmax(dim=1).numpy()
     if about == "mistake":
         wrong = answers != images.labels
@@ -131,7 +129,7 @@ def look(
 
     Returns:
         Method -> maps (N, H, W) of the true class; and for each image a caption a method: the
-        energy in the mask, and whether the answer was right.
+        energy in the mask, if there are masks, and whether the answer was right.
     """
     maps, captions = {}, []
     for row in trained.itertuples():
@@ -140,41 +138,14 @@ def look(
             classifier, as_batch(images.pixels), torch.tensor(images.labels)
         )
         right = predict(classifier, images.pixels).argmax(dim=1).numpy() == images.labels
-        energy = energy_in_mask(maps[row.method], images.masks)
-        marks = ["✓" if ok else "✗" for ok in right]
-        captions.append([f"{e:.0%} {mark}" for e, mark in zip(energy, marks, strict=True)])
+        shares = [""] * len(images)
+        if images.masks is not None:
+            shares = [f"{e:.0%} " for e in energy_in_mask(maps[row.method], images.masks)]
+        captions.append([s + "✗✓"[int(ok)] for s, ok in zip(shares, right, strict=True)])
     return maps, [list(column) for column in zip(*captions, strict=True)]
 
 
 # --------------------------------------------------------------------------------------- intervals
-def crossed_interval(
-    values: Sequence[float] | np.ndarray, *factors: Sequence, confidence: float = 0.95
-) -> dict[str, float]:
-    """Mean of values with a t-interval over several crossed factors at once: value, low, high, n.
-
-    Args:
-        values: observations, (N,).
-        factors: what each observation belongs to, such as its seed and its image, (N,) each. A
-            factor with one level is left out: its variance is not known.
-        confidence: coverage.
-
-    Raises:
-        ValueError: if no factor has two levels.
-    """
-    values = np.asarray(values, float)
-    codes = [pd.factorize(np.asarray(factor))[0] for factor in factors]
-    codes = [code for code in codes if len(code) and code.max() > 0]
-    if not codes:
-        raise ValueError("an interval needs at least two seeds or two images")
-    sizes = np.array([code.max() + 1 for code in codes])
-    apart = (values - values.mean()) / len(values)
-    sums = [(np.bincount(code, apart) ** 2).sum() for code in codes]
-    variance = (sizes / (sizes - 1) * sums).sum()
-    reach = float(student.ppf((1 + confidence) / 2, sizes.min() - 1) * np.sqrt(variance))
-    mean = float(values.mean())
-    return {"value": mean, "low": mean - reach, "high": mean + reach, "n": len(values)}
-
-
 def levels(
     table: pd.DataFrame,
     confidence: float,
@@ -255,11 +226,6 @@ def compare_answers(table: pd.DataFrame, mistakes: pd.DataFrame, confidence: flo
     return levels(named, confidence, by=["split", "method", "about"], columns=["energy"])
 
 
-def as_metrics(name: str, interval: Mapping[str, float]) -> dict[str, float]:
-    """Spell an interval as metrics: `name`, and `name` with ``_low`` and ``_high``."""
-    return {name: interval["value"], **{f"{name}_{end}": interval[end] for end in ("low", "high")}}
-
-
 # ------------------------------------------------------------------------------ randomised weights
 def randomise(
     trained: pd.DataFrame, load: Loader, images: Images, technique: Technique, seed: int
@@ -324,6 +290,6 @@ def sanity_check(table: pd.DataFrame, confidence: float) -> dict[str, float | bo
         wide = table.pivot(index=["seed", "id"], columns="part", values=column)
         drop = (wide[part] - wide[shuffled]).reset_index(name="drop")
         interval = crossed_interval(drop["drop"], drop["seed"], drop["id"], confidence=confidence)
-        found |= as_metrics(f"{column}_drop", interval)
+        found |= flatten(f"{column}_drop", interval)
     found["passes"] = bool(found["energy_drop_low"] > 0 and found["correlation_drop_low"] > 0)
     return found

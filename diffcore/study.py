@@ -44,6 +44,9 @@ from diffcore.params import (
     parse_assignments,
     project_root,
 )
+from diffcore.photos import PhotosError, download
+from diffcore.preflight import MissingFilesError, require
+from diffcore.scope import KNOWLEDGE, known, needs, watch_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +61,7 @@ PACKAGES = (
 
 
 _LARGE = 80_000  # letters of an encoded picture
+_TOLD = ("world", "truth", "pipeline", "masks", "side studies")  # what readers may look for
 
 
 class NotebookError(RuntimeError):
@@ -137,10 +141,16 @@ def start_notebook(
         report_root: in place of ``reports/`` of the project.
         run_root: in place of ``runs/`` of the project.
 
+    Cells below it that need what the study does not know are skipped (`diffcore.scope`).
+
     Raises:
         ParamsError: if a parameter is not legal.
+        MissingFilesError: if data or weights are not there; nothing is written then.
     """
     params = load_params(profile, overrides)
+    require(params)
+    download(params.data)
+    watch_cells(params)
     report_dir = (report_root or project_root() / "reports") / params.profile / name
     run_dir = (run_root or project_root() / "runs") / params.profile
     for folder in (report_dir, run_dir):
@@ -240,15 +250,18 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
 
     Raises:
         ParamsError: if a parameter is not legal; no kernel is started then.
+        MissingFilesError: if data or weights are not there; no kernel is started then.
         NotebookError: if there is no such notebook, or one of its cells raises.
     """
     params, root = load_params(profile, overrides), project_root()
+    require(params)
     source, folder = root / "notebooks" / f"{name}.ipynb", root / "reports" / params.profile / name
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in source.parent.glob("*.ipynb")))
         raise NotebookError(f"no notebook {name} in {source.parent}; there are: {known or 'none'}")
     folder.mkdir(parents=True, exist_ok=True)
     executed = _execute(source, folder, {"profile": profile, "overrides": dict(overrides or {})})
+    executed = _fit(executed, params)
     _write(folder / f"{name}.html", notebook_page(executed))
     # Last, as make takes this file for the proof that all of the report is there.
     return _write(folder / f"{name}.ipynb", nbformat.writes(executed) + "\n")
@@ -283,7 +296,7 @@ def _reason(name: str, error: Exception) -> str:
     """Say in one line which cell of a notebook failed and why; a ParamsError speaks for itself."""
     if isinstance(error, DeadKernelError):
         return f"{name}: the kernel died, which most often means that memory ran out"
-    if error.ename == ParamsError.__name__:
+    if error.ename in {kind.__name__ for kind in (ParamsError, MissingFilesError, PhotosError)}:
         return error.evalue
     return f"{name}, cell [{error.exec_count}]: {error.ename}: {error.evalue}"
 
@@ -301,6 +314,22 @@ def _tidy(notebook: NotebookNode) -> NotebookNode:
             heading = next(iter(re.findall(r"^#+ *(.+)", cell.source, re.MULTILINE)), heading)
         else:
             cell.metadata["alt"] = f"Figure under the heading: {heading}"
+    return notebook
+
+
+def _fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
+    """Leave out the cells that need what the study does not know, and say so under the title."""
+    has = known(params)
+    lacking = [name for cell in notebook.cells for name in needs(cell.source) if name not in has]
+    if not lacking:
+        return notebook
+    notebook.cells = [cell for cell in notebook.cells if has.issuperset(needs(cell.source))]
+    wanted = "; ".join(KNOWLEDGE[name] for name in dict.fromkeys(lacking) if name in _TOLD)
+    note = (
+        f"*This page is of the profile {params.profile}. The notebook holds more, which is left "
+        f"out here as it needs what this study does not have: {wanted}.*"
+    )
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note, id="left-out"))
     return notebook
 
 
@@ -344,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         else:
             written = build_index(options.profile)
-    except (ParamsError, NotebookError) as error:
+    except (ParamsError, MissingFilesError, NotebookError) as error:
         print(error, file=sys.stderr)
         return 1
     print(written)

@@ -28,11 +28,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+import diffcore.backbones  # noqa: F401  makes its networks known to timm
 from diffcore.augmentation import crop_and_flip
 from diffcore.methods import Method
 from diffcore.params import TrainingParams
+from diffcore.weights import check_model_name, load_backbone
 
-_MEAN_STD = 0.5, 0.25  # of pixels in [0, 1], all channels alike
+#: Of pixels in [0, 1]: one number for all channels alike, or one a channel.
+Channels = float | tuple[float, ...]
+_MEAN, _STD = 0.5, 0.25  # for networks that start from random weights
 _CHECKPOINT = "checkpoint.pt"
 
 
@@ -40,32 +44,51 @@ _CHECKPOINT = "checkpoint.pt"
 class Classifier(nn.Module):
     """A timm model that takes images as they are: (B, 3, H, W) in [0, 1] to logits (B, K)."""
 
-    def __init__(self, net: nn.Module):
-        """Wrap a model that expects normalised images."""
+    def __init__(self, net: nn.Module, mean: Channels = _MEAN, std: Channels = _STD):
+        """Wrap a model that expects normalised images; `mean` and `std` of pixels in [0, 1]."""
         super().__init__()
         self.net = net
+        # Not saved with the weights: it follows from the settings, as the architecture does.
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise and classify."""
-        mean, std = _MEAN_STD
-        return self.net((images - mean) / std)
+        return self.net((images - self.mean) / self.std)
 
 
 def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) -> Classifier:
-    """Build a classifier with random weights that follow from the seed.
+    """Build a classifier: with random weights, or with `settings.weights` and a new last layer.
+
+    What is random follows from the seed.
 
     Raises:
-        ValueError: for a model that timm does not have; the message names the nearest.
+        ValueError: for a model that timm does not have, the message names the nearest, and for
+            weights that do not fit it.
+        FileNotFoundError: for weights that are not there.
     """
-    if not timm.is_model(settings.model):
-        near = (
-            ", ".join(timm.list_models(f"*{settings.model[:6]}*")[:5]) or "see timm.list_models()"
-        )
-        raise ValueError(f"training.model: timm has no model {settings.model!r}; near it: {near}")
+    check_model_name(settings.model, "training.model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = timm.create_model(settings.model, num_classes=num_classes, **settings.model_args)
-    return Classifier(net).to(memory_format=torch.channels_last)
+        if settings.weights is None:
+            net = _untrained(settings, num_classes)
+        else:
+            net = load_backbone(
+                settings.model, settings.weights, num_classes=num_classes,
+                model_args=settings.model_args, new_last_layer=True,
+            )  # fmt: skip
+    return _wrap(net, settings)
+
+
+def _untrained(settings: TrainingParams, num_classes: int) -> nn.Module:
+    return timm.create_model(settings.model, num_classes=num_classes, **settings.model_args)
+
+
+def _wrap(net: nn.Module, settings: TrainingParams) -> Classifier:
+    """Let a network that has seen images normalised in its own way see them so again."""
+    own = settings.weights is not None
+    mean, std = (net.pretrained_cfg[key] for key in ("mean", "std")) if own else (_MEAN, _STD)
+    return Classifier(net, mean, std).to(memory_format=torch.channels_last)
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
@@ -76,10 +99,19 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
 
 
 def load_classifier(path: Path, settings: TrainingParams, num_classes: int) -> Classifier:
-    """Load what `save_classifier` saved, ready to predict."""
-    classifier = build_classifier(settings, num_classes)
+    """Load what `save_classifier` saved, ready to predict, on the device of the settings.
+
+    The weights that its training started from are not read.
+    """
+    with torch.random.fork_rng(devices=[]):
+        classifier = _wrap(_untrained(settings, num_classes), settings)
     classifier.load_state_dict(load_file(path))
-    return classifier.eval()
+    return classifier.eval().to(device_of(settings))
+
+
+def device_of(settings: TrainingParams) -> str:
+    """Where classifiers are trained and asked: "cuda" if it is wanted and there, else "cpu"."""
+    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 @torch.inference_mode()
@@ -96,9 +128,12 @@ def predict(classifier: Classifier, images: np.ndarray | Tensor, batch_size: int
     """
     device, trained = next(classifier.parameters()).device, classifier.training
     classifier.eval()
-    # A copy, as arrays shared between processes are read-only.
-    batches = (torch.tensor(images) if isinstance(images, np.ndarray) else images).split(batch_size)
-    logits = [classifier(_as_floats(batch.to(device))).float().cpu() for batch in batches]
+    logits = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        # A copy, as arrays shared between processes are read-only, and those on a disk are too.
+        batch = torch.tensor(batch) if isinstance(batch, np.ndarray) else batch
+        logits.append(classifier(_as_floats(batch.to(device))).float().cpu())
     classifier.train(trained)
     return torch.cat(logits)
 

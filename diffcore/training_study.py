@@ -16,24 +16,37 @@ import pandas as pd
 from diffusers import DiffusionPipeline
 
 from diffcore import filtering
-from diffcore.data import Images, in_memory, load_split
+from diffcore.data import (
+    Images,
+    View,
+    in_memory,
+    keep_pixels,
+    load_images,
+    load_split,
+    test_splits,
+)
 from diffcore.experiments import (
     ablations,
+    at_data_size,
     draw,
+    draw_study,
+    load_generator,
     study_plan,
     training_set,
     without_context,
 )
 from diffcore.filtering import Encoder
-from diffcore.generation import decode_images, load_pipeline
+from diffcore.generation import decode_images, open_images
 from diffcore.methods import GENERATIVE, METHODS, method_settings
 from diffcore.mixing_study import accepted_plan, edit_sources
 from diffcore.params import StudyParams, change_params
+from diffcore.pictures import LazyImages
+from diffcore.scope import known
 from diffcore.training import TrainingData
 from diffcore.trials import Corpus, Trial, run_trials
 
-#: Test sets by the name of their column in the results.
-TESTS = {"matched": "test_matched", "shifted": "test_shifted"}
+#: Methods without which there is nothing to compare.
+NEEDED = ("vanilla", "cutmix", "added", "diffcoremix", "mixed_added")
 #: What is compared wherever a condition varies.
 SIDE_METHODS = ("vanilla", "added", "diffcoremix", "mixed_added")
 
@@ -44,20 +57,22 @@ class Pool:
     """Generated images, and whose counterparts they are.
 
     Attributes:
-        pixels: (M, H, W, 3) uint8.
+        pixels: of the size of the real images, (M, H, W, 3) uint8.
         table: M rows with at least ``source_id`` and ``class_name``.
+        drawn: the same images at the size that they were drawn at, which is what a filter sees.
     """
 
     pixels: np.ndarray
     table: pd.DataFrame
+    drawn: LazyImages
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def take(self, places: np.ndarray) -> "Pool":
         """Return the images at these places, or where a mask is True."""
-        return Pool(self.pixels[places], self.table[places] if places.dtype == bool
-                    else self.table.iloc[places])  # fmt: skip
+        chosen = np.flatnonzero(places) if places.dtype == bool else places
+        return Pool(self.pixels[chosen], self.table.iloc[chosen], View(self.drawn, chosen))
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class Materials:
         tests: name of a column of results -> images.
         drawn: every image of the plan, before any filter.
         accepted: what the filter let through, re-drawn images included.
-        edits: training images edited by a style, for DiffuseMix.
+        edits: training images edited by a style, for DiffuseMix; none without a pipeline.
         filtered: whether notebook 02 has decided about this plan; if not, `accepted` is `drawn`.
     """
 
@@ -87,27 +102,68 @@ class Materials:
     filtered: bool
 
 
-def load_materials(params: StudyParams, pipeline: DiffusionPipeline, run_dir: Path) -> Materials:
+def load_materials(
+    params: StudyParams, pipeline: DiffusionPipeline | None, run_dir: Path
+) -> Materials:
     """Collect all images; those that earlier notebooks have drawn are only read."""
     train, sources = training_set(params)
     plan = study_plan(params, sources)
     passed, filtered = accepted_plan(plan, run_dir / "filtering")
-    edits = edit_sources(train, sources, params, pipeline, run_dir / "edits")
+    tests = test_splits(params)
     return Materials(
         params=params,
         classes=train.classes,
-        train=in_memory(train),
+        train=load_images(params, "train", run_dir),
         sources=sources,
-        tests={name: in_memory(load_split(params, split)) for name, split in TESTS.items()},
-        drawn=_pool(draw(plan, pipeline, params.generation, run_dir / "generation")),
-        accepted=_pool(draw(passed, pipeline, params.generation, run_dir / "generation")),
-        edits=_pool(edits),
+        tests={name: load_images(params, split, run_dir) for name, split in tests.items()},
+        drawn=load_pool(params, plan, pipeline, run_dir),
+        accepted=load_pool(params, passed, pipeline, run_dir),
+        edits=_load_edits(params, pipeline, run_dir),
         filtered=filtered,
     )
 
 
-def _pool(generated: pd.DataFrame) -> Pool:
-    return Pool(decode_images(generated), generated.drop(columns="image").reset_index(drop=True))
+def load_pool(
+    params: StudyParams, plan: pd.DataFrame, pipeline: DiffusionPipeline | None, run_dir: Path
+) -> Pool:
+    """Collect the study's own generated images, or a part of them."""
+    facts, images = draw_study(params, plan, pipeline, run_dir)
+    return _pool(params, facts, images, run_dir)
+
+
+def _pool(params: StudyParams, facts: pd.DataFrame, images: LazyImages, run_dir: Path) -> Pool:
+    """Bring generated images to the size of the real ones, on disk where these are on disk."""
+    table, fitted = facts.reset_index(drop=True), at_data_size(images, training_set(params)[0])
+    if params.data.dataset == "paperbirds":
+        return Pool(fitted[:], table, images)
+    pixels = keep_pixels(fitted, run_dir, fitted.shape, table.to_dict("list"))
+    return Pool(pixels, table, images)
+
+
+def _load_edits(params: StudyParams, pipeline: DiffusionPipeline | None, run_dir: Path) -> Pool:
+    """Edit training images for DiffuseMix, if it is among the methods and there is a pipeline."""
+    train, sources = training_set(params)
+    if pipeline is None or "diffusemix" not in study_methods(params):
+        nothing = np.empty((0, *train[0]["image"].shape), np.uint8)
+        return Pool(nothing, pd.DataFrame({"source_id": [], "class_name": []}), nothing)
+    edits = edit_sources(train, sources, params, pipeline, run_dir / "edits")
+    return _pool(params, edits.drop(columns="image"), decode_images(edits), run_dir)
+
+
+def study_methods(params: StudyParams) -> list[str]:
+    """Methods of the main table: those asked for, or all for which there are images.
+
+    Raises:
+        ValueError: for an unknown method, or one for which there are no images.
+    """
+    possible = [name for name in METHODS if params.generation.can_draw or name != "diffusemix"]
+    wanted = params.trials.methods or possible
+    if wrong := [name for name in wanted if name not in possible]:
+        why = "needs a pipeline that can edit" if wrong[0] in METHODS else "is no method"
+        raise ValueError(f"trials.methods: {wrong[0]!r} {why}; there are {', '.join(possible)}")
+    if lacking := [name for name in NEEDED if name not in wanted]:
+        raise ValueError(f"trials.methods lacks {lacking[0]!r}, with which every notebook compares")
+    return [name for name in METHODS if name in wanted]
 
 
 def make_corpus(
@@ -185,15 +241,17 @@ def compare(
 
 
 def main_trials(materials: Materials) -> list[Trial]:
-    """Every method on the study's images; DiffuseMix on its edits."""
-    seeds = materials.params.trials.seeds
-    others = [name for name in METHODS if name != "diffusemix"]
+    """Every method of the study on its images; DiffuseMix on its edits."""
+    seeds, methods = materials.params.trials.seeds, study_methods(materials.params)
+    corpus = make_corpus(materials, materials.accepted)
     edited = make_corpus(materials, materials.edits)
-    trials = [
-        *compare(materials, make_corpus(materials, materials.accepted), others, seeds),
-        *compare(materials, edited, ["diffusemix"], seeds),
+    return [
+        trial
+        for method in methods
+        for trial in compare(
+            materials, edited if method == "diffusemix" else corpus, [method], seeds
+        )
     ]
-    return sorted(trials, key=lambda trial: METHODS.index(trial.method))
 
 
 def curve_trials(materials: Materials, methods: Sequence[str]) -> list[Trial]:
@@ -208,10 +266,10 @@ def ablation_trials(
 ) -> list[Trial]:
     """DiffCoRe-Mix without one of its parts, all on as many samples of the plan, none re-drawn."""
     params, seeds = materials.params, materials.params.trials.side_seeds
-    pools = {
-        name: _pool(draw(plan, pipeline, params.generation, run_dir / folder))
-        for name, (plan, folder) in _ablated_plans(materials).items()
-    }
+    pools = {}
+    for name, (plan, folder) in _ablated_plans(materials).items():
+        facts = draw(plan, pipeline, params.generation, run_dir / folder, images=False)
+        pools[name] = _pool(params, facts, open_images(run_dir / folder, facts), run_dir)
     kept = {name: pool.take(passes(materials, pool, encoder)) for name, pool in pools.items()}
     corpora = {name: make_corpus(materials, pool) for name, pool in kept.items()}
     unfiltered = make_corpus(materials, pools["full method"])
@@ -251,22 +309,35 @@ def _judge(
     """Similarity of a pool to real images (M,), and the threshold that these set."""
     settings, real = materials.params.filtering, materials.train if train is None else train
     reference = filtering.embed(materials.sources, real.pixels, encoder)
-    embedded = filtering.embed(pool.table, pool.pixels, encoder)
+    embedded = filtering.embed(pool.table, pool.drawn, encoder)
     similarity = filtering.cosine_to_reference(embedded, reference, settings.rule)
     return similarity, filtering.study_threshold(settings, reference)
+
+
+def dials(materials: Materials, encoder: Encoder) -> dict[str, tuple[list[Trial], float]]:
+    """What is turned to see when mixing helps: its label -> trials, and the study's own setting."""
+    found = {
+        "share of wrong counterparts": (wrong_trials(materials), 0.0),
+        "real images per class": (scarcity_trials(materials), images_per_class(materials)),
+    }
+    if "world" not in known(materials.params):
+        return found
+    style = style_trials(materials, encoder), materials.params.data.style
+    return {"style of the real images": style, **found}
 
 
 def style_trials(materials: Materials, encoder: Encoder) -> list[Trial]:
     """The same scenes in styles nearer to and farther from the generator's, filtered anew."""
     params, seeds = materials.params, materials.params.trials.side_seeds
     trials = []
+    splits = test_splits(params)
     for style in sorted({*params.trials.styles, params.data.style}):
         train, *tests = (
             in_memory(load_split(params, split, style=style))
-            for split in ("train", *TESTS.values())
+            for split in ("train", *splits.values())
         )
         pool = materials.drawn.take(passes(materials, materials.drawn, encoder, train))
-        corpus = make_corpus(materials, pool, train, **dict(zip(TESTS, tests, strict=True)))
+        corpus = make_corpus(materials, pool, train, **dict(zip(splits, tests, strict=True)))
         trials += compare(materials, corpus, SIDE_METHODS, seeds, value=style)
     return trials
 
@@ -287,13 +358,13 @@ def plant_wrong(pool: Pool, share: float, seed: int) -> Pool:
     pixels = pool.pixels.copy()
     for place in rng.permutation(len(names))[: round(share * len(names))]:
         pixels[place] = pool.pixels[rng.choice(np.flatnonzero(names != names[place]))]
-    return Pool(pixels, pool.table)
+    return Pool(pixels, pool.table, pixels)
 
 
 def scarcity_trials(materials: Materials) -> list[Trial]:
     """Fewer and more real images of each class, with the same generated ones."""
     params, trials = materials.params, []
-    own = params.data.train_images_per_class
+    own = images_per_class(materials)
     for count in sorted({*params.trials.images_per_class, own}):
         train = materials.train if count == own else _another_size(params, count)
         corpus = make_corpus(materials, materials.accepted, train)
@@ -301,9 +372,20 @@ def scarcity_trials(materials: Materials) -> list[Trial]:
     return trials
 
 
+def images_per_class(materials: Materials) -> int:
+    """Real training images of a class, on average."""
+    return round(len(materials.train) / len(materials.classes))
+
+
 def _another_size(params: StudyParams, count: int) -> Images:
-    """Training images, so many a class, under names that no generated image goes by."""
+    """Training images, so many a class.
+
+    Those of Paperbirds get names that no generated image goes by: another number of them is other
+    renders. Of photographs, more are the same and others beside them.
+    """
     train = in_memory(load_split(params, "train", train_images_per_class=count))
+    if params.data.dataset != "paperbirds":
+        return replace(train, masks=None)
     return replace(train, ids=np.char.add(f"{count}-a-class/", train.ids))
 
 
@@ -362,5 +444,5 @@ def train_all(
 
 def train_main(params: StudyParams, run_dir: Path) -> pd.DataFrame:
     """Train the main table as notebook 04 does, for the notebooks that look at its classifiers."""
-    materials = load_materials(params, load_pipeline(params.generation.pipeline), run_dir)
+    materials = load_materials(params, load_generator(params), run_dir)
     return train_all(main_trials(materials), params, run_dir, "main table")

@@ -11,7 +11,7 @@ import ast
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,15 +30,20 @@ from diffcore.training import (
     Classifier,
     TrainingData,
     build_classifier,
+    device_of,
     predict,
     save_classifier,
     total_steps,
     train,
 )
+from diffcore.weights import weights_digest
 
-_LOSSES = 20  # averages kept of a training's losses
+_HASHED_TOGETHER = 1024
 #: Modules whose code decides what a training does.
-_CODE = ("augmentation", "baselines", "diffusemix", "methods", "mixing", "saliencymix", "training")
+_CODE = (
+    *("augmentation", "backbones", "baselines", "diffusemix", "methods", "mixing", "saliencymix"),
+    *("training", "weights"),
+)
 #: Settings of a training that change its speed, but not its result.
 _NEUTRAL = {"methods", "loader_workers", "checkpoint_every"}
 
@@ -63,7 +68,7 @@ class Corpus:
         arrays = [self.data.real, self.data.labels, self.data.generated, self.data.source]
         for images in self.tests.values():
             arrays += [images.pixels, images.labels]
-        parts = (part for array in arrays for part in (str(array.shape).encode(), array.tobytes()))
+        parts = (part for array in arrays for part in _bytes(array))
         return _hash(*parts, *(name.encode() for name in self.tests))
 
     def without_generated(self) -> "Corpus":
@@ -97,6 +102,8 @@ class Trial:
 def trial_key(trial: Trial, training: TrainingParams) -> str:
     """Name all that the result of a trial depends on."""
     recipe = training.model_dump(mode="json", exclude=_NEUTRAL)
+    if training.weights:
+        recipe["weights"] = weights_digest(training.weights)  # their content, wherever they lie
     settings = {"method": trial.method, **trial.settings, "curve_points": trial.curve_points}
     text = json.dumps([settings, trial.seed, recipe], sort_keys=True)
     return _hash(text.encode(), trial.corpus.digest.encode(), _code().encode())[:24]
@@ -129,18 +136,25 @@ def run_trials(
         for key, trial in zip(keys, trials, strict=True)
         if not _results(folder, key).exists()
     }
-    single = _on_cpu(training)
+    single = device_of(training) == "cpu"
     jobs = (
         joblib.delayed(_run_alone if single else _run)(key, trial, training, folder)
         for key, trial in missing.items()
     )
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        parallel = joblib.Parallel(_processes(training, processes), return_as="generator_unordered")
+        parallel = joblib.Parallel(
+            side_by_side(training, processes), return_as="generator_unordered"
+        )
         done = parallel(jobs) if missing else ()
         bar = tqdm(done, describe, len(keys), initial=len(keys) - len(missing), unit="training")
         for _ in bar:
             pass
     return pd.DataFrame(_row(trial, key, folder) for trial, key in zip(trials, keys, strict=True))
+
+
+def side_by_side(training: TrainingParams, wanted: int | None) -> int:
+    """How many classifiers are at work at a time: on a CPU as many as wanted, on a GPU one."""
+    return (wanted or joblib.cpu_count()) if device_of(training) == "cpu" else 1
 
 
 def read_curves(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -160,15 +174,6 @@ def read_curves(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "step", "test", "top1"])
 
 
-def read_losses(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Read the losses of trials, averaged over twentieths of each: method, seed, step, loss."""
-    rows = []
-    for row in table.itertuples():
-        losses = json.loads(_results(folder, row.key).read_text())["losses"]
-        rows += [{"method": row.method, "seed": row.seed, **point} for point in losses]
-    return pd.DataFrame(rows, columns=["method", "seed", "step", "loss"])
-
-
 # ----------------------------------------------------------------------------------- one training
 def _run_alone(*arguments: Any) -> None:
     """Run a trial on one thread, also where it has a process to itself: sums then add up alike."""
@@ -184,11 +189,11 @@ def _run(key: str, trial: Trial, training: TrainingParams, folder: Path) -> None
     """Train and test; weights come first, as the results say that all is there."""
     started = time.perf_counter()
     classifier = build_classifier(training, trial.corpus.num_classes, trial.seed)
-    losses, curve = _train_and_watch(classifier, trial, training, folder / key)
+    curve = _train_and_watch(classifier, trial, training, folder / key)
     seconds = time.perf_counter() - started
     top1 = _test(classifier, trial.corpus.tests)
     save_classifier(classifier, _weights(folder, key))
-    results = {"top1": top1, "seconds": seconds, "losses": losses, "curve": curve}
+    results = {"top1": top1, "seconds": seconds, "curve": curve}
     aside = _results(folder, key).with_suffix(".part")
     aside.write_text(json.dumps(results))
     aside.replace(_results(folder, key))
@@ -196,24 +201,17 @@ def _run(key: str, trial: Trial, training: TrainingParams, folder: Path) -> None
 
 def _train_and_watch(
     classifier: Classifier, trial: Trial, training: TrainingParams, checkpoints: Path
-) -> tuple[list[dict], list[dict]]:
-    """Train a classifier; return its losses, averaged in turns, and its learning curve."""
+) -> list[dict]:
+    """Train a classifier; return its learning curve."""
     corpus, steps = trial.corpus, total_steps(training, len(trial.corpus.data))
     method = make_method(trial.method, trial.settings, corpus.num_classes)
     stops = set(np.linspace(0, steps, trial.curve_points + 1).round().astype(int)[1:].tolist())
-    losses, curve = {}, []
-    for step, loss in train(classifier, corpus.data, method, training, trial.seed, checkpoints):
-        losses[step] = loss
+    curve = []
+    for step, _ in train(classifier, corpus.data, method, training, trial.seed, checkpoints):
         if step in stops:
             found = _test(classifier, corpus.tests)
             curve += [{"step": step, "test": name, "top1": value} for name, value in found.items()]
-    return _average(losses), curve
-
-
-def _average(losses: Mapping[int, float]) -> list[dict[str, float]]:
-    """Average the losses of a training over at most twenty spans of steps."""
-    spans = np.array_split(np.array(list(losses.items())), min(_LOSSES, len(losses)))
-    return [{"step": int(span[-1, 0]), "loss": float(span[:, 1].mean())} for span in spans]
+    return curve
 
 
 def _test(classifier: Classifier, tests: Mapping[str, Images]) -> dict[str, float]:
@@ -233,21 +231,19 @@ def _row(trial: Trial, key: str, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _processes(training: TrainingParams, wanted: int | None) -> int:
-    """Trainings at a time: a GPU is shared by none."""
-    return (wanted or joblib.cpu_count()) if _on_cpu(training) else 1
-
-
-def _on_cpu(training: TrainingParams) -> bool:
-    return training.device == "cpu" or not torch.cuda.is_available()
-
-
 def _results(folder: Path, key: str) -> Path:
     return folder / f"{key}.json"
 
 
 def _weights(folder: Path, key: str) -> Path:
     return folder / f"{key}.safetensors"
+
+
+def _bytes(array: np.ndarray) -> Iterator[bytes]:
+    """Yield shape and content of an array, a part at a time: it may be larger than the memory."""
+    yield str(array.shape).encode()
+    for start in range(0, len(array), _HASHED_TOGETHER):
+        yield array[start : start + _HASHED_TOGETHER].tobytes()
 
 
 @cache

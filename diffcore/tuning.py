@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from diffcore.generation import load_pipeline
+from diffcore.experiments import load_generator
 from diffcore.methods import GENERATIVE, METHODS, method_settings
 from diffcore.params import StudyParams, change_params, load_params, project_root
 from diffcore.training_study import Materials, Pool, load_materials, make_corpus
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     params = load_params(options.profile)
     run_dir = project_root() / "runs" / params.profile
-    materials = load_materials(params, load_pipeline(params.generation.pipeline), run_dir)
+    materials = load_materials(params, load_generator(params), run_dir)
     table = tune(materials, options.methods, run_dir)
     path = project_root() / "params" / "tuning" / f"{params.profile}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)

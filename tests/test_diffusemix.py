@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from twin import make_twin
+from twin import make_sd_twin, make_twin
 
 from diffcore.diffusemix import STYLES, DiffuseMix, draw_fractals, edit_images, half_weights
 from diffcore.generation import decode_images
@@ -38,6 +38,12 @@ def test_an_edit_keeps_its_place_and_its_prompt(plan, images, pipeline, tmp_path
     assert edited["prompt"].tolist() == plan["prompt"].tolist()
     assert decode_images(edited).shape == images.shape
     assert (decode_images(edited) != images).any(axis=(1, 2, 3)).all()
+
+
+def test_stable_diffusion_edits_too(plan, images, tmp_path):
+    edited = edit_images(plan[:2], images[:2], make_sd_twin(), tmp_path, **SAMPLER)
+    assert decode_images(edited).shape == images[:2].shape
+    assert (decode_images(edited) != images[:2]).any(axis=(1, 2, 3)).all()
 
 
 def test_batches_and_shards_do_not_change_an_edit(plan, images, pipeline, tmp_path):

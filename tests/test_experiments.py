@@ -68,8 +68,8 @@ def test_context_statistics_know_what_is_new():
 def test_counterparts_stand_behind_their_source(params, pipeline, tmp_path):
     train, sources = experiments.training_set(params)
     plan = experiments.study_plan(params, sources).head(2)
-    drawn = experiments.draw(plan, pipeline, params.generation, tmp_path, num_inference_steps=1)
-    grid = experiments.counterparts(train, drawn, SPECIES[:2], each=3)
+    drawn, images = experiments.draw_study(params, plan, pipeline, tmp_path)
+    grid = experiments.counterparts(train, drawn, images, SPECIES[:2], each=3)
     assert grid["rows"] == list(SPECIES[:2])
     assert grid["captions"][0][0] == "(real)"
     assert (grid["images"][0][0] == train[0]["image"]).all()

@@ -68,7 +68,7 @@ def test_methods_have_a_row_measures_and_splits_a_panel():
     table = tidy({"split": ["matched", "shifted"], "method": ["vanilla", "cutmix"]},
                  ["energy", "hit", "elsewhere"])  # fmt: skip
     fig = plots.saliency_dots(table, chance=0.12)
-    assert [ax.get_title() for ax in fig.axes[:2]] == ["matched test images", "shifted test images"]
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["matched test set", "shifted test set"]
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["vanilla", "CutMix"]
     assert fig.axes[2].get_xlabel() == "maximum in the mask"
     chosen = table.query("split == 'shifted' and measure == 'hit'")[["value", "low", "high"]]

@@ -1,153 +1,18 @@
-"""Filtration: embeddings as open_clip makes them, each once; rules; thresholds; drawing again."""
-
-import json
+"""Filtration: rules; thresholds; drawing again; the filter as a detector."""
 
 import matplotlib.pyplot as plt
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from diffcore import bench, figures, filtering
 from diffcore.filtering import RULES, cosine_to_reference, hard_filter, load_encoder
 from diffcore.paperbirds import MALFORMATIONS
-from diffcore.params import EncoderSpec, FilteringParams, load_params
+from diffcore.params import FilteringParams, load_params
 from diffcore.prompts import load_prompt_book, plan_generation
-
-CONFIG = {
-    "embed_dim": 8,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
-    "text_cfg": {"context_length": 12, "width": 8, "heads": 1, "layers": 1},
-}
-
-
-# -------------------------------------------------------------------------------------- the encoder
-def save_clip(folder, seed=0):
-    """A CLIP with random weights as a local folder, with open_clip's own tokenizer."""
-    torch.manual_seed(seed)
-    folder.mkdir()
-    config = {"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.4] * 3}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    parts = {"vision_cfg": CONFIG["vision_cfg"], "text_cfg": CONFIG["text_cfg"]}
-    weights = open_clip.CLIP(CONFIG["embed_dim"], **parts).state_dict()
-    # Fresh positions and biases are zeros: nothing would depend on them.
-    weights = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in weights.items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    return EncoderSpec(model_name=f"local-dir:{folder}", device="cpu", batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory):
-    return save_clip(tmp_path_factory.mktemp("models") / "clip")
-
-
-@pytest.fixture
-def pictures():
-    """Ten random images, of which the last two are the same."""
-    images = np.random.default_rng(0).integers(0, 256, (10, 20, 24, 3), np.uint8)
-    images[9] = images[8]
-    return images
-
-
-def test_embeddings_are_those_of_open_clip_in_unit_length(spec, pictures):
-    model, prepare = open_clip.create_model_from_pretrained(spec.model_name)
-    with torch.inference_mode():
-        prepared = torch.stack([prepare(Image.fromarray(image)) for image in pictures])
-        images = model.eval().encode_image(prepared).numpy()
-        texts = model.encode_text(open_clip.get_tokenizer(spec.model_name)(["a jay", "a wren"]))
-    encoder = load_encoder(spec)
-    for ours, theirs in (
-        (encoder.embed_images(pictures), images),
-        (encoder.embed_texts(["a jay", "a wren"]), texts.numpy()),
-    ):
-        expected = theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
-        np.testing.assert_allclose(ours, expected, atol=1e-5)
-        assert ours.dtype == np.float32
-
-
-def test_batch_size_order_and_differing_sizes_do_not_change_an_embedding(spec, pictures):
-    several = [*pictures, pictures[0][:9, :17]]
-    together = load_encoder(spec).embed_images(several)
-    single = load_encoder(spec.model_copy(update={"batch_size": 1})).embed_images(several[::-1])
-    np.testing.assert_allclose(together, single[::-1], atol=1e-5)
-    assert not np.allclose(together[0], together[-1], atol=1e-3)
-
-
-def counting(encoder, monkeypatch):
-    """Note how many images and texts the model itself is given."""
-    seen = []
-    for name in ("encode_image", "encode_text"):
-        original = getattr(encoder.model, name)
-        monkeypatch.setattr(
-            encoder.model, name,
-            lambda x, normalize, f=original: seen.append(len(x)) or f(x, normalize=normalize),
-        )  # fmt: skip
-    return seen
-
-
-def test_an_image_is_embedded_once_across_calls_and_processes(
-    spec, pictures, tmp_path, monkeypatch
-):
-    first = load_encoder(spec, tmp_path)
-    seen = counting(first, monkeypatch)
-    embedded = first.embed_images(pictures)
-    assert seen == [4, 4, 1]  # nine different ones in batches of four
-    first.embed_texts(["a jay", "a wren", "a jay"])
-    assert seen[3:] == [2]
-
-    second = load_encoder(spec, tmp_path)
-    seen = counting(second, monkeypatch)
-    np.testing.assert_array_equal(second.embed_images(pictures[::-1]), embedded[::-1])
-    second.embed_texts(["a wren"])
-    assert seen == []
-
-
-def test_a_cache_knows_its_model_and_the_shape_of_an_image(spec, pictures, tmp_path):
-    other = load_encoder(save_clip(tmp_path / "other", seed=1), tmp_path / "cache")
-    known = load_encoder(spec, tmp_path / "cache")
-    assert other.model_hash != known.model_hash
-    assert known.model_hash == load_encoder(spec).model_hash
-    embedded = known.embed_images(pictures)
-    assert not np.allclose(other.embed_images(pictures), embedded, atol=1e-3)
-    turned = pictures.reshape(10, 24, 20, 3)  # the same bytes
-    assert not np.allclose(known.embed_images(turned), embedded, atol=1e-3)
-
-
-def test_a_cache_file_is_whole_or_an_error_that_names_it(spec, pictures, tmp_path):
-    encoder = load_encoder(spec, tmp_path)
-    encoder.embed_images(pictures)
-    (saved,) = (tmp_path / encoder.model_hash).iterdir()
-    saved.with_name(".half.123").write_bytes(b"what a kill leaves")
-    load_encoder(spec, tmp_path).embed_images(pictures)
-    saved.write_bytes(saved.read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"{saved.name} is damaged; delete it"):
-        load_encoder(spec, tmp_path).embed_images(pictures)
-
-
-@pytest.mark.parametrize("image", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8)])
-def test_only_rgb_bytes_are_images(spec, image):
-    with pytest.raises(ValueError, match=r"an image is uint8 \(H, W, 3\), not "):
-        load_encoder(spec).embed_images([image])
-
-
-def test_a_missing_model_or_gpu_is_named(spec, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_encoder(EncoderSpec(model_name=f"local-dir:{tmp_path / 'nowhere'}"))
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match=r"filtering\.encoder\.device is cuda"):
-            load_encoder(spec.model_copy(update={"device": "cuda"}))
-
-
-def test_the_shipped_clip_is_the_demo_s_encoder():
-    encoder = load_encoder(load_params("demo").filtering.encoder)
-    images = np.zeros((2, 64, 64, 3), np.uint8)
-    assert encoder.embed_images(images).shape == encoder.embed_texts(["a jay", "snow"]).shape
 
 
 def test_the_defaults_are_the_released_settings():
@@ -249,6 +114,17 @@ def test_real_images_are_compared_with_the_others_of_their_class(real, rule):
     np.testing.assert_allclose(sorted(found), sorted(expected), atol=1e-6)
 
 
+def test_of_a_large_class_the_first_images_are_compared(monkeypatch):
+    names = ["a"] * 9 + ["b"] * 4
+    real = make_images(names, [str(place) for place in range(13)], seed=3)
+    monkeypatch.setattr(filtering, "MOST_COMPARED", 5)
+    few = pd.concat([real[:5], real[9:]])
+    for rule, count in (("source", 20 + 12), ("class_first", 4 + 3), ("class_mean", 5 + 4)):
+        found = filtering.real_similarities(real, rule)
+        assert len(found) == count
+        np.testing.assert_array_equal(found, filtering.real_similarities(few, rule))
+
+
 def test_a_class_of_one_compares_nothing(real):
     with pytest.raises(ValueError, match="no class has two real images"):
         filtering.real_similarities(real.drop_duplicates("class_name"), "source")
@@ -288,6 +164,10 @@ def test_text_similarity_is_to_the_text_of_the_class(generated, real):
     np.testing.assert_array_equal(
         found["class_mean"], cosine_to_reference(generated, real, "class_mean")
     )
+
+
+def test_without_texts_there_is_no_similarity_to_them(generated, real):
+    assert list(filtering.similarities(generated, real, {})) == [*RULES]
 
 
 def test_pairs_leave_out_an_image_and_its_own_counterparts(generated, real):
@@ -549,7 +429,8 @@ def test_the_slider_s_figure_counts_what_a_threshold_does():
     plt.close("all")
 
 
-def test_the_benchmark_s_two_ways_find_the_same(spec):
+def test_the_benchmark_s_two_ways_find_the_same():
+    spec = load_params("smoke").filtering.encoder
     encoder = load_encoder(spec)
     real, drawn = bench._stand_ins(15)
     assert len(drawn) == 15

@@ -1,6 +1,7 @@
 """Generation: what is drawn does not depend on how it is drawn, and a kill costs one shard."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,15 +15,18 @@ import pytest
 import torch
 from datasets import load_dataset
 from diffusers import EDMEulerScheduler, StableDiffusionXLPipeline
-from twin import make_twin, save_twin
+from twin import make_sd_twin, make_twin, save_twin
 
+from diffcore import generation
 from diffcore.generation import (
     GENERATED_COLUMNS,
     decode_images,
     generate,
     hash_model,
     load_pipeline,
+    open_images,
     read_generated,
+    store,
 )
 from diffcore.params import PipelineSpec, SchedulerSpec
 from diffcore.prompts import load_prompt_book, plan_generation
@@ -175,6 +179,26 @@ def test_a_plan_that_cannot_be_drawn_is_refused(plan, pipeline, tmp_path):
         draw(plan, torch.nn.Identity(), tmp_path, model_id="identity")
 
 
+def test_stable_diffusion_draws_as_its_own_call_would(tmp_path):
+    make_sd_twin().save_pretrained(tmp_path / "model")
+    pipeline = load_pipeline(local_spec(tmp_path / "model"))
+    plan = make_plan(3)
+    found = decode_images(draw(plan, pipeline, tmp_path / "out", batch_size=2))
+    row, noise = plan.iloc[1], torch.Generator().manual_seed(int(plan["seed"][1]))
+    alone = pipeline(
+        row["prompt"], negative_prompt=row["negative_prompt"], generator=noise,
+        output_type="np", **SAMPLER,
+    ).images[0]  # fmt: skip
+    assert np.abs(found[1] - 255 * alone).max() <= 1
+    assert (found[0] != found[1]).any()
+
+
+def test_a_single_file_is_of_the_family_that_its_configuration_names(tmp_path):
+    assert generation._family(None) is generation.StableDiffusionXLPipeline
+    make_sd_twin().save_config(tmp_path)
+    assert generation._family(str(tmp_path)) is generation.StableDiffusionPipeline
+
+
 def test_a_model_that_draws_nan_is_caught(plan, tmp_path):
     pipeline = make_twin()
     torch.nn.init.constant_(pipeline.vae.decoder.conv_out.bias, float("nan"))
@@ -236,7 +260,8 @@ def test_a_killed_run_resumes_with_the_same_samples(plan, folder, pipeline, draw
 def test_what_is_drawn_is_not_drawn_again(plan, pipeline, tmp_path):
     draw(plan[:5], pipeline, tmp_path)
     files = sorted(tmp_path.iterdir())
-    draw(plan[:5], pipeline, tmp_path, model_id="another name", batch_size=2)
+    again = draw(plan[:5], pipeline, tmp_path, model_id="another name", batch_size=2)
+    assert len(again) == 5
     assert sorted(tmp_path.iterdir()) == files
 
 
@@ -309,6 +334,187 @@ def test_reading_what_is_not_there_or_damaged_says_so(plan, pipeline, tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"broken\.parquet is damaged; delete it"):
         read_generated(tmp_path)
+
+
+# ---------------------------------------------------------------------------- images from elsewhere
+def elsewhere(count, *, height=12, width=10):
+    """Facts and noise images of a made-up source."""
+    table = make_plan(count).assign(
+        model="elsewhere", model_hash="1" * 16, num_inference_steps=0, guidance_scale=0.0,
+        height=height, width=width,
+    )  # fmt: skip
+    shape = (count, height, width, 3)
+    return table, np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+class Asked:
+    """Images that remember which of them were asked for."""
+
+    def __init__(self, images):
+        self.images, self.places = images, []
+
+    def __call__(self, place):
+        self.places.append(place)
+        return self.images[place]
+
+
+def test_given_images_are_kept_as_they_are_with_their_facts(tmp_path):
+    table, images = elsewhere(5)
+    store(table, images, tmp_path, shard_size=2, progress=False)
+    kept = read_generated(tmp_path, table)
+    assert tuple(kept.columns) == GENERATED_COLUMNS
+    pd.testing.assert_frame_equal(kept.drop(columns="image"), table, check_dtype=False)
+    np.testing.assert_array_equal(decode_images(kept), images)
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
+
+
+def test_what_is_stored_is_not_asked_for_again(tmp_path):
+    table, images = elsewhere(5)
+    asked = Asked(images)
+    store(table[:3], asked, tmp_path, progress=False)
+    store(table, asked, tmp_path, progress=False)
+    assert asked.places == [0, 1, 2, 3, 4]
+    store(table, asked, tmp_path, progress=False)
+    store(table.assign(model="by another name"), asked, tmp_path, progress=False)
+    assert asked.places == [0, 1, 2, 3, 4]
+    reworded = table.copy()
+    reworded.loc[2, "prompt"] = "another"
+    store(reworded, asked, tmp_path, progress=False)
+    assert asked.places == [0, 1, 2, 3, 4, 2]
+    assert len(read_generated(tmp_path)) == 6
+
+
+def test_storing_goes_on_where_it_stopped(tmp_path):
+    table, images = elsewhere(7)
+
+    def fails_at_the_last_but_one(place):
+        if place == 5:
+            raise RuntimeError("disk on fire")
+        return images[place]
+
+    with pytest.raises(RuntimeError, match="on fire"):
+        store(table, fails_at_the_last_but_one, tmp_path, shard_size=2, progress=False)
+    assert list(read_generated(tmp_path)["sample_id"]) == list(table["sample_id"][:4])
+    asked = Asked(images)
+    store(table, asked, tmp_path, shard_size=2, progress=False)
+    assert asked.places == [4, 5, 6]
+    np.testing.assert_array_equal(decode_images(read_generated(tmp_path, table)), images)
+
+
+def test_images_that_are_not_what_their_facts_say_are_refused(tmp_path):
+    table, images = elsewhere(2)
+    with pytest.raises(ValueError, match=r"'train/0-0-0' is uint8 \(10, 12, 3\); its row asks for"):
+        store(table, images.transpose(0, 2, 1, 3), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="is float64"):
+        store(table, images / 255, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="lacks the columns \\['model_hash'\\]"):
+        store(table.drop(columns="model_hash"), images, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------- lazy reading
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """Twenty images in three shards of row groups of three, opened in another order."""
+    monkeypatch.setattr(generation, "_READ_TOGETHER", 3)
+    table, images = elsewhere(20)
+    store(table, images, tmp_path, shard_size=8, progress=False)
+    order = np.random.default_rng(1).permutation(20)
+    return open_images(tmp_path, table.iloc[order]), images[order], table.iloc[order], tmp_path
+
+
+MASK = np.arange(20) % 3 == 0
+
+
+@pytest.mark.parametrize(
+    "key", [0, 7, -1, np.int64(3), slice(None), slice(4, 17, 5), slice(5, 5), [3, 3, 0], [],
+            np.array([19, 2, -20]), MASK, MASK.tolist()],
+)  # fmt: skip
+def test_images_on_disk_read_like_an_array(opened, key):
+    images, array, *_ = opened
+    read = images[key]
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, array[key])
+
+
+def test_images_on_disk_have_the_look_of_an_array(opened):
+    images, array, table, folder = opened
+    assert (len(images), images.shape, images.dtype) == (20, array.shape, array.dtype)
+    np.testing.assert_array_equal(np.stack(list(images)), array)
+    for key in (20, [0, 20], np.ones(19, bool)):
+        with pytest.raises(IndexError):
+            images[key]
+    assert open_images(folder, table[:0]).shape == (0, 0, 0, 3)
+    assert open_images(folder, table[:0])[:].shape == (0, 0, 0, 3)
+
+
+def test_images_on_disk_go_to_another_process(opened):
+    images, array, *_ = opened
+    images[:]
+    text = pickle.dumps(images)
+    assert len(text) < 10_000  # the places of images, and none of them
+    np.testing.assert_array_equal(pickle.loads(text)[4], array[4])
+
+
+def test_reading_in_order_opens_each_group_once_and_holds_few(opened, monkeypatch):
+    _, array, table, folder = opened
+    reads, read_group = [], generation._read_group
+
+    def counted(path, row):
+        reads.append(path.name)
+        return read_group(path, row)
+
+    monkeypatch.setattr(generation, "_read_group", counted)
+    images = open_images(folder, table.sort_index())
+    for image in images:
+        assert image.shape == (12, 10, 3)
+    assert len(reads) == 3 + 3 + 2  # groups of 8, 8 and 4 rows
+    assert len(images._groups) == 4
+    shuffled = open_images(folder, table)
+    np.testing.assert_array_equal(shuffled[:], array)
+    assert len(reads) == 2 * 8  # several at once are read as they lie on the disk
+    reads.clear()
+    images = open_images(folder, table.sort_index())
+    for place in (0, 3, 6, 8, 0, 11, 0):  # four groups, the first once more, a fifth
+        images[place]
+    assert len(reads) == 5  # what was used last stays
+
+
+def test_images_of_several_sizes_are_read_one_by_one(tmp_path):
+    small, large = elsewhere(2), elsewhere(4, height=20)
+    table = pd.concat([small[0], large[0][2:]], ignore_index=True)
+    store(table, [*small[1], *large[1][2:]], tmp_path, progress=False)
+    images = open_images(tmp_path, table)
+    assert not hasattr(images, "shape")
+    assert [image.shape[0] for image in images] == [12, 12, 20, 20]
+    assert images[2:].shape == (2, 20, 10, 3)
+    with pytest.raises(ValueError, match="12 x 10 and 20 x 10"):
+        images[:]
+
+
+def test_opening_what_is_not_there_says_so(opened):
+    *_, table, folder = opened
+    with pytest.raises(FileNotFoundError, match=r"no image for 1 rows, .* 'train/new'; generate"):
+        open_images(folder, table.replace({"sample_id": {"train/4-0-0": "train/new"}}))
+    store(elsewhere(1)[0].assign(guidance_scale=2.0), elsewhere(1)[1], folder, progress=False)
+    both = open_images(folder, read_generated(folder, images=False))
+    assert len(both) == 21
+    with pytest.raises(ValueError, match=r"several .*'guidance_scale'.*; add those columns"):
+        open_images(folder, table[["sample_id"]])
+    with pytest.raises(FileNotFoundError, match="generate into it"):
+        open_images(folder / "nowhere", table)
+    for path in folder.glob("*.parquet"):
+        path.write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="is damaged; delete it"):
+        both[0]
+
+
+def test_a_shard_of_one_group_is_read_as_well(tmp_path):
+    table, images = elsewhere(4)
+    store(table, images, tmp_path, progress=False)
+    (path,) = tmp_path.glob("*.parquet")
+    pq.write_table(pq.read_table(path), path, row_group_size=1024)
+    np.testing.assert_array_equal(open_images(tmp_path, table)[[3, 0]], images[[3, 0]])
 
 
 # ------------------------------------------------------------------------------------------ loading

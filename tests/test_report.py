@@ -19,12 +19,14 @@ GOOD = {
     "01_generation": {"context_accuracy": 0.97, "distractor_reduction": 40.0},
     "02_filtering": {
         "rejection_rate": 0.1, "auc_best": 0.9, "wrong_rate": 0.12, "wrong_rate_kept": 0.03,
+        "recall": 0.8,
     },
     "03_mixing": {f"label_seen_{name}": 0.99 for name in ("pixel", "patch", "mixup", "cutmix")},
     "04_training": {
         **gain("shifted_gain_vs_best_other", 0.05), **gain("matched_gain_vs_best_other", 0.02),
         **gain("shifted_gain_mixed_vs_added", 0.03), **gain("shifted_gain_both_vs_added", 0.04),
         "best_other_shifted": "mixup", "best_other_matched": "cutmix",
+        "tests": ["matched", "shifted"], "top1": {"matched": {}, "shifted": {}},
         "mixed_minus_added": {"generated share of a batch": [{"value": 0.5, **gain("gain", 0.02),
                                                               "low": 0.01}]},
     },
@@ -88,6 +90,35 @@ def test_what_was_not_run_is_said_to_be_missing():
     table = report.judge_claims({"01_generation": GOOD["01_generation"]})
     assert table["verdict"].tolist()[:2] == [report.HOLDS, report.NOT_RUN]
     assert table["measured"][1] == "no 02_filtering"
+
+
+def photographs():
+    """Numbers of a study of photographs, which knows less."""
+    metrics = copy.deepcopy(GOOD)
+    metrics["01_generation"] = {"images": 12}
+    metrics["03_mixing"] = {"pairs": 12}
+    del metrics["02_filtering"]["auc_best"]
+    metrics["04_training"] = {
+        "tests": ["test"], "top1": {"test": {"vanilla": 0.5, "diffcoremix": 0.6}},
+        **gain("test_gain_vs_best_other", 0.05), "best_other_test": "mixup",
+        **gain("test_gain_mixed_vs_added", -0.03), **gain("test_gain_both_vs_added", 0.04),
+        **gain("test_gain_vs_vanilla", 0.1),
+    }  # fmt: skip
+    return metrics
+
+
+def test_photographs_leave_untested_what_only_a_known_world_shows():
+    table = report.judge_claims(photographs())
+    assert table["verdict"].tolist()[:5] == [
+        report.UNTESTED, report.PARTLY, report.UNTESTED, report.HOLDS, report.FAILS,
+    ]  # fmt: skip
+    assert "not known on this data set" in table["measured"][0]
+    assert "DiffCoRe-Mix 60.0%" in table["measured"].iloc[-1]
+    effects = report.effects(photographs())["effect"].tolist()
+    assert effects[:3] == [
+        "top-1, test, above vanilla", "top-1, test, above the best other",
+        "top-1, test, above adding the images",
+    ]  # fmt: skip
 
 
 def test_effects_have_their_intervals():

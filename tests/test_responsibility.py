@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twin import make_twin
 
-from diffcore import responsibility, robustness_study
+from diffcore import responsibility
+from diffcore import responsibility_study as images_study
 from diffcore.data import in_memory
 from diffcore.filtering import save_decisions
-from diffcore.paperbirds import CONTEXTS, Paperbirds, load_oracle
+from diffcore.paperbirds import CONTEXTS, Paperbirds
 from diffcore.params import load_params
 from diffcore.responsibility import DataCard
 
@@ -243,13 +244,13 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def synthetic(params, run_dir):
-    return robustness_study.load_synthetic(params, make_twin(), run_dir)
+    return images_study.load_synthetic(params, make_twin(), run_dir)
 
 
 @pytest.fixture(scope="module")
 def searched(params, synthetic):
-    vectors = robustness_study.real_and_generated(params, synthetic, Corner())
-    return vectors, *robustness_study.search_copies(synthetic, vectors, Corner(), 0.95)
+    vectors = images_study.real_and_generated(params, synthetic, Corner())
+    return vectors, *images_study.search_copies(synthetic, vectors, Corner(), 0.95)
 
 
 def test_generated_images_come_with_their_facts(synthetic):
@@ -261,14 +262,14 @@ def test_generated_images_come_with_their_facts(synthetic):
 
 
 def test_only_accepted_images_count_once_the_filter_has_decided(params, synthetic, tmp_path):
-    decided = synthetic.table.drop(columns="image").assign(
+    decided = synthetic.table.assign(
         attempt=0, accepted=[False] + [True] * (len(synthetic.table) - 1), rule="source",
         threshold=0.5,
     )  # fmt: skip
     save_decisions(decided, tmp_path / "filtering")
-    kept = robustness_study.load_synthetic(params, make_twin(), tmp_path)
+    kept = images_study.load_synthetic(params, make_twin(), tmp_path)
     assert kept.table["sample_id"].tolist() == synthetic.table["sample_id"].tolist()[1:]
-    card = robustness_study.describe(params, kept, some_rates(), load_oracle())
+    card = images_study.describe(params, kept, some_rates())
     assert card.filtered["rejected of these"] == f"{1 / len(decided):.1%}"
     assert card.filtered["accepted in all"] == len(decided) - 1
 
@@ -289,7 +290,7 @@ def test_the_search_looks_at_all_sets_and_knows_itself(searched):
 
 
 def test_leakage_compares_sets_of_one_size(params, synthetic, searched):
-    found = robustness_study.leakage(synthetic, searched[0], Corner(), confidence=0.95, seed=0)
+    found = images_study.leakage(synthetic, searched[0], Corner(), confidence=0.95, seed=0)
     assert len(found) == 2 * 2 * 2
     assert found["images"].unique().tolist() == ["generated", "fresh renders"]
     assert (found["n"] == 24).all()
@@ -297,20 +298,20 @@ def test_leakage_compares_sets_of_one_size(params, synthetic, searched):
 
 def test_the_closest_are_shown_above_what_they_are_near_to(synthetic, searched):
     pairs = responsibility.closest_pairs(searched[1]["generated"], "pixels", 3)
-    (above, below), (names, distances) = robustness_study.closest_gallery(synthetic, pairs)
+    (above, below), (names, distances) = images_study.closest_gallery(synthetic, pairs)
     np.testing.assert_array_equal(above[0], synthetic.images[pairs["query"][0]])
     np.testing.assert_array_equal(below[0], synthetic.train[pairs["reference"][0]]["image"])
     assert len(names) == len(distances) == 3
 
 
 def test_before_and_after_share_the_training_set(synthetic):
-    sets = robustness_study.before_and_after(synthetic)
+    sets = images_study.before_and_after(synthetic)
     assert [len(table) for table in sets.values()] == [24, 24 + len(synthetic.table)]
     assert len(responsibility.balance(sets, CONTEXTS, 0.95)) == 2
 
 
 def test_the_card_is_written_from_what_was_drawn(params, synthetic, searched):
-    card = robustness_study.describe(params, synthetic, searched[-1], load_oracle())
+    card = images_study.describe(params, synthetic, searched[-1])
     text = responsibility.write_card(card)
     assert sum(card.counts.values()) == len(synthetic.table)
     assert synthetic.table["model_hash"][0] in text
@@ -326,5 +327,5 @@ def test_other_models_have_other_terms(params, synthetic):
     changed = params.model_copy(
         update={"generation": params.generation.model_copy(update={"pipeline": pipeline})}
     )
-    card = robustness_study.describe(changed, synthetic, some_rates(), load_oracle())
+    card = images_study.describe(changed, synthetic, some_rates())
     assert "somebody/cosxl" in card.licence

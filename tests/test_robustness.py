@@ -15,7 +15,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from diffcore import robustness, robustness_study
-from diffcore.data import Images, in_memory
+from diffcore.data import fetch, in_memory, some_of_each_class, spread
 from diffcore.paperbirds import CONTEXTS, Paperbirds, load_oracle
 from diffcore.params import load_params
 from diffcore.robustness import CORRUPTIONS, SEVERITIES
@@ -355,18 +355,12 @@ class Constant(nn.Module):
 
 @pytest.fixture(scope="module")
 def few(birds):
-    return robustness_study.first_of_each(in_memory(birds), 1)
+    return fetch(birds, some_of_each_class(birds.facts["label"].to_numpy(), 1))
 
 
 @pytest.fixture
 def classifiers():
     return {("vanilla", 0): Constant(0), ("vanilla", 1): Constant(1), ("added", 0): Constant(2)}
-
-
-def test_the_first_images_of_each_class_are_kept():
-    labels = np.array([1, 0, 1, 1, 0])
-    images = Images(np.zeros((5, 2, 2, 3), np.uint8), labels, None, np.array(list("abcde")))
-    assert robustness_study.first_of_each(images, 2).ids.tolist() == ["a", "b", "c", "e"]
 
 
 def test_every_classifier_meets_every_corruption(classifiers, few):
@@ -442,8 +436,8 @@ def test_classifiers_are_loaded_as_they_were_saved_and_frozen(images, tmp_path):
 def test_galleries_show_the_same_images_in_every_row(images):
     variants = {("a",): images, ("b",): 1 - images}
     shown = robustness_study.background_gallery(variants, 3)
-    assert robustness_study.spread(12, 3).tolist() == [0, 6, 11]
-    assert robustness_study.spread(2, 5).tolist() == [0, 1]
+    assert spread(12, 3).tolist() == [0, 6, 11]
+    assert spread(2, 5).tolist() == [0, 1]
     for row, negative in zip(shown["a"], shown["b"], strict=True):
         np.testing.assert_array_equal(row, 255 - negative)
     assert len(shown["a"]) == 3

@@ -9,6 +9,8 @@ from torch import nn
 
 from diffcore import saliency_study as study
 from diffcore.data import Images
+from diffcore.paperbirds import Paperbirds
+from diffcore.saliency import grad_cam
 
 
 def some_images(count=6, classes=3, seed=0):
@@ -62,22 +64,19 @@ def table():
 
 
 # --------------------------------------------------------------------------------------- the table
-def test_some_of_each_class_are_drawn_in_order_and_repeat():
-    images = some_images(30)
-    chosen = study.some_of_each_class(images, 4, seed=0)
-    assert np.bincount(chosen.labels).tolist() == [4, 4, 4]
-    places = [int(name.split("-")[1]) for name in chosen.ids]
-    assert places == sorted(places)
-    assert places != list(range(12))
-    assert chosen.ids.tolist() == study.some_of_each_class(images, 4, seed=0).ids.tolist()
-    assert len(study.some_of_each_class(images, 99, seed=0)) == 30
+def test_images_are_chosen_by_class_and_come_with_their_masks():
+    birds = Paperbirds("test_matched", style=0.6, images_per_class=3)
+    chosen = study.choose(birds, 2, seed=0)
+    assert np.bincount(chosen.labels).tolist() == [2] * len(birds.classes)
+    assert chosen.masks.shape == chosen.pixels.shape[:3]
+    assert chosen.ids.tolist() == study.choose(birds, 2, seed=0).ids.tolist()
 
 
 def test_without_masks_nothing_can_be_measured():
     images = some_images()
     bare = Images(images.pixels, images.labels, None, images.ids)
     with pytest.raises(ValueError, match="no masks: without them, or boxes in their place"):
-        study.some_of_each_class(bare, 1, 0)
+        study.measure(nn.Identity(), bare, grad_cam)
 
 
 def test_a_survey_has_a_row_for_every_image_and_classifier(table):
@@ -205,11 +204,6 @@ def test_techniques_and_answers_are_compared(table):
     ]  # fmt: skip
     wrong = answers.sort_index().loc[("matched", "vanilla")]["value"]
     assert wrong["wrong answer, answered class"] > wrong["wrong answer, true class"]
-
-
-def test_an_interval_becomes_metrics():
-    interval = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 4}
-    assert study.as_metrics("gain", interval) == {"gain": 0.2, "gain_low": 0.1, "gain_high": 0.3}
 
 
 # ------------------------------------------------------------------------------ randomised weights

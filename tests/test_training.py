@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 
 from diffcore import training
 from diffcore.methods import make_method, method_settings
@@ -79,6 +80,63 @@ def test_predictions_are_those_of_the_model_in_any_batches(params):
         expected = classifier(images)
     for size in (1, 3, 100):
         assert torch.allclose(training.predict(classifier, images, size), expected, atol=1e-5)
+
+
+@pytest.fixture
+def trained(params, tmp_path):
+    """Settings that start from a file of weights, and the network that is in it."""
+    return start_from(params, "test_resnet", tmp_path / "start.safetensors")
+
+
+def start_from(params, name, path):
+    torch.manual_seed(1)
+    net = timm.create_model(name, num_classes=9)
+    save_file(net.state_dict(), path)
+    changes = {"model": name, "model_args": {}, "weights": str(path)}
+    return params.training.model_copy(update=changes), net
+
+
+@pytest.mark.parametrize("classes", [K, 9])
+def test_a_start_from_weights_has_a_last_layer_of_the_seed(trained, classes):
+    settings, net = trained
+    before = torch.get_rng_state()
+    first, same, other = (training.build_classifier(settings, classes, s) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(weights(first), weights(same))
+    expected, found = net.state_dict(), first.net.state_dict()
+    body = [name for name in expected if not name.startswith("fc.")]
+    assert all(torch.equal(found[name], expected[name]) for name in body)
+    assert found["fc.weight"].shape[0] == classes
+    assert not torch.equal(first.net.fc.weight, other.net.fc.weight)
+
+
+def test_trained_weights_see_images_as_they_were_trained_to(params, tmp_path):
+    settings, net = start_from(params, "mobilenetv3_small_050", tmp_path / "it.safetensors")
+    classifier = training.build_classifier(settings, K).eval()
+    mean, std = (torch.tensor(net.pretrained_cfg[key]) for key in ("mean", "std"))
+    assert len(set(mean.tolist())) == 3
+    images = torch.rand(2, 3, 32, 32)
+    normalised = (images - mean[:, None, None]) / std[:, None, None]
+    with torch.inference_mode():
+        assert torch.allclose(classifier(images), classifier.net(normalised))
+
+
+def test_a_trained_classifier_needs_its_start_no_more(trained, tmp_path):
+    settings, _ = trained
+    classifier = training.build_classifier(settings, K, seed=3)
+    training.save_classifier(classifier, tmp_path / "it.safetensors")
+    (tmp_path / "start.safetensors").unlink()
+    back = training.load_classifier(tmp_path / "it.safetensors", settings, K)
+    images = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
+    assert torch.equal(training.predict(back, images), training.predict(classifier, images))
+    with pytest.raises(FileNotFoundError, match=r"start\.safetensors does not exist"):
+        training.build_classifier(settings, K)
+
+
+def test_saved_classifiers_hold_the_network_alone(params, tmp_path):
+    classifier = training.build_classifier(params.training, K)
+    training.save_classifier(classifier, tmp_path / "it.safetensors")
+    assert all(name.startswith("net.") for name in load_file(tmp_path / "it.safetensors"))
 
 
 # ---------------------------------------------------------------------------------------- the pairs

@@ -39,7 +39,7 @@ def materials(params):
     pixels = np.arange(18, dtype=np.uint8)[:, None, None, None] + np.full(
         (18, 4, 4, 3), 100, np.uint8
     )
-    pool = ts.Pool(pixels, table)
+    pool = ts.Pool(pixels, table, pixels)
     tests = {"matched": images(1, "m"), "shifted": images(1, "s")}
     return ts.Materials(
         params, CLASSES, train, sources, tests, pool, pool, pool.take(np.arange(6)), True

@@ -11,7 +11,7 @@ from diffcore import trials
 from diffcore.data import Images
 from diffcore.params import load_params
 from diffcore.training import TrainingData, load_classifier, predict
-from diffcore.trials import Corpus, Trial, read_curves, read_losses, run_trials, trial_key
+from diffcore.trials import Corpus, Trial, read_curves, run_trials, trial_key
 
 K = 3
 
@@ -134,19 +134,16 @@ def test_curves_end_where_the_training_does(params, corpus, tmp_path):
     assert curves["step"].tolist() == [2, 2, 4, 4]
     last = curves[curves["step"] == 4].set_index("test")["top1"]
     assert last["matched"] == table["matched"][0]
-    losses = read_losses(table, tmp_path)
-    assert losses["step"].tolist() == [1, 2, 3, 4]
-    assert np.isfinite(losses["loss"]).all()
 
 
 def test_a_gpu_is_shared_by_none(params, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     anywhere = params.training.model_copy(update={"device": "auto"})
-    assert trials._processes(anywhere, 4) == 1
-    assert trials._processes(params.training, 4) == 4  # which says: cpu
+    assert trials.side_by_side(anywhere, 4) == 1
+    assert trials.side_by_side(params.training, 4) == 4  # which says: cpu
 
 
 def test_results_are_plain_text(params, corpus, tmp_path):
     table = run_trials([trial(corpus)], params.training, tmp_path, processes=1)
     found = json.loads((tmp_path / f"{table['key'][0]}.json").read_text())
-    assert set(found) == {"top1", "seconds", "losses", "curve"}
+    assert set(found) == {"top1", "seconds", "curve"}

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     EDMEulerScheduler,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -27,6 +29,27 @@ def make_twin(two_encoders: bool = False, seed: int = 0) -> StableDiffusionXLPip
         scheduler=EDMEulerScheduler(sigma_data=1.0, prediction_type="v_prediction"),
         force_zeros_for_empty_prompt=False,
         add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def make_sd_twin(seed: int = 0) -> StableDiffusionPipeline:
+    """Build a 64x64 pipeline of the make of Stable Diffusion 1.5."""
+    torch.manual_seed(seed)
+    unet = _unet(WIDTH).config | {
+        "addition_embed_type": None, "addition_time_embed_dim": None,
+        "projection_class_embeddings_input_dim": None,
+    }  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae=_autoencoder(),
+        text_encoder=CLIPTextModel(_text_config()),
+        tokenizer=_tokenizer(),
+        unet=UNet2DConditionModel.from_config(unet),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -8,6 +8,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+_SMALL = 100  # pixels; every one of them is shown, while larger images are shrunk smoothly
+
 
 def image_grid(
     images: Sequence[Sequence[np.ndarray | None]],
@@ -48,7 +50,8 @@ def _show(ax: Axes, image: np.ndarray | None) -> None:
     if image is None:
         ax.axis("off")
         return
-    ax.imshow(image, interpolation="nearest")
+    small = max(image.shape[:2]) <= _SMALL
+    ax.imshow(image, interpolation="nearest" if small else "antialiased")
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     sns.despine(ax=ax, left=True, bottom=True)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from diffcore.figures.style import METHODS, PALETTE, wrap
+from diffcore.figures.style import METHODS, PALETTE, test_title, wrap
 
 _LINEAR = 0.001  # below this an axis of overheads is linear, so that 0 has a place
 #: Colour of each part of a step or an image; parts of a method's own stand out.
@@ -35,7 +35,7 @@ def overhead_accuracy(table: pd.DataFrame) -> Figure:
         for row in table[table["test"] == test].itertuples():
             _accuracy_point(ax, row)
         _overhead_axis(ax, max(table["with_images"].max(), 0.1))
-        ax.set(title=f"{test} test set", xlabel="overhead of training")
+        ax.set(title=test_title(test), xlabel="overhead of training")
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0, 0].set_ylabel("top-1 accuracy")
     fig.tight_layout()

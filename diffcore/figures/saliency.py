@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from diffcore.figures.images import image_grid
-from diffcore.figures.style import METHODS, PALETTE, wrap
+from diffcore.figures.style import METHODS, PALETTE, test_title, wrap
 
-_SPLITS = {"matched": "matched test images", "shifted": "shifted test images"}
 _PANELS = {"energy": "energy in the object's mask", "hit": "maximum in the mask"}
 #: What the maps of wrong answers are about -> (marker, colour).
 _ABOUT = {
@@ -39,7 +38,7 @@ def overlay(pixels: np.ndarray, maps: np.ndarray, opacity: float = 0.75) -> np.n
 
 def saliency_grid(
     pixels: np.ndarray,
-    masks: np.ndarray,
+    masks: np.ndarray | None,
     maps: Mapping[str, np.ndarray],
     captions: Sequence[Sequence[str]],
 ) -> Figure:
@@ -47,7 +46,7 @@ def saliency_grid(
 
     Args:
         pixels: (N, H, W, 3) uint8, shown in the first column.
-        masks: of the objects, (N, H, W) bool.
+        masks: of the objects, (N, H, W) bool; None if they are not known.
         maps: method (a key of METHODS) -> (N, H, W) in [0, 1].
         captions: for each image, a text a method.
     """
@@ -58,7 +57,8 @@ def saliency_grid(
     fig = image_grid(rows, columns=names, captions=below, cell=min(1.1, 10.5 / len(names)))
     fig.subplots_adjust(hspace=0.28)
     for place, ax in enumerate(fig.axes):
-        ax.contour(masks[place // len(names)], [0.5], colors="white", linewidths=0.8)
+        if masks is not None:
+            ax.contour(masks[place // len(names)], [0.5], colors="white", linewidths=0.8)
         ax.title.set_fontsize(6.5)
     return fig
 
@@ -83,7 +83,7 @@ def saliency_dots(table: pd.DataFrame, *, chance: float = 0.0, over: str | None 
             _mark(ax, *mark)
             ax.set(xlabel=_PANELS[measure] + label)
     for ax, split in zip(axes[0], splits, strict=True):
-        ax.set_title(_SPLITS.get(split, split))
+        ax.set_title(test_title(split))
     _name_rows(axes[0, 0], methods)
     fig.tight_layout()
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -109,7 +109,7 @@ def technique_dots(table: pd.DataFrame) -> Figure:
             _interval(ax, points.set_index("technique").loc[techniques], y, "o", colour,
                       f"over {label}")  # fmt: skip
         _mark(ax, 0.0)
-        ax.set(title=_SPLITS.get(split, split), xlabel="gain in the mask's energy")
+        ax.set(title=test_title(split), xlabel="gain in the mask's energy")
     axes[0, 0].set_yticks(np.arange(len(techniques)), techniques)
     axes[0, 0].set_ylim(len(techniques) - 0.5, -0.5)
     _legend_above(fig, axes[0, 0])
@@ -133,7 +133,7 @@ def mistake_dots(table: pd.DataFrame, chance: float) -> Figure:
             y = [methods.index(method) + 0.2 * (i - 1) for method in points["method"]]
             _interval(ax, points, np.array(y), marker, colour, about)
         _mark(ax, chance)
-        ax.set(title=_SPLITS.get(split, split), xlabel=_PANELS["energy"])
+        ax.set(title=test_title(split), xlabel=_PANELS["energy"])
     _name_rows(axes[0, 0], methods)
     _legend_above(fig, axes[0, 0])
     return fig

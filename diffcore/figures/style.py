@@ -51,6 +51,15 @@ def wrap(text: str, width: int = 12) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
+def test_title(test: str) -> str:
+    """Name a test set above a panel.
+
+    >>> test_title("shifted"), test_title("test")
+    ('shifted test set', 'test set')
+    """
+    return f"{test} test set".removeprefix("test ")
+
+
 def errors(rows: pd.DataFrame) -> np.ndarray:
     """Distances (2, N) from each rate down to its lower and up to its upper bound."""
     distances = np.stack([rows["rate"] - rows["low"], rows["high"] - rows["rate"]])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from diffcore.figures.style import METHODS, PALETTE, errors, legend_above
+from diffcore.figures.style import METHODS, PALETTE, errors, legend_above, test_title
 
 
 def accuracy_dots(table: pd.DataFrame, column: str, baseline: str) -> Figure:
@@ -29,7 +29,7 @@ def accuracy_dots(table: pd.DataFrame, column: str, baseline: str) -> Figure:
         for y, (name, point) in enumerate(points.iterrows()):
             _dot(ax, point, y, METHODS.get(name, (name, PALETTE[3]))[1])
         ax.axvline(points.loc[baseline, "mean"], color="0.5", ls="--", lw=1, zorder=0)
-        ax.set(title=f"{test} test set", xlabel="top-1 accuracy")
+        ax.set(title=test_title(test), xlabel="top-1 accuracy")
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     first = np.atleast_1d(axes)[0]
     first.set_yticks(range(len(rows)), [METHODS.get(name, (name,))[0] for name in rows])
@@ -55,7 +55,7 @@ def gain_dots(table: pd.DataFrame, against: str) -> Figure:
             point = row.rename({"gain": "mean"})
             _dot(ax, point, y, METHODS[name][1], hollow=row["p_holm"] > 0.05)
         ax.axvline(0, color="0.5", ls="--", lw=1, zorder=0)
-        ax.set(title=f"{test} test set", xlabel=f"top-1, points above {against}")
+        ax.set(title=test_title(test), xlabel=f"top-1, points above {against}")
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     first = np.atleast_1d(axes)[0]
     first.set_yticks(range(len(methods)), [METHODS[name][0] for name in methods])
@@ -124,7 +124,7 @@ def learning_curves(table: pd.DataFrame) -> Figure:
         for method, points in table[table["test"] == test].groupby("method", sort=False):
             label, colour = METHODS[method]
             ax.plot(points["step"], points["top1"], "o-", ms=3.5, lw=1.6, color=colour, label=label)
-        ax.set(title=f"{test} test set", xlabel="optimiser steps", ylim=(0, 1.02))
+        ax.set(title=test_title(test), xlabel="optimiser steps", ylim=(0, 1.02))
         ax.set_xlim(left=0)
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     np.atleast_1d(axes)[0].set_ylabel("top-1 accuracy")

@@ -172,9 +172,10 @@ def follow(
     similarity, passed = _judge(pairs, drawn, params.filtering, run_dir)
     image, others = pairs.train[place]["image"], decode_images(drawn)
     whole, lam = as_batch([image] * len(lams)), torch.tensor(lams)
-    pixel = pixel_mix(whole, as_batch(others), lam)
+    fitting = as_batch(at_data_size(others, pairs.train)[:])
+    pixel = pixel_mix(whole, fitting, lam)
     generator = torch.Generator().manual_seed(params.seed)
-    pasted, mask = patch_mix(whole, as_batch(others), lam, generator)
+    pasted, mask = patch_mix(whole, fitting, lam, generator)
     images = [_only(passed, list(as_pixels(mixed))) for mixed in (pixel, pasted)]
     shares = [[f"λ = {value:.2f}" for value in each] for each in (lam, kept_share(mask))]
     captions = [_only(passed, each, "") for each in shares]
@@ -197,7 +198,11 @@ def _judge(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Filter images as the second notebook does: similarity (N,) and whether it passes (N,)."""
     encoder = filtering.load_encoder(settings.encoder, run_dir / "filtering" / "embeddings")
-    reference = filtering.embed(pairs.sources, pairs.train.images, encoder)
+    chosen = np.arange(len(pairs.sources))
+    if settings.threshold is not None:  # else all real images have a say in it
+        chosen = np.flatnonzero(pairs.sources["class_name"].isin(drawn["class_name"]))
+    shown = View(pairs.train.images, chosen)
+    reference = filtering.embed(pairs.sources.iloc[chosen], shown, encoder)
     embedded = filtering.embed(drawn, decode_images(drawn), encoder)
     similarity = filtering.cosine_to_reference(embedded, reference, settings.rule)
     threshold = filtering.study_threshold(settings, reference)

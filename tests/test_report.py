@@ -121,6 +121,17 @@ def test_photographs_leave_untested_what_only_a_known_world_shows():
     ]  # fmt: skip
 
 
+def test_stand_ins_say_nothing_of_generated_images():
+    metrics = photographs()
+    metrics["02_filtering"]["auc_best"] = 0.9
+    metrics["04_training"]["counterparts"] = "stand_in"
+    table = report.judge_claims(metrics)
+    tested = table[table["verdict"] != report.UNTESTED]
+    assert tested["verdict"].tolist() == [report.PARTLY, report.FAILS]
+    assert "planted" in tested["measured"].iloc[0]
+    assert "(photographs stood in" in table["measured"][3]
+
+
 def test_effects_have_their_intervals():
     table = report.effects(GOOD)
     row = table[table["effect"] == "top-1, shifted, above the best other"].iloc[0]
@@ -160,7 +171,14 @@ def test_the_index_shows_the_claims(folder):
     assert "“responsible”" in page
 
 
-def test_links_name_each_claims_figure():
-    text = report.links(report.judge_claims(GOOD))
+def test_links_name_each_claims_figure_if_it_is_there(tmp_path):
+    claims = report.judge_claims(GOOD)
+    for row in claims[claims["notebook"] != ""].itertuples():
+        figure = tmp_path / row.notebook / "figures" / f"{row.figure}.png"
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.touch()
+    text = report.links(claims, tmp_path)
     assert text.count("\n- ") == len(report.CLAIMS) - 2
     assert "- [04_training](04_training.ipynb), figure `01_main`: accuracy above" in text
+    (tmp_path / "04_training" / "figures" / "01_main.png").unlink()
+    assert "`01_main`" not in report.links(claims, tmp_path)

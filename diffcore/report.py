@@ -48,10 +48,14 @@ class Claim:
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read what the notebooks of a profile found; those not run are missing."""
+    """Read what the notebooks of a profile found; those not run are missing.
+
+    An earlier report is not among them: it would sum up itself.
+    """
     return {
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(folder.glob("[0-9][0-9]_*/metrics.json"))
+        if path.parent.name in _NOTEBOOKS
     }
 
 
@@ -103,7 +107,7 @@ def durations(folder: Path) -> pd.DataFrame:
     """How long each executed notebook of a profile took: notebook, minutes, on (the device)."""
     rows = []
     for path in sorted(folder.glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb")):
-        if path.stem == path.parent.name:
+        if path.stem == path.parent.name and path.stem in _NOTEBOOKS:
             notebook = nbformat.read(path, as_version=4)
             facts = json.loads((path.parent / "versions.json").read_text(encoding="utf-8"))
             minutes = notebook.metadata["duration_seconds"] / 60

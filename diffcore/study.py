@@ -147,7 +147,10 @@ def start_notebook(
         ParamsError: if a parameter is not legal.
         MissingFilesError: if data or weights are not there; nothing is written then.
     """
+    from diffcore.training_study import study_methods  # slow to import, as notebooks need torch
+
     params = load_params(profile, overrides)
+    study_methods(params)  # a wrong one is better found now than after hours of drawing
     require(params)
     download(params.data)
     watch_cells(params)
@@ -329,6 +332,11 @@ def _fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
         f"*This page is of the profile {params.profile}. The notebook holds more, which is left "
         f"out here as it needs what this study does not have: {wanted}.*"
     )
+    if "stand-ins" in has:
+        note += (
+            " *Where it says generated, other photographs of the data set are meant, which stand "
+            "in for generated images.*"
+        )
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note, id="left-out"))
     return notebook
 

@@ -39,7 +39,7 @@ from diffcore.filtering import Encoder
 from diffcore.generation import decode_images, open_images
 from diffcore.methods import GENERATIVE, METHODS, method_settings
 from diffcore.mixing_study import accepted_plan, edit_sources
-from diffcore.params import StudyParams, change_params
+from diffcore.params import ParamsError, StudyParams, change_params
 from diffcore.pictures import LazyImages
 from diffcore.scope import known
 from diffcore.training import TrainingData
@@ -154,15 +154,17 @@ def study_methods(params: StudyParams) -> list[str]:
     """Methods of the main table: those asked for, or all for which there are images.
 
     Raises:
-        ValueError: for an unknown method, or one for which there are no images.
+        ParamsError: for an unknown method, one for which there are no images, or one that lacks.
     """
     possible = [name for name in METHODS if params.generation.can_draw or name != "diffusemix"]
     wanted = params.trials.methods or possible
     if wrong := [name for name in wanted if name not in possible]:
         why = "needs a pipeline that can edit" if wrong[0] in METHODS else "is no method"
-        raise ValueError(f"trials.methods: {wrong[0]!r} {why}; there are {', '.join(possible)}")
+        raise ParamsError(f"trials.methods: {wrong[0]!r} {why}; there are {', '.join(possible)}")
     if lacking := [name for name in NEEDED if name not in wanted]:
-        raise ValueError(f"trials.methods lacks {lacking[0]!r}, with which every notebook compares")
+        raise ParamsError(
+            f"trials.methods lacks {lacking[0]!r}, with which every notebook compares"
+        )
     return [name for name in METHODS if name in wanted]
 
 

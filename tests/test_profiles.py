@@ -1,24 +1,21 @@
 """Profiles of photographs: the released settings, prompts without conflicts, networks that fit."""
 
 import re
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from conftest import PROJECT, make_study
+from conftest import PROJECT
 from layouts import CALTECH, CARS, CIFAR, PHOTOGRAPHS, needs_photographs
 from timm.data import ImageNetInfo
 
-from diffcore.estimate import as_markdown, estimate, tabulate
-from diffcore.methods import METHODS
+from diffcore.data.names import readable_names
+from diffcore.data.published import PUBLISHED
+from diffcore.data.splits import load_split
 from diffcore.params import load_params
-from diffcore.photos import open_photos
-from diffcore.photos.known import PUBLISHED
-from diffcore.photos.names import readable_names
-from diffcore.prompts import find_conflicts, list_prompt_books, load_prompt_book
+from diffcore.prompts.book import find_conflicts, load_prompt_book
+from diffcore.training.sweeps import study_methods
 
 #: The paper's seven data sets: profile -> side of the images.
 SIDES = {
@@ -53,7 +50,6 @@ RELEASED = {
 #: Of the same author's training code for Cars.
 RECIPE = {"model": "resnet50", "lr": 0.1 * 64 / 256, "weight_decay": 5e-4, "batch_size": 64,
           "epochs": 128}  # fmt: skip
-BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
 def at(params, key):
@@ -62,45 +58,23 @@ def at(params, key):
     return params
 
 
-def names_of(dataset):
-    """Class names: all of Flowers-102 and ImageNet, and ten of the others."""
-    folders = {
-        "cub200": ["012.Yellow_headed_Blackbird", "118.House_Sparrow", "137.Cliff_Swallow",
-                   "089.Hooded_Merganser", "128.Seaside_Sparrow"],
-        "cars": CARS,
-        "flowers102": [str(number) for number in range(1, 103)],
-        "caltech101": CALTECH,
-        "cifar100": CIFAR,
-        "tiny_imagenet": ImageNetInfo().label_names(),  # which hold its 200
-        "imagenet": ImageNetInfo().label_names(),
-    }  # fmt: skip
-    return readable_names(dataset, folders[dataset], Path())
-
-
-# -------------------------------------------------------------------------------- what they hold
 @pytest.mark.parametrize("name", SIDES)
-def test_a_profile_of_the_paper_has_the_released_settings(name):
+def test_a_profile_of_the_paper_has_the_released_settings_and_spells_them_out(name):
     params = load_params(name)
     assert {key: at(params, key) for key in RELEASED} == RELEASED
     # Theirs is madebyollin/sdxl-vae-fp16-fix, here in a folder, so that it is found offline.
     assert Path(params.generation.pipeline.vae).name == "sdxl-vae-fp16-fix"
     assert params.generation.pipeline.local_files_only
-
-
-@pytest.mark.parametrize("name", SIDES)
-def test_a_profile_of_the_paper_spells_out_what_a_reader_looks_for(name):
     text = (PROJECT / "params" / f"{name}.yaml").read_text(encoding="utf-8")
     for key in RELEASED:
         assert re.search(rf"^ +{key.rpartition('.')[2]}: ", text, re.MULTILINE), key
-    assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("name", SIDES)
 def test_a_profile_of_the_paper_opens_its_own_set(name):
-    data = load_params(name).data
+    params = load_params(name)
+    data, overhead = params.data, params.overhead
     assert (data.dataset, data.root, data.image_size) == (name, f"data/{name}", SIDES[name])
-    assert data.download == bool(PUBLISHED[name].archives)  # fetched where it can be
-    overhead = load_params(name).overhead
     assert (overhead.num_classes, overhead.batch_size) == (PUBLISHED[name].classes, 16)
 
 
@@ -110,35 +84,32 @@ def test_the_fine_grained_sets_have_the_authors_recipe(name):
     assert {key: getattr(training, key) for key in RECIPE} == RECIPE
 
 
-@pytest.mark.parametrize("name", [*SIDES, "photos"])
-def test_the_methods_are_known_and_vanilla_and_ours_among_them(name):
-    methods = load_params(name).trials.methods
-    assert set(methods) <= set(METHODS)
-    assert {"vanilla", "added", "diffcoremix", "mixed_added"} <= set(methods)
-
-
 def test_no_profile_edits_images_that_are_too_small_or_cannot_be_drawn():
-    editing = {n for n in [*SIDES, "photos"] if "diffusemix" in load_params(n).trials.methods}
+    methods = {name: study_methods(load_params(name)) for name in (*SIDES, "photos")}
+    editing = {name for name, used in methods.items() if "diffusemix" in used}
     assert editing == {"cub200", "cars", "flowers102", "caltech101"}
 
 
-# ---------------------------------------------------------------------------------- that they fit
 @pytest.mark.parametrize("name", SIDES)
 def test_prompts_contradict_no_class(name):
-    prompts = load_params(name).prompts
-    assert prompts.domain in list_prompt_books()
-    assert find_conflicts(load_prompt_book(prompts.domain), names_of(name)) == []
+    folders = {
+        "cub200": ["012.Yellow_headed_Blackbird", "118.House_Sparrow", "137.Cliff_Swallow",
+                   "089.Hooded_Merganser", "128.Seaside_Sparrow"],
+        "cars": CARS, "caltech101": CALTECH, "cifar100": CIFAR,
+        "flowers102": [str(number) for number in range(1, 103)],
+    }.get(name, ImageNetInfo().label_names())  # fmt: skip
+    book = load_prompt_book(load_params(name).prompts.domain)
+    assert find_conflicts(book, readable_names(name, folders)) == []
 
 
 @pytest.mark.parametrize("name", [*SIDES, "photos"])
 def test_the_network_sees_enough_of_an_image(name):
-    params, classes = load_params(name), 7
-    side, settings = params.data.image_size, params.training
+    side, settings = load_params(name).data.image_size, load_params(name).training
     with torch.device("meta"), torch.no_grad():
-        net = timm.create_model(settings.model, num_classes=classes, **settings.model_args).eval()
+        net = timm.create_model(settings.model, num_classes=7, **settings.model_args).eval()
         batch = torch.empty(2, 3, side, side)
-        assert net(batch).shape == (2, classes)
-        if settings.model == "resnetv2_18_small":  # tests/test_backbones.py looks into it
+        assert net(batch).shape == (2, 7)
+        if settings.model == "resnetv2_18_small":  # its own test looks into it
             return
         stages = timm.create_model(settings.model, features_only=True, **settings.model_args).eval()
         sides = [maps.shape[-1] for maps in stages(batch)]
@@ -149,91 +120,9 @@ def test_the_network_sees_enough_of_an_image(name):
 
 
 @needs_photographs
-def test_photographs_on_a_laptop_are_enough_for_stand_ins():
+def test_photographs_on_a_laptop_are_enough_for_surrogates():
     params = load_params("photos", {"data.root": str(PHOTOGRAPHS / "tiny-imagenet-10")})
-    train, test, spare = (open_photos(params.data, s) for s in ("train", "test", "spare"))
+    train, test, spare = (load_split(params, split) for split in ("train", "test", "spare"))
     assert (len(train), len(test)) == (100, 200)
     assert len(spare) >= params.generation.generated_share * len(train)
     assert train[0]["image"].shape == (96, 96, 3)
-
-
-@needs_photographs
-def test_the_remark_on_birds_in_photos_holds():
-    text = (PROJECT / "params" / "photos.yaml").read_text(encoding="utf-8")
-    assert "data.dataset=folder data.root=../shared/data/cub200-10/train" in text
-    changes = {"data.dataset": "folder", "data.root": str(PHOTOGRAPHS / "cub200-10" / "train"),
-               "data.train_images_per_class": 4, "generation.generated_share": 1.0}  # fmt: skip
-    params = load_params("photos", changes)
-    train, spare = (open_photos(params.data, split) for split in ("train", "spare"))
-    assert (len(train), len(train.classes)) == (40, 10)
-    assert len(spare) >= len(train)
-
-
-# ------------------------------------------------------------------------------------ the documents
-def blocks(document, language):
-    text = (PROJECT / "docs" / document).read_text(encoding="utf-8")
-    return [body for kind, body in BLOCK.findall(text) if kind == language]
-
-
-@pytest.fixture
-def ten_birds(tmp_path, monkeypatch):
-    """The profile of docs/your-data.md, saved as it says, beside the photographs."""
-    study = make_study(tmp_path / "main", monkeypatch)
-    (study / "params" / "ten_birds.yaml").write_text(blocks("your-data.md", "yaml")[0])
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "data").symlink_to(PHOTOGRAPHS.resolve())
-    return "ten_birds"
-
-
-def test_the_walk_through_is_a_profile(ten_birds):
-    params = load_params(ten_birds)
-    assert (params.profile, params.data.dataset) == ("ten_birds", "folder")
-    assert params.generation.pipeline.kind == "stand_in"
-    birds = load_prompt_book(
-        params.prompts.domain,
-        template=params.prompts.template,
-        contexts=params.prompts.contexts,
-        negatives=params.prompts.negatives,
-    )
-    assert find_conflicts(birds, names_of("cub200")) == []
-
-
-@needs_photographs
-def test_the_walk_through_finds_its_photographs_and_says_what_it_prints(ten_birds):
-    params = load_params(ten_birds)
-    lengths = [len(open_photos(params.data, split)) for split in ("train", "test", "spare")]
-    assert lengths == [40, 50, 70]
-    printed = StringIO()
-    with redirect_stdout(printed):
-        exec(blocks("your-data.md", "python")[0], {})
-    text = (PROJECT / "docs" / "your-data.md").read_text(encoding="utf-8")
-    assert printed.getvalue().count("\n") == 2
-    for line in printed.getvalue().splitlines():
-        assert f"\n    {line}\n" in text
-
-
-def test_the_table_of_profiles_is_what_the_estimate_says(study_folder):
-    text = (PROJECT / "docs" / "profiles.md").read_text(encoding="utf-8")
-    table = text.partition("<!-- estimate -->\n")[2].partition("\n<!-- end -->")[0].splitlines()
-    assert [row.split(" | ")[0].strip("| ") for row in table[2:]] == list(SIDES)
-    # One of the seven, as all would take long; without photographs, so that none are counted.
-    head, line, row = as_markdown(tabulate([estimate(load_params("cifar100"))])).splitlines()
-    assert table[:2] == [head, line]
-    assert row in table
-
-
-@pytest.mark.parametrize("document", ["profiles.md", "your-data.md"])
-def test_a_document_links_to_files_that_exist(document):
-    folder = PROJECT / "docs"
-    for target in re.findall(r"\]\(([^)#]+)\)", (folder / document).read_text(encoding="utf-8")):
-        assert (folder / target).exists(), target
-
-
-def test_settings_named_in_the_documents_exist():
-    text = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "docs").glob("[py]*.md"))
-    params = load_params("cub200")
-    sections = "data|generation|filtering|training|trials|measure|prompts"
-    keys = set(re.findall(rf"\b(?:{sections})(?:\.[a-z_]+)+\b(?!\.py|/)", text))
-    assert len(keys) > 8
-    for key in keys:
-        at(params, key)

@@ -1,48 +1,51 @@
-"""What all figures share: one style, a colour for each measure and method, legends.
+"""What all figures share: one style, a colour for each method and measure, panels and legends.
 
 seaborn, a palette that colour-blind readers can tell apart, text readable at column width.
 """
 
 import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import yaml
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+Colour = str | tuple[float, ...]
 
 PALETTE = sns.color_palette("colorblind")
-#: measure -> (label, colour)
-MEASURES: dict[str, tuple[str, tuple[float, ...]]] = {
-    "species_right": ("species right", PALETTE[0]),
-    "context_right": ("context right", PALETTE[2]),
-    "wellformed": ("well-formed", PALETTE[1]),
-    "wrong": ("wrong species or malformed", PALETTE[3]),
-    "uninvited": ("uninvited distractor", PALETTE[4]),
-}
-#: method -> (label, colour); the same in every figure. Ours and what it is asked about stand out.
-METHODS: dict[str, tuple[str, str | tuple[float, ...]]] = {
-    "vanilla": ("vanilla", "0.45"),
-    "mixup": ("MixUp", PALETTE[1]),
-    "cutmix": ("CutMix", PALETTE[5]),
-    "saliencymix": ("SaliencyMix", PALETTE[8]),
-    "randaugment": ("RandAugment", PALETTE[9]),
-    "trivialaugment": ("TrivialAugment", PALETTE[6]),
-    "augmix": ("AugMix", "#00636b"),
-    "diffusemix": ("DiffuseMix", PALETTE[2]),
-    "added": ("generated, added", PALETTE[0]),
-    "diffcoremix": ("DiffCoRe-Mix", PALETTE[3]),
-    "mixed_added": ("DiffCoRe-Mix, added", PALETTE[4]),
-}
+
+
+def _read_names(kind: str) -> dict[str, tuple[str, Colour]]:
+    """Read names.yaml, and look up the colours of the palette."""
+    names = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text("utf-8"))[kind]
+    return {
+        name: (label, PALETTE[colour] if isinstance(colour, int) else colour)
+        for name, (label, colour) in names.items()
+    }
+
+
+#: name -> (label, colour); the same in every figure
+MEASURES, METHODS = _read_names("measures"), _read_names("methods")
+LAID_OUT = {"squeeze": False, "layout": "constrained"}
+DASHED = {"color": "0.3", "ls": "--", "lw": 1.1}
+_OTHERS = (0, 3, 2, 1, 4, 9, 7, 5, 8, 6)  # of the palette, for names without a colour of their own
 
 
 def use_style() -> None:
-    """Set the style of all figures; called once at the top of a notebook."""
+    """Set the style of all figures; called once, before the first."""
     sns.set_theme("paper", "whitegrid", "colorblind", font_scale=1.15)
     plt.rcParams |= {
         "figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
         "savefig.facecolor": "white", "svg.fonttype": "none", "axes.titlesize": "medium",
+        "text.parse_math": False,  # a $ in the name of a class is a $
     }  # fmt: skip
 
 
@@ -51,31 +54,81 @@ def wrap(text: str, width: int = 12) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
-def test_title(test: str) -> str:
-    """Name a test set above a panel.
+def label_of(name: str) -> str:
+    """Return the label of a method or measure; other names are their own."""
+    return (METHODS | MEASURES).get(name, (str(name),))[0]
 
-    >>> test_title("shifted"), test_title("test")
-    ('shifted test set', 'test set')
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return each name once: methods in the order of METHODS, anything else as it comes.
+
+    >>> in_order(["mixup", "vanilla", "mixup"]), in_order(["tree", "car"])
+    (['vanilla', 'mixup'], ['tree', 'car'])
     """
-    return f"{test} test set".removeprefix("test ")
+    found = list(dict.fromkeys(names))
+    return sorted(found, key=list(METHODS).index) if set(found) <= METHODS.keys() else found
 
 
-def errors(rows: pd.DataFrame) -> np.ndarray:
-    """Distances (2, N) from each rate down to its lower and up to its upper bound."""
-    distances = np.stack([rows["rate"] - rows["low"], rows["high"] - rows["rate"]])
-    return distances.clip(min=0)  # at 0 and 1 rounding leaves -1e-17
+def colours(names: Iterable[str]) -> dict[str, Colour]:
+    """Give each name its own colour, or the next of the palette."""
+    known, spare = METHODS | MEASURES, (PALETTE[i] for i in _OTHERS * 9)
+    return {name: known[name][1] if name in known else next(spare) for name in in_order(names)}
 
 
-def legend_on_top(fig: Figure, ax: Axes, columns: int) -> None:
-    """Tighten a figure of one panel, and put its legend above it."""
-    fig.tight_layout()
-    fig.legend(*ax.get_legend_handles_labels(), loc="lower center", ncol=columns, frameon=False,
-               bbox_to_anchor=(0.5, 1.0))  # fmt: skip
+def reach(rows: pd.DataFrame | Mapping[str, float]) -> np.ndarray:
+    """Distances (2, N) from each value down to its lower and up to its upper bound."""
+    value, low, high = (np.atleast_1d(rows[name]) for name in ("value", "low", "high"))
+    return np.stack([value - low, high - value]).clip(min=0)  # rounding may leave -1e-17
 
 
-def legend_above(fig: Figure, ax: Axes, height: float) -> None:
-    """Put one panel's legend above all of them, and tighten the rest."""
-    handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="upper center", ncol=len(labels), frameon=False,
-               bbox_to_anchor=(0.5, height))  # fmt: skip
-    fig.tight_layout()
+def as_percent(*axes: Axis, sign: str = "%") -> None:
+    """Label axes of shares in per cent; differences, in points, have no sign."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: f"{100 * value:,.6g}{sign}")
+
+
+def scale_log(ax: Axes) -> None:
+    """Make the horizontal axis of what is drawn logarithmic, with as many numbers as it needs."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_formatter("{x:,.6g}")
+    ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5) if high > 4 * low else (2, 3, 4, 6, 8)))
+    ax.xaxis.set_minor_formatter("{x:,.6g}" if high < 60 * low else "")
+
+
+def lay_panels(
+    table: pd.DataFrame, panel: str | None, size: tuple[float, float], across: int, *,
+    xlabel: str | Mapping[str, str] = "", ylabel: str = "", margin: float = 0, sharey: bool = True,
+) -> tuple[Figure, list[tuple[Axes, str, pd.DataFrame]]]:  # fmt: skip
+    """Lay out a panel for each value of a column, or one for all: its axes, the value, its rows.
+
+    `size` is of a panel in inches, `across` the most side by side, `margin` what labels of rows
+    take to the left. Labels of the horizontal axes that differ stand for titles.
+    """
+    names = [""] if panel is None else in_order(table[panel])
+    across = 2 if len(names) == 4 > across else min(len(names), across)
+    shape = -(-len(names) // across), across
+    inches = margin + size[0] * across, size[1] * shape[0]
+    fig, axes = plt.subplots(*shape, sharey=sharey, figsize=inches, **LAID_OUT)
+    fig.get_layout_engine().set(wspace=0.05, hspace=0.05)
+    for spare in axes.flat[len(names) :]:
+        spare.remove()
+    for ax, name in zip(axes.flat, names, strict=False):
+        own, split = not isinstance(xlabel, str), panel in ("test", "split")
+        title = f"{name} test set".removeprefix("test ") if split else label_of(name)
+        ax.set_title("" if own else wrap(title, round(10 * size[0])))
+        ax.set_xlabel(wrap(xlabel[name] if own else xlabel, round(11 * size[0])))
+        ax.set_ylabel(ylabel if ax.get_subplotspec().is_first_col() else "")
+    parts = (table if panel is None else table[table[panel] == name] for name in names)
+    return fig, list(zip(axes.flat, names, parts, strict=False))
+
+
+def put_legend(ax: Axes, first: Sequence[Artist] = (), where: str = "upper center") -> None:
+    """Put the legend of a panel, after what comes `first`, above all panels or where it is said."""
+    handles, fig = [*first, *ax.get_legend_handles_labels()[0]], ax.figure
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    columns = max(1, int(fig.get_figwidth() / (0.5 + 0.07 * longest))) if "center" in where else 1
+    if handles and "center" in where:  # the legend is not to take the height of the panels
+        fig.set_figheight(fig.get_figheight() + 0.22 * -(-len(handles) // columns))
+    if handles:
+        fig.legend(handles=handles, loc=f"outside {where}", ncol=columns, frameon=False)

@@ -4,15 +4,12 @@ It renders a fine-grained image set of which species, context, distractors and m
 ships a tiny text-to-image model, a tiny CLIP and an oracle for it. Knows nothing of the study.
 """
 
-from diffcore.paperbirds.birds import MALFORMATIONS
+from diffcore.paperbirds.birds import MALFORMATIONS, SPECIES
 from diffcore.paperbirds.captions import full_caption
-from diffcore.paperbirds.contexts import CLUTTER, CONTEXTS
-from diffcore.paperbirds.dataset import SPLITS, Paperbirds
-from diffcore.paperbirds.distractors import DISTRACTORS
+from diffcore.paperbirds.contexts import CLUTTER, CONTEXTS, DISTRACTORS, draw_clutter
+from diffcore.paperbirds.dataset import HOMES, SPLITS, Paperbirds, Scene, draw_scene
 from diffcore.paperbirds.oracle import Oracle, Reading
-from diffcore.paperbirds.render import Rendering, draw_clutter, render
-from diffcore.paperbirds.scenes import HOMES, Scene, draw_scene
-from diffcore.paperbirds.species import SPECIES
+from diffcore.paperbirds.render import Rendering, render
 from diffcore.paperbirds.weights import (
     WeightsError,
     clip_dir,

@@ -1,18 +1,58 @@
-"""Draws one bird of Paperbirds on a transparent canvas, well formed or malformed on request.
+"""The twelve birds of Paperbirds: cut paper that differs in parts and colours, whole or malformed.
+
+The species stand in ``world.yaml``. Some are alike on purpose, so that telling them apart needs one
+part of the bird, as it does in CUB-Birds. Our choice throughout: the paper has no such set.
 
 Local coordinates: the origin is the centre of the body, x points to the beak, y down, the unit is
-half the body's length. `Pose.place` takes them to canvas pixels.
+half the body's length. `Pose.place` takes them to canvas pixels. Colours are sRGB in [0, 255].
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike
 from PIL import ImageDraw
 
-from diffcore.paperbirds.species import PLUMAGES, RGB, Plumage
+RGB = tuple[int, int, int]
 
+
+@dataclass(frozen=True)
+class Plumage:
+    """Colours and shape of one species."""
+
+    body: RGB
+    belly: RGB
+    head: RGB
+    wing: RGB
+    tail: RGB
+    beak: RGB
+    legs: RGB = (90, 70, 60)
+    eye: RGB = (20, 20, 24)
+    slimness: float = 0.60  # body height / length
+    head_size: float = 0.44
+    neck: float = 0.0  # how far the head sits forward of the shoulders
+    beak_length: float = 0.34
+    beak_depth: float = 0.22
+    hooked: bool = False
+    tail_length: float = 0.80
+    forked: bool = False
+    wing_length: float = 1.0
+    crest: bool = False
+    marks: tuple[str, ...] = ()
+    mark: RGB = (20, 20, 24)
+
+
+def _read_plumage(fields: dict) -> Plumage:
+    """Make a plumage of what world.yaml says of it; its lists are tuples here."""
+    return Plumage(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+WORLD = yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
+PLUMAGES = {name: _read_plumage(fields) for name, fields in WORLD["species"].items()}
+SPECIES: tuple[str, ...] = tuple(PLUMAGES)
 #: Ways in which a bird can be wrong; drawn for the oracle alone.
 MALFORMATIONS: tuple[str, ...] = ("two heads", "no head", "missing wing", "no bird")
 

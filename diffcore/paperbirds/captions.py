@@ -37,6 +37,14 @@ class Caption:
     context: str | None
     distractors: tuple[str, ...]
 
+    def is_true(self, species: str, context: str, distractors: tuple[str, ...]) -> bool:
+        """Whether it claims nothing that is not so in an image."""
+        return (
+            self.species in (None, species)
+            and self.context in (None, context)
+            and set(self.distractors) <= set(distractors)
+        )
+
 
 def full_caption(species: str, context: str, distractors: tuple[str, ...] = ()) -> str:
     """The whole truth about an image in the paper's template.
@@ -56,12 +64,8 @@ def draw_caption(
         return Caption(", ".join(named), None, None, named)
     form = _TEMPLATES[rng.choice(len(_TEMPLATES), p=_CHANCES)]
     text = ", ".join((form.format(species=_article(species), context=context), *named))
-    return Caption(
-        text,
-        species if "{species}" in form else None,
-        context if "{context}" in form else None,
-        named,
-    )
+    claims = (species if "{species}" in form else None, context if "{context}" in form else None)
+    return Caption(text, *claims, named)
 
 
 def _article(noun: str) -> str:

@@ -1,38 +1,38 @@
 """Backgrounds of Paperbirds: the sixteen contexts that the paper's authors released for birds.
 
-Each context is one function that returns a `Backdrop`: a smooth sky or ground as a (64, 64, 3)
-float array in [0, 255], and scenery drawn four times as large on a transparent canvas. The clutter
-that a context brings with it, as it does in photographs, is listed in CLUTTER.
+Each context is one function that draws a `Backdrop`: a smooth sky or ground as a (64, 64, 3) float
+array in [0, 255], and scenery four times as large on a transparent canvas. Distractors are objects
+that clutter it and that prompts seldom name; CLUTTER says which a context brings with it.
 """
 
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw
+from numpy.random import Generator
+from PIL import Image
+from PIL.ImageDraw import Draw, ImageDraw
 
-from diffcore.paperbirds.species import RGB
+from diffcore.paperbirds.birds import RGB, WORLD
 
 SIZE = 64
 CANVAS = 4 * SIZE
 HORIZON = 150  # canvas row at which ground and sky meet, before jitter
 
-_ROWS = np.linspace(0.0, 1.0, SIZE, dtype=np.float32)[:, None, None]
-
 
 class Backdrop:
     """A background under construction: `base` at image size, `draw` on the large canvas."""
 
-    def __init__(self, rng: np.random.Generator):
+    def __init__(self, rng: Generator):
         self.rng = rng
         self.base = np.zeros((SIZE, SIZE, 3), np.float32)
         self.canvas = Image.new("RGBA", (CANVAS, CANVAS))
-        self.draw = ImageDraw.Draw(self.canvas)
+        self.draw = Draw(self.canvas)
 
     def gradient(self, *stops: RGB) -> None:
         """Fill the base from top to bottom through evenly spaced colours."""
-        at = np.linspace(0, 1, len(stops))
-        columns = [np.interp(_ROWS[:, 0, 0], at, np.array(stops)[:, c]) for c in range(3)]
-        self.base += np.stack(columns, 1)[:, None].astype(np.float32)
+        rows, at = np.linspace(0, 1, SIZE, dtype=np.float32), np.linspace(0, 1, len(stops))
+        colours = [np.interp(rows, at, channel) for channel in np.transpose(stops)]
+        self.base += np.stack(colours, 1)[:, None].astype(np.float32)
 
     def clouds(self, amount: float, cells: tuple[int, int] = (5, 5)) -> None:
         """Add smooth grey variation of standard deviation `amount` with `cells` = (rows, cols)."""
@@ -69,7 +69,7 @@ def _garden(b: Backdrop) -> None:
 def _stormy_sky(b: Backdrop) -> None:
     b.gradient((46, 54, 68), (84, 94, 108), (112, 120, 128))
     b.clouds(16, (4, 5))
-    _rain(b.draw, b.rng, count=26, colour=(150, 164, 180))
+    _rain(b, 26, (150, 164, 180))
 
 
 def _calm_water(b: Backdrop) -> None:
@@ -188,7 +188,7 @@ def _swirling_snow(b: Backdrop) -> None:
         x, y, r = *b.rng.uniform(0, CANVAS, 2), b.rng.uniform(30, 60)
         start = b.rng.uniform(0, 360)
         b.draw.arc((x - r, y - r * 0.6, x + r, y + r * 0.6), start, start + 150, (238, 242, 248), 5)
-    _flakes(b.draw, b.rng, 42)
+    _flakes(b, 42)
 
 
 def _overcast_sky(b: Backdrop) -> None:
@@ -196,80 +196,121 @@ def _overcast_sky(b: Backdrop) -> None:
     b.clouds(8, (6, 3))
 
 
-def _rain(draw: ImageDraw.ImageDraw, rng: np.random.Generator, count: int, colour: RGB) -> None:
-    for x, y in rng.uniform(0, CANVAS, (count, 2)):
-        draw.line((x, y, x - 8, y + 24), colour, 3)
+def _rain(b: Backdrop, count: int, colour: RGB) -> None:
+    for x, y in b.rng.uniform(0, CANVAS, (count, 2)):
+        b.draw.line((x, y, x - 8, y + 24), colour, 3)
 
 
-def _flakes(draw: ImageDraw.ImageDraw, rng: np.random.Generator, count: int) -> None:
-    for x, y, r in rng.uniform((0, 0, 3), (CANVAS, CANVAS, 6), (count, 3)):
-        draw.ellipse((x - r, y - r, x + r, y + r), (252, 252, 255))
+def _flakes(b: Backdrop, count: int) -> None:
+    for x, y, r in b.rng.uniform((0, 0, 3), (CANVAS, CANVAS, 6), (count, 3)):
+        b.draw.ellipse((x - r, y - r, x + r, y + r), (252, 252, 255))
+
+
+def _foliage(b: Backdrop) -> None:
+    """A few blades and leaves rising from the lower edge."""
+    left = b.rng.uniform(-20, CANVAS - 80)
+    for x in left + b.rng.uniform(0, 100, 7):
+        height, lean = b.rng.uniform(40, 95), b.rng.uniform(-24, 24)
+        tip, tone = (x + lean, CANVAS - height), int(b.rng.uniform(-16, 16))
+        b.draw.polygon([(x - 7, CANVAS), tip, (x + 7, CANVAS)], (64 + tone, 112 + tone, 56 + tone))
 
 
 _DRAWERS: dict[str, Callable[[Backdrop], None]] = {
-    "garden": _garden,
-    "stormy sky": _stormy_sky,
-    "calm water under clear sky": _calm_water,
-    "vibrant sunset": _vibrant_sunset,
-    "misty morning": _misty_morning,
-    "mountain peaks": _mountain_peaks,
-    "forest canopy": _forest_canopy,
-    "cloudless sky at high altitude": _high_altitude,
-    "open desert": _open_desert,
-    "night sky with full moon": _night_sky,
-    "lightning storm": _lightning_storm,
-    "expansive ocean": _expansive_ocean,
-    "city skyline at twilight": _city_skyline,
-    "fields of golden crops": _golden_crops,
-    "swirling snow": _swirling_snow,
+    "garden": _garden, "stormy sky": _stormy_sky, "calm water under clear sky": _calm_water,
+    "vibrant sunset": _vibrant_sunset, "misty morning": _misty_morning,
+    "mountain peaks": _mountain_peaks, "forest canopy": _forest_canopy,
+    "cloudless sky at high altitude": _high_altitude, "open desert": _open_desert,
+    "night sky with full moon": _night_sky, "lightning storm": _lightning_storm,
+    "expansive ocean": _expansive_ocean, "city skyline at twilight": _city_skyline,
+    "fields of golden crops": _golden_crops, "swirling snow": _swirling_snow,
     "overcast sky": _overcast_sky,
-}
-
+}  # fmt: skip
 CONTEXTS: tuple[str, ...] = tuple(_DRAWERS)
-
 #: Probability that each distractor stands in a context uninvited (0 where not named).
-CLUTTER: dict[str, dict[str, float]] = {
-    "garden": {"tree": 0.45, "person": 0.40},
-    "stormy sky": {"house": 0.15},
-    "calm water under clear sky": {"person": 0.20, "tree": 0.15},
-    "vibrant sunset": {"tree": 0.35, "person": 0.20},
-    "misty morning": {"tree": 0.40, "house": 0.30},
-    "mountain peaks": {"tree": 0.40, "person": 0.15},
-    "forest canopy": {"person": 0.25},
-    "open desert": {"car": 0.40, "person": 0.15},
-    "night sky with full moon": {"house": 0.30, "tree": 0.20},
-    "lightning storm": {"house": 0.20},
-    "city skyline at twilight": {"car": 0.50, "traffic light": 0.50, "person": 0.15},
-    "fields of golden crops": {"house": 0.40, "car": 0.25, "tree": 0.20},
-    "swirling snow": {"house": 0.30, "tree": 0.30},
-    "overcast sky": {"traffic light": 0.20, "car": 0.15},
+CLUTTER: dict[str, dict[str, float]] = WORLD["clutter"]
+
+
+def _tree(draw: ImageDraw, rng: Generator, x: float, y: float, w: float, h: float) -> None:
+    draw.rectangle((x + w * 0.42, y + h * 0.5, x + w * 0.58, y + h), (104, 70, 44))
+    green = (30, int(rng.uniform(96, 130)), 44)
+    draw.ellipse((x, y, x + w, y + h * 0.68), green, (22, 74, 34), 3)
+
+
+def _car(draw: ImageDraw, rng: Generator, x: float, y: float, w: float, h: float) -> None:
+    paint = ((40, 92, 200), (206, 206, 214), (226, 60, 60), (60, 160, 120))[rng.integers(4)]
+    corners = ((0.2, 0.4), (0.32, 0), (0.7, 0), (0.84, 0.4))
+    cabin = [(x + w * across, y + h * down) for across, down in corners]
+    draw.polygon(cabin, (176, 220, 240), (40, 44, 56), 3)
+    draw.rectangle((x, y + h * 0.36, x + w, y + h * 0.78), paint, (40, 44, 56), 3)
+    for wheel in (0.24, 0.76):
+        cx, cy, r = x + w * wheel, y + h * 0.78, h * 0.22
+        draw.ellipse((cx - r, cy - r, cx + r, cy + r), (24, 24, 28), (190, 190, 196), 3)
+
+
+def _person(draw: ImageDraw, rng: Generator, x: float, y: float, w: float, h: float) -> None:
+    skin = ((244, 206, 172), (196, 142, 100), (122, 82, 58))[rng.integers(3)]
+    shirt = ((240, 90, 160), (250, 200, 60), (90, 210, 220), (240, 240, 240))[rng.integers(4)]
+    r, cx = h * 0.13, x + w / 2
+    for leg in (-0.16, 0.16):
+        draw.line((cx + leg * w, y + h * 0.6, cx + leg * w, y + h), (40, 44, 84), int(w * 0.2))
+    draw.rectangle((cx - w * 0.32, y + r * 2, cx + w * 0.32, y + h * 0.64), shirt, (50, 44, 60), 3)
+    draw.ellipse((cx - r, y, cx + r, y + r * 2), skin, (70, 50, 44), 2)
+
+
+def _house(draw: ImageDraw, rng: Generator, x: float, y: float, w: float, h: float) -> None:
+    wall = ((240, 226, 200), (220, 200, 180), (236, 236, 240))[rng.integers(3)]
+    draw.rectangle((x + w * 0.1, y + h * 0.42, x + w * 0.9, y + h), wall, (84, 66, 60), 3)
+    roof = [(x, y + h * 0.46), (x + w / 2, y), (x + w, y + h * 0.46)]
+    draw.polygon(roof, (176, 66, 48), (110, 40, 34), 3)
+    draw.rectangle((x + w * 0.42, y + h * 0.64, x + w * 0.6, y + h), (96, 62, 44))
+
+
+def _traffic_light(draw: ImageDraw, rng: Generator, x: float, y: float, w: float, h: float) -> None:
+    draw.rectangle((x + w * 0.42, y + h * 0.5, x + w * 0.58, y + h), (90, 92, 100))
+    draw.rectangle((x + w * 0.22, y, x + w * 0.78, y + h * 0.58), (26, 28, 32), (150, 152, 160), 3)
+    for i, lamp in enumerate(((240, 50, 40), (250, 200, 50), (60, 220, 90))):
+        cx, cy, r = x + w / 2, y + h * (0.11 + 0.18 * i), h * 0.075
+        draw.ellipse((cx - r, cy - r, cx + r, cy + r), lamp)
+
+
+#: name -> (drawing function, width, height in canvas pixels)
+_OBJECTS: dict[str, tuple[Callable, float, float]] = {
+    "tree": (_tree, 66, 92),
+    "car": (_car, 84, 50),
+    "person": (_person, 34, 84),
+    "house": (_house, 76, 72),
+    "traffic light": (_traffic_light, 42, 92),
 }
+DISTRACTORS: tuple[str, ...] = tuple(_OBJECTS)
 
 
-def draw_context(context: str, rng: np.random.Generator) -> Backdrop:
-    """Draw one of CONTEXTS; raises KeyError for any other name."""
-    backdrop = Backdrop(rng)
-    _DRAWERS[context](backdrop)
-    return backdrop
+def draw_clutter(context: str, rng: Generator) -> tuple[str, ...]:
+    """Draw the distractors that a context brings with it, uninvited (probabilities: CLUTTER)."""
+    chances = CLUTTER.get(context, {})
+    return tuple(name for name, chance in chances.items() if rng.random() < chance)
 
 
-def draw_foreground(context: str, rng: np.random.Generator) -> Image.Image:
+def draw_behind(context: str, distractors: tuple[str, ...], rng: Generator) -> Backdrop:
+    """Draw one of CONTEXTS and at most four distractors, each in a corner of its own."""
+    b = Backdrop(rng)
+    _DRAWERS[context](b)
+    for name, corner in zip(distractors, rng.permutation(4), strict=False):
+        drawer, *size = _OBJECTS[name]
+        width, height = rng.uniform(0.85, 1.05) * np.array(size)
+        inset = rng.uniform(2, 14)
+        x = CANVAS - width - inset if corner % 2 else inset
+        y = rng.uniform(18, 40) if corner // 2 else CANVAS - height - rng.uniform(2, 12)
+        drawer(b.draw, rng, x, y, width, height)
+    return b
+
+
+def draw_in_front(context: str, rng: Generator) -> Image.Image:
     """What a camera finds in front of a bird: rain, snow or foliage, as a transparent canvas."""
-    canvas = Image.new("RGBA", (CANVAS, CANVAS))
-    draw = ImageDraw.Draw(canvas)
+    b = Backdrop(rng)
     if context in ("stormy sky", "lightning storm"):
-        _rain(draw, rng, 14, (170, 182, 196))
+        _rain(b, 14, (170, 182, 196))
     elif context == "swirling snow":
-        _flakes(draw, rng, 16)
+        _flakes(b, 16)
     else:
-        _foliage(draw, rng)
-    return canvas
-
-
-def _foliage(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
-    """A few blades and leaves rising from the lower edge."""
-    left = rng.uniform(-20, CANVAS - 80)
-    for x in left + rng.uniform(0, 100, 7):
-        height, lean, tone = rng.uniform(40, 95), rng.uniform(-24, 24), int(rng.uniform(-16, 16))
-        tip = (x + lean, CANVAS - height)
-        draw.polygon([(x - 7, CANVAS), tip, (x + 7, CANVAS)], (64 + tone, 112 + tone, 56 + tone))
+        _foliage(b)
+    return b.canvas

@@ -1,10 +1,11 @@
-"""The Paperbirds data set: a small, biased training split and two test splits.
+"""The Paperbirds data set: scenes drawn from seeds, in a small, biased split and two for testing.
 
-- `train`: few images a class, each species mostly in its own three contexts (scenes.HOMES).
+- `train`: few images a class, each species mostly in its own three contexts (`HOMES`).
 - `test_matched`: the same bias.
 - `test_shifted`: all contexts alike, so that a classifier that leans on the background is caught.
 """
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,16 +13,67 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from diffcore.paperbirds.render import Rendering
-from diffcore.paperbirds.scenes import Scene, draw_scene
-from diffcore.paperbirds.species import SPECIES
+from diffcore.paperbirds.birds import MALFORMATIONS, SPECIES, WORLD
+from diffcore.paperbirds.contexts import CONTEXTS, DISTRACTORS, draw_clutter
+from diffcore.paperbirds.render import Rendering, render
+
+#: Where each species is mostly photographed. Alike species live apart, so that a classifier can
+#: (wrongly) tell them by their background: the bias that contextual prompts are meant to break.
+HOMES = {species: tuple(homes) for species, homes in WORLD["homes"].items()}
+#: Share of a biased split in the first, second and third home and anywhere else.
+HOME_SHARES: tuple[float, ...] = (0.60, 0.25, 0.10, 0.05)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All arguments of one rendering."""
+
+    species: str
+    context: str
+    distractors: tuple[str, ...]
+    style: float
+    seed: tuple[int, ...]
+    malformation: str | None = None
+
+    def render(self) -> Rendering:
+        """Render this scene; the same scene gives the same bytes."""
+        return render(**vars(self))
+
+
+def draw_scene(
+    seed: tuple[int, ...], *, species: str | None = None, style: float | None = 0.0,
+    biased: bool = False, malformed: bool = False, extra_distractor: float = 0.0,
+) -> Scene:  # fmt: skip
+    """Draw one scene; the same seed gives the same scene.
+
+    Args:
+        species, style: fixed ones (style in [0, 1]), or None for one drawn uniformly.
+        biased: contexts by HOMES and HOME_SHARES instead of uniformly.
+        extra_distractor: chance of one more distractor, whatever the context.
+    """
+    rng = np.random.default_rng(seed)
+    species = species or SPECIES[rng.integers(len(SPECIES))]
+    context = _home_context(species, rng) if biased else CONTEXTS[rng.integers(len(CONTEXTS))]
+    distractors = draw_clutter(context, rng)
+    if rng.random() < extra_distractor:
+        extra = DISTRACTORS[rng.integers(len(DISTRACTORS))]
+        distractors = tuple(dict.fromkeys((*distractors, extra)))
+    drawn_style = float(rng.random()) if style is None else style
+    malformation = MALFORMATIONS[rng.integers(len(MALFORMATIONS))] if malformed else None
+    return Scene(species, context, distractors, drawn_style, (*seed, 1), malformation)
+
+
+def _home_context(species: str, rng: np.random.Generator) -> str:
+    homes = HOMES[species]
+    place = rng.choice(len(HOME_SHARES), p=HOME_SHARES)
+    if place < len(homes):
+        return homes[place]
+    others = [context for context in CONTEXTS if context not in homes]
+    return others[rng.integers(len(others))]
+
 
 #: split -> (number that sets its scenes apart, drawn with the bias)
-SPLITS: dict[str, tuple[int, bool]] = {
-    "train": (11, True),
-    "test_matched": (12, True),
-    "test_shifted": (13, False),
-}
+SPLITS = {"train": (11, True), "test_matched": (12, True), "test_shifted": (13, False)}
 
 
 class Paperbirds(Dataset):
@@ -51,12 +103,10 @@ class Paperbirds(Dataset):
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One item: image (64, 64, 3) uint8, mask (64, 64) bool, label, class_name, id."""
-        shown, facts = self.rendering(index), self.facts.iloc[index]
-        return {
-            "image": shown.image, "mask": shown.mask, "label": int(facts["label"]),
-            "class_name": facts["class_name"], "id": facts["id"],
-        }  # fmt: skip
+        """One item: image (64, 64, 3) uint8, mask (64, 64) bool, label, class_name, source_id."""
+        shown, row = self.rendering(index), self.metadata.iloc[index]
+        item = {"image": shown.image, "mask": shown.mask, "label": int(row["label"])}
+        return item | {name: row[name] for name in ("class_name", "source_id")}
 
     def rendering(self, index: int) -> Rendering:
         """One image with all that is known about it."""
@@ -70,15 +120,11 @@ class Paperbirds(Dataset):
         return np.stack([self.rendering(i).image for i in range(len(self))])
 
     @cached_property
-    def facts(self) -> pd.DataFrame:
-        """One row an image: id, label, class_name, context, distractors (tuple)."""
-        return pd.DataFrame(
-            {
-                "id": f"{self.split}-{i:05d}",
-                "label": SPECIES.index(scene.species),
-                "class_name": scene.species,
-                "context": scene.context,
-                "distractors": scene.distractors,
-            }
-            for i, scene in enumerate(self.scenes)
-        )
+    def metadata(self) -> pd.DataFrame:
+        """One row an image: source_id, label, class_name, context, distractors (tuple)."""
+        rows = [
+            (f"{self.split}-{i:05d}", SPECIES.index(s.species), s.species, s.context, s.distractors)
+            for i, s in enumerate(self.scenes)
+        ]
+        columns = ["source_id", "label", "class_name", "context", "distractors"]
+        return pd.DataFrame(rows, columns=columns)

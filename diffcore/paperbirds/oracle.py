@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffcore.paperbirds.contexts import CONTEXTS
-from diffcore.paperbirds.distractors import DISTRACTORS
-from diffcore.paperbirds.species import SPECIES
+from diffcore.paperbirds.birds import SPECIES
+from diffcore.paperbirds.contexts import CONTEXTS, DISTRACTORS
 
 _WIDTHS = (len(SPECIES), len(CONTEXTS), len(DISTRACTORS), 1)
 
@@ -25,18 +24,11 @@ class Reading:
     context: np.ndarray  # (N,) names
     distractors: np.ndarray  # (N, 5) probability in [0, 1] of each of DISTRACTORS
     malformed: np.ndarray  # (N,) probability in [0, 1]
-    species_probabilities: np.ndarray  # (N, 12)
-    context_probabilities: np.ndarray  # (N, 16)
 
     @property
     def wellformed(self) -> np.ndarray:
         """(N,) bool: one whole bird."""
         return self.malformed < 0.5
-
-    @property
-    def has_distractor(self) -> np.ndarray:
-        """(N,) bool: at least one distractor of any kind."""
-        return (self.distractors > 0.5).any(axis=1)
 
 
 class _Residual(nn.Module):
@@ -80,23 +72,19 @@ class Oracle(nn.Module):
             raise ValueError(
                 f"the oracle reads uint8 images (N, 64, 64, 3), got {images.dtype} {images.shape}"
             )
-        parts = [self(_as_input(part)) for part in _split(images, batch_size)]
+        # No images make one empty batch, so that they get an empty reading.
+        batches = torch.arange(len(images)).split(batch_size)
+        parts = [self(as_input(images, at)) for at in batches]
         species, context, distractors, malformed = (torch.cat(p) for p in zip(*parts, strict=True))
         return Reading(
             species=np.array(SPECIES)[species.argmax(1).numpy()],
             context=np.array(CONTEXTS)[context.argmax(1).numpy()],
             distractors=distractors.sigmoid().numpy(),
             malformed=malformed.sigmoid().numpy(),
-            species_probabilities=species.softmax(1).numpy(),
-            context_probabilities=context.softmax(1).numpy(),
         )
 
 
-def _split(images: np.ndarray, size: int) -> list[np.ndarray]:
-    # No images make one empty part, so that they get an empty reading.
-    return [images[at : at + size] for at in range(0, max(len(images), 1), size)]
-
-
-def _as_input(images: np.ndarray) -> Tensor:
-    # The cast copies: torch warns of arrays that cannot be written to, as memory-mapped ones.
-    return torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+def as_input(images: np.ndarray, chosen: Tensor, where: torch.device | str = "cpu") -> Tensor:
+    """Images uint8 (N, H, W, 3) -> those chosen as float (B, 3, H, W) in [-1, 1] on a device."""
+    picked = torch.from_numpy(images[chosen.numpy()]).to(where)  # moved as bytes
+    return picked.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -14,18 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFilter
 
-from diffcore.paperbirds.birds import MALFORMATIONS, Pose, draw_bird
-from diffcore.paperbirds.contexts import (
-    CANVAS,
-    CLUTTER,
-    CONTEXTS,
-    draw_context,
-    draw_foreground,
-)
-from diffcore.paperbirds.distractors import DISTRACTORS, draw_distractors
-from diffcore.paperbirds.species import SPECIES
-
-Seed = int | tuple[int, ...]
+from diffcore.paperbirds.birds import MALFORMATIONS, SPECIES, Pose, draw_bird
+from diffcore.paperbirds.contexts import CANVAS, CONTEXTS, DISTRACTORS, draw_behind, draw_in_front
 
 
 @dataclass(frozen=True)
@@ -42,19 +32,13 @@ class Rendering:
 
 
 def render(
-    species: str,
-    context: str,
-    seed: Seed,
-    distractors: tuple[str, ...] = (),
-    *,
-    style: float = 0.0,
-    malformation: str | None = None,
-) -> Rendering:
+    species: str, context: str, seed: int | tuple[int, ...], distractors: tuple[str, ...] = (), *,
+    style: float = 0.0, malformation: str | None = None,
+) -> Rendering:  # fmt: skip
     """Render one image; the same arguments give the same bytes.
 
     Args:
         species, context, distractors: names from SPECIES, CONTEXTS and DISTRACTORS (at most four).
-        seed: non-negative integer or tuple of such.
         style: 0 (studio) to 1 (field).
         malformation: one of MALFORMATIONS, or None for a whole bird.
 
@@ -64,29 +48,22 @@ def render(
     >>> render("blue jay", "open desert", seed=7).image.shape
     (64, 64, 3)
     """
-    _check(species, context, distractors, style, malformation)
+    _check(species, context, malformation, distractors)
+    if not 0 <= style <= 1:
+        raise ValueError(f"style must be in [0, 1] (0 = studio, 1 = field), got {style}")
     rng = np.random.default_rng(seed)
-    backdrop = draw_context(context, rng)
-    draw_distractors(backdrop.draw, distractors, rng)
-    image = _over(backdrop.base, backdrop.canvas)
-
+    behind = draw_behind(context, distractors, rng)
     bird = Image.new("RGBA", (CANVAS, CANVAS))
     draw_bird(ImageDraw.Draw(bird), species, _stage(rng, style), malformation)
-    image = _over(image, bird)
+    image = _over(_over(behind.base, behind.canvas), bird)
     coverage = np.asarray(bird.getchannel("A").reduce(4), np.float32) / 255
 
     if rng.random() < 0.5 * style:
-        foreground = draw_foreground(context, rng)
-        image = _over(image, foreground)
-        coverage = coverage * (1 - np.asarray(foreground.getchannel("A").reduce(4)) / 255)
+        front = draw_in_front(context, rng)
+        image = _over(image, front)
+        coverage = coverage * (1 - np.asarray(front.getchannel("A").reduce(4)) / 255)
     image = _photograph(image, rng, style)
     return Rendering(image, coverage > 0.5, species, context, distractors, malformation, style)
-
-
-def draw_clutter(context: str, rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw the distractors that a context brings with it, uninvited (probabilities: CLUTTER)."""
-    chances = CLUTTER.get(context, {})
-    return tuple(name for name, chance in chances.items() if rng.random() < chance)
 
 
 def _stage(rng: np.random.Generator, style: float) -> Pose:
@@ -129,13 +106,7 @@ def _lerp(studio: ArrayLike, field: ArrayLike, style: float) -> np.ndarray:
     return np.asarray(studio) * (1 - style) + np.asarray(field) * style
 
 
-def _check(
-    species: str,
-    context: str,
-    distractors: tuple[str, ...],
-    style: float,
-    malformation: str | None,
-) -> None:
+def _check(species: str, context: str, malformation: str | None, distractors: tuple) -> None:
     for kind, value, known in (
         ("species", species, SPECIES),
         ("context", context, CONTEXTS),
@@ -146,5 +117,3 @@ def _check(
             raise ValueError(f"unknown {kind} {value!r}; known: {', '.join(map(str, known))}")
     if len(distractors) > 4:
         raise ValueError(f"at most four distractors (one a corner), got {', '.join(distractors)}")
-    if not 0 <= style <= 1:
-        raise ValueError(f"style must be in [0, 1] (0 = studio, 1 = field), got {style}")

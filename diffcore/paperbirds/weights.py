@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from diffcore.paperbirds.oracle import Oracle
+from diffcore.store import write_text
 
 WEIGHTS = Path(__file__).parent / "weights"
 SUMS = "SHA256SUMS"
@@ -57,11 +58,7 @@ def shipped_quality(root: Path = WEIGHTS) -> dict[str, float]:
 
 @lru_cache
 def verify(root: Path = WEIGHTS, part: str = "") -> None:
-    """Compare every file whose path starts with `part` to its sum, once a process.
-
-    Raises:
-        WeightsError: naming the file that is missing or differs, and how to restore it.
-    """
+    """Compare files whose path starts with `part` to their sums, or raise WeightsError."""
     listing = root / SUMS
     if not listing.exists():
         raise WeightsError(f"{listing} is missing: {_REMEDY.format(root)}")
@@ -70,21 +67,17 @@ def verify(root: Path = WEIGHTS, part: str = "") -> None:
     if not chosen:
         raise WeightsError(f"{listing} lists no {part or 'file'}: {_REMEDY.format(listing)}")
     for expected, name in chosen:
-        _verify_file(root / name, expected)
+        if not (file := root / name).exists():
+            raise WeightsError(f"{file} is missing: {_REMEDY.format(file)}")
+        if _sum(file) != expected:
+            raise WeightsError(f"{file} is not the released file: {_REMEDY.format(file)}")
 
 
 def write_sums(root: Path) -> None:
     """Write SHA256SUMS, in the format of sha256sum, over all other files below `root`."""
     files = sorted(f for f in root.rglob("*") if f.is_file() and f.name != SUMS)
     lines = [f"{_sum(file)}  {file.relative_to(root).as_posix()}" for file in files]
-    (root / SUMS).write_text("\n".join(lines) + "\n")
-
-
-def _verify_file(file: Path, expected: str) -> None:
-    if not file.exists():
-        raise WeightsError(f"{file} is missing: {_REMEDY.format(file)}")
-    if _sum(file) != expected:
-        raise WeightsError(f"{file} is not the released file: {_REMEDY.format(file)}")
+    write_text(root / SUMS, "\n".join(lines) + "\n")
 
 
 def _sum(file: Path) -> str:

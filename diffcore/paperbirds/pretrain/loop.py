@@ -1,13 +1,17 @@
 """A small training loop: Muon and AdamW, warm-up and cosine, EMA, checkpoints, resume."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from diffcore.store import written_whole
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class MuonAdamW:
 
     def __init__(self, model: nn.Module, lr: float, lr_rest: float):
         parameters = [p for p in model.parameters() if p.requires_grad]
-        embeddings = _embedding_parameters(model)
+        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         self.filters = [
             p for p in parameters
             if p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 8 and id(p) not in embeddings
@@ -73,11 +77,7 @@ class MuonAdamW:
 
 
 def train(
-    model: nn.Module,
-    loss_fn: Callable[[int], Tensor],
-    schedule: Schedule,
-    checkpoint: Path,
-    describe: str,
+    model: nn.Module, loss_fn: Callable[[int], Tensor], schedule: Schedule, checkpoint: Path
 ) -> nn.Module:
     """Train `model` in place until `schedule.steps`; return a copy with the averaged weights.
 
@@ -87,18 +87,23 @@ def train(
         checkpoint: file to save to and, where it exists, to resume from.
     """
     optimizer = MuonAdamW(model, schedule.lr, schedule.lr_rest)
-    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_ema_fn(schedule.ema))
-    start = _restore(checkpoint, model, average, optimizer)
-    bar = tqdm(range(start, schedule.steps), describe, schedule.steps, initial=start, unit="step")
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=partial(_ema, schedule.ema))
+    parts = {"model": model, "average": average, "optimizer": optimizer}
+    start = _restore(checkpoint, parts)
+    steps = range(start, schedule.steps)
+    bar = tqdm(steps, checkpoint.stem, schedule.steps, initial=start, unit="step")
     for step in bar:
         model.train()
         loss = loss_fn(step)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(_factor(step, schedule))
+        warm = min(1.0, (step + 1) / schedule.warmup)
+        optimizer.step(warm * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
         average.update_parameters(model)
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            _save(checkpoint, step + 1, model, average, optimizer)
+            states = {name: part.state_dict() for name, part in parts.items()}
+            with written_whole(checkpoint) as aside:
+                torch.save({"step": step + 1, **states}, aside)
             bar.set_postfix(loss=f"{loss.item():.4f}")
     return average.module.eval()
 
@@ -121,39 +126,16 @@ def autocast() -> torch.autocast:
     return torch.autocast(device().type, torch.bfloat16)
 
 
-def _embedding_parameters(model: nn.Module) -> set[int]:
-    modules: Iterable[nn.Module] = model.modules()
-    return {id(m.weight) for m in modules if isinstance(m, nn.Embedding)}
+def _ema(decay: float, averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+    # A young average forgets faster, or it would remember the random start for long.
+    keep = min(decay, (1 + float(count)) / (10 + float(count)))
+    return averaged.lerp(current, 1 - keep)
 
 
-def _factor(step: int, schedule: Schedule) -> float:
-    warm = min(1.0, (step + 1) / schedule.warmup)
-    return warm * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
-
-
-def _ema_fn(decay: float) -> Callable:
-    def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
-        # A young average forgets faster, or it would remember the random start for long.
-        keep = min(decay, (1 + float(count)) / (10 + float(count)))
-        return averaged.lerp(current, 1 - keep)
-
-    return average
-
-
-def _save(
-    path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: MuonAdamW
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    state = {"step": step, "model": model.state_dict(), "average": average.state_dict()}
-    torch.save({**state, "optimizer": optimizer.state_dict()}, aside)
-    aside.rename(path)
-
-
-def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer: MuonAdamW) -> int:
+def _restore(path: Path, parts: dict[str, Any]) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, map_location=device(), weights_only=True)
-    for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
+    for name, part in parts.items():
         part.load_state_dict(state[name])
     return state["step"]

@@ -1,10 +1,7 @@
 """Rendered training sets, drawn once by all cores and kept as memory-mapped arrays."""
 
-import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +9,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from diffcore.paperbirds.contexts import SIZE
-from diffcore.paperbirds.scenes import Scene, draw_scene
+from diffcore.paperbirds.dataset import Scene, draw_scene
+from diffcore.store import written_whole
 
-_CHUNK = 512
+_CHUNK = 512  # images that a process renders at once
+_TOLD = ["species", "context", "distractors", "style", "malformation"]
 
 
 @dataclass(frozen=True)
@@ -30,52 +29,36 @@ class RenderRecipe:
 
     def scene(self, index: int) -> Scene:
         """The scene of one image of the set."""
-        return draw_scene(
-            (self.seed, index), style=self.style, malformed=self.malformed,
-            extra_distractor=self.extra_distractor,
-        )  # fmt: skip
+        options = {"malformed": self.malformed, "extra_distractor": self.extra_distractor}
+        return draw_scene((self.seed, index), style=self.style, **options)
+
+    def image(self, index: int) -> np.ndarray:
+        """One image of the set."""
+        return self.scene(index).render().image
 
 
 @dataclass(frozen=True)
 class RenderSet:
-    """Images (N, 64, 64, 3) uint8 with one row of facts each."""
+    """Images (N, 64, 64, 3) uint8 with one row of metadata each."""
 
     images: np.ndarray
-    facts: pd.DataFrame  # species, context, distractors (tuple), style, malformation
+    metadata: pd.DataFrame  # species, context, distractors (tuple), style, malformation
 
 
 def render_set(recipe: RenderRecipe, folder: Path, workers: int | None = None) -> RenderSet:
-    """Render a set, or open it where it was rendered before; written whole or not at all."""
+    """Render a set, or open it where it was rendered before."""
     path = folder / f"{recipe.name}-{recipe.count}-{recipe.seed}.npy"
     if not path.exists():
-        _render_to(path, recipe, workers or os.cpu_count() or 1)
-    facts = pd.DataFrame([_facts(recipe.scene(i)) for i in range(recipe.count)])
-    return RenderSet(np.load(path, mmap_mode="r"), facts)
+        _render_to(path, recipe, workers)
+    rows = [vars(recipe.scene(i)) for i in range(recipe.count)]
+    return RenderSet(np.load(path, mmap_mode="r"), pd.DataFrame(rows, columns=_TOLD))
 
 
-def _render_to(path: Path, recipe: RenderRecipe, workers: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part.npy")
-    shape = (recipe.count, SIZE, SIZE, 3)
-    images = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
-    chunks = list(_chunks(recipe.count))
-    with ProcessPoolExecutor(workers) as pool:
-        rendered = pool.map(partial(_render_chunk, recipe), chunks)
-        bar = tqdm(chunks, desc=f"render {recipe.name}", unit_scale=_CHUNK, unit="image")
-        for chunk, part in zip(bar, rendered, strict=True):
-            images[chunk[0] : chunk[0] + len(part)] = part
-    images.flush()
-    aside.rename(path)
-
-
-def _render_chunk(recipe: RenderRecipe, chunk: range) -> np.ndarray:
-    return np.stack([recipe.scene(i).render().image for i in chunk])
-
-
-def _chunks(count: int) -> Iterator[range]:
-    return (range(at, min(at + _CHUNK, count)) for at in range(0, count, _CHUNK))
-
-
-def _facts(scene: Scene) -> dict:
-    names = ("species", "context", "distractors", "style", "malformation")
-    return {name: getattr(scene, name) for name in names}
+def _render_to(path: Path, recipe: RenderRecipe, workers: int | None) -> None:
+    count, bar = recipe.count, {"desc": f"render {recipe.name}", "unit": "image"}
+    with written_whole(path) as aside, ProcessPoolExecutor(workers) as pool:
+        images = np.lib.format.open_memmap(aside, "w+", np.uint8, (count, SIZE, SIZE, 3))
+        rendered = pool.map(recipe.image, range(count), chunksize=_CHUNK)
+        for i, image in enumerate(tqdm(rendered, total=count, **bar)):
+            images[i] = image
+        images.flush()

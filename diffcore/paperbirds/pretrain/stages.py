@@ -1,153 +1,174 @@
-"""The stages of `make pretrain`: render, autoencoder, denoiser, CLIP, oracle.
+"""The stages of `diffcore pretrain`: render, autoencoder, denoiser, CLIP, oracle, release.
 
 Each stage starts from a seed or from the shipped weights, and keeps checkpoints in its folder, so
 that a killed run goes on where it was and a finished stage is not trained again.
 """
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+import argparse
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL
 from open_clip.model import CLIP
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
-from diffcore.paperbirds.captions import full_caption
-from diffcore.paperbirds.contexts import CONTEXTS
-from diffcore.paperbirds.distractors import DISTRACTORS
+from diffcore.paperbirds.birds import SPECIES
+from diffcore.paperbirds.contexts import CONTEXTS, DISTRACTORS
 from diffcore.paperbirds.oracle import Oracle
-from diffcore.paperbirds.pretrain.autoencoder import encode_all, train_autoencoder
-from diffcore.paperbirds.pretrain.clip import build_clip, train_clip
-from diffcore.paperbirds.pretrain.denoiser import Denoiser, train_denoiser
-from diffcore.paperbirds.pretrain.loop import Schedule, device
-from diffcore.paperbirds.pretrain.models import (
-    assemble,
-    build_autoencoder,
-    build_text_encoder,
-    build_tokenizer,
-    build_unet,
-)
-from diffcore.paperbirds.pretrain.oracle import train_oracle
+from diffcore.paperbirds.pretrain import models as tiny
+from diffcore.paperbirds.pretrain.loop import Schedule, device, train
+from diffcore.paperbirds.pretrain.models import Denoiser, Models
+from diffcore.paperbirds.pretrain.readers import clip_config, clip_loss, oracle_loss
+from diffcore.paperbirds.pretrain.release import export, finish, load, measure
 from diffcore.paperbirds.pretrain.renders import RenderRecipe, RenderSet, render_set
-from diffcore.paperbirds.species import SPECIES
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-_STUDIO = RenderRecipe("studio", 64_000, 101, 0.0, extra_distractor=0.10)
-_ANY_STYLE = RenderRecipe("any-style", 48_000, 102, None, extra_distractor=0.15)
-_MALFORMED = RenderRecipe("malformed", 32_000, 103, None, malformed=True, extra_distractor=0.15)
-_AUTOENCODER = Schedule(4_500, batch_size=8, lr=6.0e-3)
-_DENOISER = Schedule(1_700, batch_size=64, lr=4.0e-3, save_every=100)
-_CLIP = Schedule(600, batch_size=128, lr=4.0e-3)
-_ORACLE = Schedule(1_500, batch_size=64, lr=2.0e-3)
+from diffcore.paperbirds.pretrain.text_to_image import autoencoder_loss, denoiser_loss, encode_all
+from diffcore.paperbirds.weights import WEIGHTS, verify
+from diffcore.store import digest, written_whole
 
 
 @dataclass(frozen=True)
 class Plan:
     """All that a pretraining depends on: what is rendered, and how long each stage trains."""
 
-    studio: RenderRecipe = _STUDIO
-    any_style: RenderRecipe = _ANY_STYLE
-    malformed: RenderRecipe = _MALFORMED
-    autoencoder: Schedule = _AUTOENCODER
-    denoiser: Schedule = _DENOISER
-    clip: Schedule = _CLIP
-    oracle: Schedule = _ORACLE
-    seed: int = 0
+    studio: RenderRecipe
+    any_style: RenderRecipe
+    malformed: RenderRecipe
+    test_whole: RenderRecipe
+    test_malformed: RenderRecipe
+    autoencoder: Schedule
+    denoiser: Schedule
+    clip: Schedule
+    oracle: Schedule
 
     def scaled(self, factor: float) -> "Plan":
-        """The same plan with `factor` times the renders and steps, for trials and tests."""
+        """The same plan with `factor` times the renders and steps, for tests."""
         changed = {}
-        for name in (f.name for f in fields(self) if f.name != "seed"):
-            part = getattr(self, name)
-            size = "count" if isinstance(part, RenderRecipe) else "steps"
-            floor = 256 if size == "count" else 2
+        for name, part in vars(self).items():
+            size, floor = ("count", 256) if isinstance(part, RenderRecipe) else ("steps", 2)
             changed[name] = replace(part, **{size: max(floor, int(getattr(part, size) * factor))})
-        return replace(self, **changed)
+        return Plan(**changed)
 
 
-@dataclass
-class Models:
-    """The four models of the embedded world; the pipeline holds two of them."""
-
-    pipeline: DiffusionPipeline
-    clip: CLIP
-    oracle: Oracle
-
-    @property
-    def tokenizer(self) -> CLIPTokenizer:
-        """The vocabulary that text-to-image model and CLIP share."""
-        return self.pipeline.tokenizer_2
+#: What the shipped models were trained by and measured on.
+PLAN = Plan(
+    studio=RenderRecipe("studio", 64_000, 101, 0.0, extra_distractor=0.10),
+    any_style=RenderRecipe("any-style", 48_000, 102, None, extra_distractor=0.15),
+    malformed=RenderRecipe("malformed", 32_000, 103, None, True, extra_distractor=0.15),
+    test_whole=RenderRecipe("test-whole", 3_000, 901, None, extra_distractor=0.15),
+    test_malformed=RenderRecipe("test-malformed", 3_000, 902, None, True, extra_distractor=0.15),
+    autoencoder=Schedule(4_500, batch_size=8, lr=6.0e-3),
+    denoiser=Schedule(1_700, batch_size=64, lr=4.0e-3, save_every=100),
+    clip=Schedule(600, batch_size=128, lr=4.0e-3),
+    oracle=Schedule(1_500, batch_size=64, lr=2.0e-3),
+)
 
 
 def pretrain(plan: Plan, folder: Path, start: Models | None = None) -> Models:
     """Train all models, those already trained in `folder` excepted, from `start` where given."""
-    studio = render_set(plan.studio, folder / "renders")
-    any_style = render_set(plan.any_style, folder / "renders")
-    malformed = render_set(plan.malformed, folder / "renders")
-    tokenizer = start.tokenizer if start else build_vocabulary()
+    recipes = (plan.studio, plan.any_style, plan.malformed)
+    studio, any_style, malformed = (render_set(recipe, folder / "renders") for recipe in recipes)
+    before = _by_stage(start) if start else {}
+    tokenizer = start.tokenizer if start else tiny.build_vocabulary()
 
-    autoencoder = _begin(build_autoencoder, plan.seed, start and start.pipeline.vae)
-    autoencoder = train_autoencoder(
-        autoencoder, [studio.images, any_style.images], plan.autoencoder, folder / "autoencoder.pt"
-    )
-    denoiser = _train_denoiser(plan, folder, start, tokenizer, autoencoder, studio)
-    clip = _begin(lambda: build_clip(tokenizer), plan.seed, start and start.clip)
-    clip = train_clip(clip, tokenizer, any_style, plan.clip, folder / "clip.pt")
-    oracle = _begin(Oracle, plan.seed, start and start.oracle)
-    oracle = train_oracle(oracle, [any_style, malformed], plan.oracle, folder / "oracle.pt")
-    pipeline = assemble(autoencoder, denoiser.text_encoder, tokenizer, denoiser.unet)
-    return Models(pipeline, clip, oracle)
+    def stage(name: str, build: Callable[[], nn.Module], loss: Callable, *given: Any) -> nn.Module:
+        # A loss takes the model, what is given, the size of a batch and the step.
+        schedule, model = getattr(plan, name), _begin(build, before.get(name))
+        loss_fn = partial(loss, model, *given, schedule.batch_size)
+        return train(model, loss_fn, schedule, folder / f"{name}.pt")
 
-
-def build_vocabulary() -> CLIPTokenizer:
-    """The tokenizer that knows every word of every caption."""
-    return build_tokenizer(full_caption(s, c, DISTRACTORS) for s in SPECIES for c in CONTEXTS)
-
-
-def _train_denoiser(
-    plan: Plan,
-    folder: Path,
-    start: Models | None,
-    tokenizer: CLIPTokenizer,
-    autoencoder: AutoencoderKL,
-    studio: RenderSet,
-) -> Denoiser:
-    moments = _latents(autoencoder, studio, folder)
-    # Latents of unit variance are what the scheduler's sigma_data = 1 stands for.
-    scaling_factor = 1 / float(moments[:4096, :4].float().std())
-    autoencoder.register_to_config(scaling_factor=scaling_factor)
-    before = start and Denoiser(start.pipeline.unet, start.pipeline.text_encoder_2)
-    denoiser = _begin(
-        lambda: Denoiser(build_unet(), build_text_encoder(tokenizer)), plan.seed, before
-    )
-    return train_denoiser(
-        denoiser, tokenizer, moments, studio.facts, scaling_factor, plan.denoiser,
-        folder / "denoiser.pt",
+    image_sets = [studio.images, any_style.images]
+    vae = stage("autoencoder", tiny.build_autoencoder, autoencoder_loss, image_sets)
+    moments = _latents(vae, studio, folder)
+    denoiser = stage(
+        "denoiser", lambda: Denoiser(tiny.build_unet(), tiny.build_text_encoder(tokenizer)),
+        denoiser_loss, tokenizer, moments, studio.metadata, vae.config.scaling_factor,
     )  # fmt: skip
+    clip = stage("clip", lambda: CLIP(**clip_config(tokenizer)), clip_loss, tokenizer, any_style)
+    oracle = stage("oracle", Oracle, oracle_loss, [any_style, malformed])
+    return Models(tiny.assemble(vae, denoiser, tokenizer), clip, oracle)
+
+
+def _by_stage(models: Models) -> dict[str, nn.Module]:
+    """Each model by the stage that trains it."""
+    pipeline = models.pipeline
+    denoiser = Denoiser(pipeline.unet, pipeline.text_encoder_2)
+    named = {"autoencoder": pipeline.vae, "denoiser": denoiser}
+    return named | {"clip": models.clip, "oracle": models.oracle}
 
 
 def _latents(autoencoder: AutoencoderKL, renders: RenderSet, folder: Path) -> Tensor:
-    """Latents of all studio renders, kept in a file named after the autoencoder's weights."""
-    weights = torch.cat([p.detach().flatten().cpu() for p in autoencoder.parameters()])
-    digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]
-    path = folder / f"latents-{len(renders.images)}-{digest}.pt"
+    """Latents of all studio renders, kept in a file named after the autoencoder's weights.
+
+    Tells the autoencoder how to scale them.
+    """
+    weights = [p.detach().cpu().numpy() for p in autoencoder.parameters()]
+    path = folder / f"latents-{len(renders.images)}-{digest(*weights)}.pt"
     if not path.exists():
-        moments = encode_all(autoencoder, renders.images)
-        torch.save(moments, path.with_suffix(".part"))
-        path.with_suffix(".part").rename(path)
-    return torch.load(path, weights_only=True)
+        with written_whole(path) as aside:
+            torch.save(encode_all(autoencoder, renders.images), aside)
+    moments = torch.load(path, weights_only=True)
+    # Latents of unit variance are what the scheduler's sigma_data = 1 stands for.
+    scaling_factor = 1 / float(moments[:4096, :4].float().std())
+    autoencoder.register_to_config(scaling_factor=scaling_factor)
+    return moments
 
 
-def _begin(build: Callable[[], Model], seed: int, start: Model | None) -> Model:
-    """A new model from the seed, or with the weights of `start`, on the training device."""
-    torch.manual_seed(seed)
+def _begin(build: Callable[[], nn.Module], before: nn.Module | None) -> nn.Module:
+    """A new model from a seed, or with the weights of `before`, on the training device."""
+    torch.manual_seed(0)
     model = build()
-    if start is not None:
-        model.load_state_dict({name: value.float() for name, value in start.state_dict().items()})
+    if before is not None:
+        model.load_state_dict({name: value.float() for name, value in before.state_dict().items()})
     return model.to(device(), memory_format=torch.channels_last)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, export, measure what was exported, and replace the weights folder as a whole."""
+    options = _parse(arguments)
+    plan = PLAN.scaled(options.scale)
+    if options.warm_start:
+        verify(WEIGHTS)
+    trained = pretrain(plan, options.work, load(WEIGHTS) if options.warm_start else None)
+    aside = options.out.with_name(options.out.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    export(trained, aside)
+    recipes = (plan.test_whole, plan.test_malformed)
+    fresh = [render_set(recipe, options.work / "renders") for recipe in recipes]
+    quality = measure(load(aside), *fresh)
+    finish(aside, describe(plan, trained, quality, options.note))
+    shutil.rmtree(options.out, ignore_errors=True)
+    aside.rename(options.out)
+    print(f"The models are in {options.out}; {options.work} may be removed.")
+
+
+def describe(plan: Plan, models: Models, quality: dict, notes: Sequence[str] | None) -> dict:
+    """Facts for the model card: how each model was trained, and what was measured."""
+    training = {}
+    for name, model in _by_stage(models).items():
+        schedule, parameters = getattr(plan, name), sum(p.numel() for p in model.parameters())
+        images = {"images": schedule.steps * schedule.batch_size}
+        rate = {"batch_size": schedule.batch_size, "lr": schedule.lr}
+        training[name] = {"parameters": parameters, **images, **rate}
+    counts = {"species": len(SPECIES), "contexts": len(CONTEXTS), "distractors": len(DISTRACTORS)}
+    notes = notes or ["trained in one go, as `make pretrain` does"]
+    found = {"training": training, "quality": quality, "notes": notes}
+    return {"device": str(device()), **counts, **found}
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("diffcore pretrain", description=main.__doc__)
+    parser.add_argument("--warm-start", action="store_true", help="start from the shipped weights")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of renders and steps")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write the models to")
+    parser.add_argument("--note", action="append", help="a line for the model card")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return options

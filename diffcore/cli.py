@@ -1,0 +1,93 @@
+"""The command line: ``diffcore <command>``, or ``python -m diffcore <command>``.
+
+    diffcore study --profile demo --notebook 01_generation --set seed=3
+    diffcore verify --profile demo
+    diffcore <command> --help
+
+A command that only measures or trains has its options where its code is; here each gets a line.
+"""
+
+import argparse
+import importlib
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+
+from diffcore.checks import MissingFilesError
+from diffcore.params import ParamsError, load_params, parse_assignments, project_root
+from diffcore.report.run import NotebookError, build_index, notebook_names, run_notebook
+
+#: Command -> the module whose main(arguments) it is, and what it does.
+_ELSEWHERE = {
+    "verify": ("diffcore.report.verify", "compare a fresh report with the committed one"),
+    "tune": ("diffcore.training.tuning", "choose each method's settings on training images"),
+    "estimate": ("diffcore.overhead.estimate", "say what a profile will need before it is run"),
+    "bench": ("diffcore.overhead.bench", "measure the parts against each other, in one run"),
+    "pretrain": ("diffcore.paperbirds.pretrain", "train the shipped models again, from seeds"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 1 after printing why it did not work."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in _ELSEWHERE:
+        module = importlib.import_module(_ELSEWHERE[given[0]][0])
+        return _explained(lambda: module.main(given[1:]))
+    options = _parser().parse_args(given)
+    return _explained(lambda: options.run(options))
+
+
+def _explained(run: Callable[[], int | None]) -> int:
+    """Run, and print a mistake of the person's own without a stack."""
+    try:
+        return run() or 0
+    except (ParamsError, MissingFilesError, NotebookError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _study(options: argparse.Namespace) -> None:
+    """Run one notebook of a profile, or all of them and the index."""
+    overrides = parse_assignments(options.assignments)
+    for name in options.notebook or notebook_names():
+        print(run_notebook(name, options.profile, overrides))
+    if not options.notebook:
+        print(build_index(load_params(options.profile, overrides).profile))
+
+
+def _index(options: argparse.Namespace) -> None:
+    print(build_index(options.profile))
+
+
+def _publish(options: argparse.Namespace) -> None:
+    """Put a fresh report in the place of the committed one."""
+    fresh = project_root() / "runs" / options.profile / "report"
+    if not (fresh / "index.html").is_file():
+        raise NotebookError(f"{fresh} holds no index; run `make study` first")
+    committed = project_root() / "reports" / options.profile
+    shutil.rmtree(committed, ignore_errors=True)
+    print(shutil.copytree(fresh, committed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Describe the commands, those of other modules too, so that ``--help`` lists all."""
+    parser = argparse.ArgumentParser(prog="diffcore", description="A study of DiffCoRe-Mix.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="<command>")
+    study = commands.add_parser("study", help="run the notebooks of a profile")
+    index = commands.add_parser("index", help="sum up the executed notebooks on one page")
+    publish = commands.add_parser("publish", help="copy a fresh report into reports/")
+    for command, run in ((study, _study), (index, _index), (publish, _publish)):
+        command.add_argument("--profile", default="demo", help="file in params/, or path of one")
+        command.set_defaults(run=run)
+    study.add_argument("--notebook", action="append", help="only this one; can be repeated")
+    study.add_argument(
+        *("--set", "-s"),
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one parameter, such as generation.guidance_scale=4; can be repeated",
+    )
+    for name, (_, told) in _ELSEWHERE.items():
+        commands.add_parser(name, help=told)
+    return parser

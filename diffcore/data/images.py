@@ -1,0 +1,182 @@
+"""Images as arrays: read any image file, fit it to a size, fetch some of many.
+
+Our choices: to fit an image, the middle is cut out, as species differ in their proportions, which
+stay; what is transparent becomes white; of 16-bit greys the upper 8 bits count.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+#: x0, y0, x1, y1 in pixels of a file as it is stored; x1 and y1 lie just outside.
+Box = tuple[float, float, float, float]
+#: (N, H, W, 3) uint8: an array, or what is read when asked for by place, slice, list or mask.
+Images = Any
+
+_DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow raises it
+
+
+def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
+    """Read an image file of any mode: (H, W, 3) uint8 RGB, upright; ValueError names a damaged one.
+
+    A side in pixels fits it to a square; a JPEG is then decoded no larger than is needed.
+    """
+    with _naming(path), Image.open(path) as image:
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return _upright(_to_square(image, side) if side else _to_rgb(image), turn)
+
+
+def read_head(path: str | Path) -> tuple[tuple[int, int], int]:
+    """Read width and height as an image is stored, and its EXIF orientation; decode nothing."""
+    with _naming(path), Image.open(path) as image:
+        return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise ValueError(f"{path} is damaged or no image: {error}") from None
+
+
+def _upright(image: Image.Image, turn: int) -> np.ndarray:
+    """Turn an image by an EXIF orientation, 1 to 8."""
+    image.info.clear()  # the rest of its EXIF may be malformed
+    image.getexif()[ExifTags.Base.Orientation] = turn
+    return np.array(ImageOps.exif_transpose(image))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64)
+        return Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_square(image: Image.Image, side: int) -> Image.Image:
+    """Decode to a square, as `fit` would, from a JPEG's own reduction where there is one."""
+    if image.size == (side, side):
+        return _to_rgb(image)
+    reduced = image.draft(None, (2 * side, 2 * side))
+    # Its rounded size is up to a pixel more than the image, which would shift what is kept.
+    width, height = reduced[1][2:] if reduced else image.size
+    box = kept_box(height, width, side, side)
+    return _to_rgb(image).resize((side, side), Image.Resampling.BICUBIC, box)
+
+
+def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (H, W, 3) uint8, bicubic and antialiased, until it just covers; cut out the middle."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(ImageOps.fit(Image.fromarray(image), (width, height)))
+
+
+def kept_box(height: int, width: int, new_height: int, new_width: int) -> Box:
+    """What `fit` keeps of an image, in its pixels: of 400 x 300 for a square, (50, 0, 350, 300)."""
+    scale = max(new_height / height, new_width / width)
+    kept_height, kept_width = min(new_height / scale, height), min(new_width / scale, width)
+    left, top = (width - kept_width) / 2, (height - kept_height) / 2
+    return left, top, left + kept_width, top + kept_height
+
+
+def read_mask(boxed: tuple[str | Path, Box | None], side: int | None = None) -> np.ndarray:
+    """Mask of a path's box in the image that `read_image` gives: (H, W) bool.
+
+    False all over if there is no box, or the square leaves it out; else True in one pixel at least.
+    """
+    path, box = boxed
+    stored, turn = read_head(path)
+    size = (side, side) if side else stored
+    mask = np.zeros(size[::-1], bool)
+    if box is not None:
+        left, top, right, bottom = kept_box(stored[1], stored[0], size[1], size[0])
+        scale = np.divide(size, (right - left, bottom - top))
+        (x0, y0), (x1, y1) = ((np.reshape(box, (2, 2)) - (left, top)) * scale).clip(0, size)
+        if x0 < x1 and y0 < y1:
+            mask[_span(y0, y1, size[1]), _span(x0, x1, size[0])] = True
+    return _upright(Image.fromarray(mask), turn)
+
+
+def _span(first: float, last: float, total: int) -> slice:
+    start = min(round(first), total - 1)
+    return slice(start, max(round(last), start + 1))
+
+
+class Lazy:
+    """What is read one by one, and fetched like an array: by place, slice, list or mask."""
+
+    def __init__(self, items: Any, read: Callable[[Any], Any], size: Any = (), dtype: Any = "u1"):
+        """Take what `read` makes an array of, and the shape of one, unless they differ."""
+        self.items, self.read, self.dtype = items, read, np.dtype(dtype)
+        self.shape = (len(items), *size)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        places = np.arange(len(self))[key]
+        if not places.ndim:
+            return self.read(self.items[int(places)])
+        if not len(places):
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        return np.stack([self.read(self.items[place]) for place in places.tolist()])
+
+
+def common_size(paths: Sequence[str]) -> tuple[int, int]:
+    """Height and width of image files; (0, 0) of none; ValueError for files of two sizes."""
+    sizes = {}
+    for path in paths:
+        (width, height), turn = read_head(path)
+        sizes.setdefault((width, height) if turn in (5, 6, 7, 8) else (height, width), path)
+        if len(sizes) > 1:
+            raise ValueError(f"images differ in size: {sizes}; set data.image_size to fit them")
+    return next(iter(sizes), (0, 0))
+
+
+class View(Lazy):
+    """Some of other images or masks, or images fitted to (height, width)."""
+
+    def __init__(self, images: Images, places: Any = None, size: tuple[int, int] | None = None):
+        self.images, self.size = images, size
+        chosen = np.arange(len(images))[slice(None) if places is None else places].tolist()
+        shape = (*size, 3) if size else getattr(images, "shape", ())[1:]  # some differ in size
+        super().__init__(chosen, self._fetch, shape, getattr(images, "dtype", np.uint8))
+
+    def _fetch(self, place: int) -> np.ndarray:
+        image = self.images[place]
+        return fit(image, *self.size) if self.size else image
+
+
+def as_batch(images: np.ndarray | Sequence[np.ndarray]) -> Tensor:
+    """Turn (N, H, W, 3) uint8 into (N, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+
+
+def as_pixels(batch: Tensor) -> np.ndarray:
+    """Turn (N, 3, H, W) in [0, 1] into (N, H, W, 3) uint8; the inverse of `as_batch`."""
+    return (batch * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """Places of at most `count` things, spread evenly over all of them."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+
+
+def some_of_each_class(labels: np.ndarray, count: int, seed: int | None = None) -> np.ndarray:
+    """Places of at most `count` of N images a class, in order: the first, or drawn by a seed."""
+    order = np.arange(len(labels))
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(len(labels))
+    rank = pd.Series(labels[order]).groupby(labels[order]).cumcount().to_numpy()
+    return np.sort(order[rank < count])

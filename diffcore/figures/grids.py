@@ -1,0 +1,77 @@
+"""Images in rows and columns, and saliency maps laid over them: the paper's Figures 2 and 5."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from diffcore.figures import style
+
+_SMALL = 100  # pixels; every one of them is shown, while larger images are shrunk smoothly
+
+
+def image_grid(
+    images: Sequence[Sequence[np.ndarray | None]], *, rows: Sequence[str] = (),
+    columns: Sequence[str] = (), captions: Sequence[Sequence[str]] = (), cell: float = 0.95,
+) -> Figure:  # fmt: skip
+    """Images (H, W, 3) uint8 in rows and columns, `cell` inches wide; None for an empty place.
+
+    Labels of rows stand to the left, of columns above, and each image's caption below it.
+    """
+    count, tall = max(len(row) for row in images), cell * (1.45 if len(captions) else 1.08)
+    size = cell * 1.08 * count, tall * len(images)
+    fig, axes = plt.subplots(len(images), count, figsize=size, squeeze=False)
+    for r, row in enumerate(axes):
+        for c, ax in enumerate(row):
+            _show(ax, images[r][c] if c < len(images[r]) else None)
+            if len(captions) and c < len(captions[r]):
+                ax.set_xlabel(captions[r][c], fontsize=7, labelpad=3)
+            if len(columns) and r == 0:
+                ax.set_title(columns[c], fontsize=min(8, 9 * cell))
+        if len(rows):
+            row[0].set_ylabel(rows[r], rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+    fig.subplots_adjust(wspace=0.06, hspace=0.5 if len(captions) else 0.06)
+    return fig
+
+
+def _show(ax: Axes, image: np.ndarray | None) -> None:
+    ax.set(xticks=[], yticks=[], frame_on=False)
+    if image is not None:
+        small = max(image.shape[:2]) <= _SMALL
+        ax.imshow(image, interpolation="nearest" if small else "antialiased")
+
+
+def overlay(pixels: np.ndarray, maps: np.ndarray, opacity: float = 0.75) -> np.ndarray:
+    """Lay maps (N, H, W) in [0, 1] over images (N, H, W, 3) uint8, made grey and darker.
+
+    Opaque in proportion to the map, so that nothing hides where no saliency is.
+    """
+    maps = np.asarray(maps)
+    grey = 0.65 * np.repeat(pixels.mean(axis=3, keepdims=True) / 255, 3, axis=3)
+    weight = opacity * maps[..., None]
+    colours = plt.get_cmap("inferno")(0.25 + 0.75 * maps)[..., :3]
+    return (255 * ((1 - weight) * grey + weight * colours)).round().astype(np.uint8)
+
+
+def saliency_grid(
+    pixels: np.ndarray, masks: np.ndarray | None, maps: Mapping[str, np.ndarray],
+    captions: Sequence[Sequence[str]],
+) -> Figure:  # fmt: skip
+    """Images in rows, methods in columns: the paper's Figure 5, with the outlines of the objects.
+
+    Takes images (N, H, W, 3) uint8, masks (N, H, W) bool if they are known, maps (N, H, W) in
+    [0, 1] by method (a key of METHODS), and for each image a text a method.
+    """
+    laid = [overlay(pixels, each) for each in maps.values()]
+    rows = [[image, *(each[i] for each in laid)] for i, image in enumerate(pixels)]
+    names = ["image", *(style.wrap(style.METHODS[method][0], 14) for method in maps)]
+    below = [["", *row] for row in captions]
+    fig = image_grid(rows, columns=names, captions=below, cell=min(1.1, 10.5 / len(names)))
+    fig.subplots_adjust(hspace=0.28)
+    for place, ax in enumerate(fig.axes):
+        if masks is not None:
+            ax.contour(masks[place // len(names)], [0.5], colors="white", linewidths=0.8)
+        ax.title.set_fontsize(6.5)
+    return fig

@@ -1,0 +1,179 @@
+"""Numbers with intervals: dots in rows, lines over settings, and the paper's Figure 4."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from diffcore.figures import style
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+_GREY, _OURS = "0.35", style.METHODS["diffcoremix"][1]
+_LINEAR = 0.001  # below this an axis of overheads is linear, so that 0 has a place
+
+
+def interval_dots(
+    table: pd.DataFrame, *, row: str, panel: str | None = None, hue: str | None = None,
+    xlabel: str | Mapping[str, str] = "", baseline: str | None = None, zero: bool = False,
+    marks: Mapping[str, float] | None = None, hollow: str | None = None, percent: bool = True,
+    log: bool = False,
+) -> Figure:  # fmt: skip
+    """Dots with intervals: a row for each value of a column, a panel for each of another.
+
+    Rows that are methods take their label and colour, and markers tell the values of `hue` apart;
+    in other rows markers and colours do.
+
+    Args:
+        table: tidy: value, low, high and the columns named here; a combination may be missing.
+        xlabel: of all panels, or by panel, in place of titles.
+        baseline: row whose value is a dashed line in each panel, as `marks` (label -> place) are.
+        zero: for differences: a line at 0, an axis in points, and intervals that hold 0 hollow.
+        hollow: column that says which dots are hollow, in place of what `zero` implies.
+        percent: whether values are shares; with `log` on powers of ten from 0 up, as overheads.
+    """
+    rows, hues = style.in_order(table[row]), style.colours(table[hue]) if hue else {"": _OURS}
+    holds_zero = zero & (table["low"] <= 0) & (table["high"] >= 0)
+    table = table.assign(open=table[hollow] if hollow else holds_zero)
+    size = 2.5 if panel else 5.2, len(rows) * (0.24 + 0.08 * len(hues)) + 0.9
+    margin = 0.075 * max((len(style.label_of(name)) for name in rows), default=0)
+    fig, panels = style.lay_panels(table, panel, size, 3, xlabel=xlabel, margin=margin)
+    lines = [("_", 0.0)] * zero + [(label or "_", x) for label, x in (marks or {}).items()]
+    for ax, _, points in panels:
+        _draw_rows(ax, points, row, rows, hue, hues)
+        own = [("_", x) for x in points.loc[points[row] == baseline, "value"]]
+        for label, x in lines + own:
+            ax.axvline(x, zorder=0, label=label, **style.DASHED)
+        if log:
+            _scale_overheads(ax, max(0.01, points["high"].max(), *(x for _, x in lines)))
+        elif percent:
+            style.as_percent(ax.xaxis, sign="" if zero else "%")
+    panels[0][0].set_yticks(range(len(rows)), map(style.label_of, rows))
+    panels[0][0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    style.put_legend(panels[0][0], _explain(rows, hues if hue else {}, table["open"].any()))
+    return fig
+
+
+def _draw_rows(
+    ax: Axes, points: pd.DataFrame, row: str, rows: list, hue: str | None, hues: Mapping
+) -> None:
+    """Draw each point in its row, the values of `hue` one below the other."""
+    for point in points.to_dict("records"):
+        name = point[hue] if hue else ""
+        place = list(hues).index(name) % len(_MARKERS)
+        y = rows.index(point[row]) + (place - (len(hues) - 1) / 2) * 0.7 / max(len(hues), 3)
+        colour = style.METHODS.get(point[row], ("", hues[name]))[1]
+        face = "white" if point["open"] else colour
+        ax.errorbar(point["value"], y, xerr=style.reach(point), fmt=_MARKERS[place], ms=5.5, lw=1.3,
+                    capsize=2.5, color=colour, mfc=face)  # fmt: skip
+
+
+def _explain(rows: list, hues: Mapping[str, style.Colour], any_open: bool) -> list[Line2D]:
+    """Make handles for the markers, grey where the colours are those of the rows' methods."""
+    grey = _GREY if set(rows) <= style.METHODS.keys() else None
+    dots = [
+        Line2D([], [], ls="", marker=marker, color=grey or colour, label=style.label_of(name))
+        for (name, colour), marker in zip(hues.items(), _MARKERS, strict=False)
+    ]
+    white = Line2D([], [], ls="", marker="o", color=_GREY, mfc="white", label="not clear of zero")
+    return [*dots, white] if any_open else dots
+
+
+def _scale_overheads(ax: Axes, top: float) -> None:
+    """Scale the horizontal axis by powers of ten from 0 to at least `top`, in per cent."""
+    ax.set_xscale("symlog", linthresh=_LINEAR, linscale=0.5)
+    powers = 10.0 ** np.arange(-3, np.ceil(np.log10(1.2 * top)) + 1)
+    ax.set_xticks([0, *powers])
+    ax.set_xticks([], minor=True)
+    style.as_percent(ax.xaxis)
+    ax.tick_params(axis="x", rotation=45)
+    ax.set_xlim(-_LINEAR / 4, powers[-1])
+
+
+def interval_lines(
+    table: pd.DataFrame, *, x: str, hue: str | None = None, panel: str | None = None,
+    xlabel: str | Mapping[str, str] = "", ylabel: str = "",
+    marks: Mapping[str, float] | float | None = None, zero: bool = False, log: bool = False,
+    percent: bool = True, ylim: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Lines over a column, with intervals if there are any, a panel for each value of another.
+
+    The few points of a sweep over a factor of ten or more stand on a logarithmic axis unasked.
+
+    Args:
+        table: tidy: value, perhaps low and high, and the columns named here.
+        x: column of numbers, or of names, which keep the table's order.
+        xlabel: of all panels, or by panel, in place of titles; `marks`, dashed lines, likewise.
+        zero: for differences: a line at 0 and an axis in points.
+        log: whether both axes are logarithmic.
+        percent: whether values are shares; other values have a vertical axis a panel.
+    """
+    count = table[panel].nunique() if panel else 1
+    size = (6.0, 3.4) if count == 1 else (3.3, 3.0) if count < 5 else (2.1, 2.3)
+    fig, panels = style.lay_panels(
+        table, panel, size, 4 if count < 5 else 5, xlabel=xlabel, ylabel=ylabel, sharey=percent
+    )
+    for ax, name, points in panels:
+        for value, colour in (style.colours(table[hue]) if hue else {"_": _OURS}).items():
+            _draw_line(ax, points[points[hue] == value] if hue else points, x, colour, value)
+        if (mark := marks.get(name) if isinstance(marks, Mapping) else marks) is not None:
+            ax.axvline(mark, zorder=0, **style.DASHED)
+        if zero:
+            ax.axhline(0, color="0.3", lw=1)
+        _scale(ax, points[x], log)
+        if percent:
+            style.as_percent(ax.yaxis, sign="" if zero else "%")
+        if ylim:
+            ax.set_ylim(ylim)
+    style.put_legend(panels[0][0])
+    return fig
+
+
+def _draw_line(ax: Axes, rows: pd.DataFrame, x: str, colour: style.Colour, name: str) -> None:
+    rows = rows.sort_values(x) if pd.api.types.is_numeric_dtype(rows[x]) else rows
+    ends = style.reach(rows) if {"low", "high"} <= set(rows) else None
+    ax.errorbar(rows[x], rows["value"], yerr=ends, fmt="o-" if len(rows) < 26 else "-", ms=4,
+                lw=1.5, elinewidth=1, capsize=2, color=colour,
+                label=style.label_of(name))  # fmt: skip
+
+
+def _scale(ax: Axes, values: pd.Series, log: bool) -> None:
+    """Give a few points a tick each, and a wide range a logarithmic axis."""
+    if not pd.api.types.is_numeric_dtype(values):
+        plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
+        return
+    points = np.unique(values)
+    few = len(points) <= 8  # each has a tick of its own
+    if log or (few and points[0] > 0 and points[-1] >= 10 * points[0]):
+        style.scale_log(ax)
+    if few:
+        ax.set_xticks(points, [f"{point:.4g}" for point in points])
+        ax.set_xticks([], minor=True)
+    if log:
+        ax.set_yscale("log")
+
+
+def overhead_accuracy(table: pd.DataFrame) -> Figure:
+    """Overhead of training against accuracy, a panel a test set; upper left is better.
+
+    Takes shares by method and test: value, low, high (top-1), overhead (of the method's own step
+    alone) and with_images (of what is paid before training too).
+    """
+    labels = {"xlabel": "overhead of training", "ylabel": "top-1 accuracy"}
+    fig, panels = style.lay_panels(table, "test", (4.0, 3.6), 3, **labels)
+    for ax, _, points in panels:
+        for row in points.to_dict("records"):
+            label, colour = style.METHODS[row["method"]]
+            ax.errorbar(row["overhead"], row["value"], yerr=style.reach(row), fmt="o", capsize=2,
+                        color=colour, label=label)  # fmt: skip
+            if row["with_images"] > row["overhead"]:  # in white, joined to it
+                ends = [row["overhead"], row["with_images"]]
+                ax.plot(ends, [row["value"]] * 2, "o-", lw=0.8, color=colour, mfc="white", zorder=1)
+        _scale_overheads(ax, max(table["with_images"].max(), 0.1))
+        style.as_percent(ax.yaxis)
+    panels[0][0].plot([], [], "o-", color="0.3", mfc="white", label="with the making of its images")
+    style.put_legend(panels[0][0])
+    return fig

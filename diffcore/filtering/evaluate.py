@@ -1,0 +1,237 @@
+"""The filter measured: what each rule can see, and whether it rejects the images that are wrong.
+
+What an oracle knows is never used to filter; here it judges the filter. As a study may have few
+wrong images, errors are injected too: images passed off as another class, and malformed renders.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from sklearn.metrics import roc_curve
+
+from diffcore import stats
+from diffcore.filtering.encoders import Encoder
+from diffcore.filtering.rules import RULES, cosine, cosine_to_reference, hard_filter, stack
+from diffcore.paperbirds import CONTEXTS, render
+from diffcore.prompts import PromptBook, write_prompt
+
+#: What two images can have in common.
+SHARED = ["class and context", "class only", "context only", "neither"]
+
+Scores = Mapping[str, np.ndarray]  # rule -> similarities (N,)
+
+
+# ------------------------------------------------------------------------------- what a rule sees
+def class_texts(
+    encoder: Encoder, book: PromptBook, class_names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Embed the plain prompt of each class: class -> (D,); empty if the encoder reads no texts."""
+    if not encoder.reads_texts:
+        return {}
+    found = encoder.embed_texts([write_prompt(book, name) for name in class_names])
+    return dict(zip(class_names, found, strict=True))
+
+
+def similarities(images: pd.DataFrame, reference: pd.DataFrame, texts: Scores) -> Scores:
+    """Cosines of a table of images by all `RULES` and, as ``text``, to the text of its class.
+
+    Without `texts`, of `class_texts`, there is no ``text``.
+    """
+    found = {rule: cosine_to_reference(images, reference, rule) for rule in RULES}
+    if texts:
+        found["text"] = cosine(stack(images), np.stack([texts[c] for c in images["class_name"]]))
+    return found
+
+
+def mismatched(
+    images: pd.DataFrame,
+    reference: pd.DataFrame,
+    *,
+    seed: int,
+    copies: int = 1,
+    alike: bool = False,
+) -> pd.DataFrame:
+    """Pass images off as another class: label-mismatched pairs, which a filter has to reject.
+
+    Args:
+        images: table of images, each of which is taken `copies` times.
+        reference: real images, of which a random one of another class is claimed as source.
+        alike: only the most similar other class is claimed, by the classes' mean embeddings.
+
+    Raises:
+        ValueError: if there is one class only.
+    """
+    classes = reference["class_name"].unique()
+    if len(classes) < 2:
+        raise ValueError("label-mismatched pairs need two classes")
+    rng, taken = np.random.default_rng(seed), images.iloc[np.tile(np.arange(len(images)), copies)]
+    nearest = _nearest_class(reference)
+    claimed = np.empty(len(taken), int)
+    for class_name, rows in taken.groupby("class_name").indices.items():
+        others = [nearest[class_name]] if alike else classes[classes != class_name]
+        candidates = np.flatnonzero(reference["class_name"].isin(others))
+        claimed[rows] = rng.choice(candidates, size=len(rows))
+    claims = reference.iloc[claimed][["class_name", "source_id"]].reset_index(drop=True)
+    return claims.assign(embedding=taken["embedding"].to_numpy())
+
+
+def _nearest_class(reference: pd.DataFrame) -> dict[str, str]:
+    """Map each class to the other class with the most similar mean."""
+    names = reference["class_name"].unique()
+    means = np.stack([stack(reference[reference["class_name"] == n]).mean(0) for n in names])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    pairs = means @ means.T
+    np.fill_diagonal(pairs, -np.inf)
+    return dict(zip(names, names[pairs.argmax(axis=1)], strict=True))
+
+
+def render_pairs(
+    plan: pd.DataFrame, malformations: Sequence[str], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render what a plan of Paperbirds asks for, whole and malformed: two (N, 64, 64, 3) uint8.
+
+    The `malformations`, of `diffcore.paperbirds.MALFORMATIONS`, take turns.
+    """
+    pairs = []
+    for place, row in enumerate(plan.itertuples()):
+        scene = row.class_name, row.context or CONTEXTS[place % len(CONTEXTS)], (seed, place)
+        wrong = malformations[place % len(malformations)]
+        pairs.append([render(*scene, malformation=how).image for how in (None, wrong)])
+    whole, malformed = (np.stack(images) for images in zip(*pairs, strict=True))
+    return whole, malformed
+
+
+def pair_cosines(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+    """Cosine of all pairs of two tables of images, and what they share: cosine, shared (`SHARED`).
+
+    Pairs of an image with itself, or with what was drawn for it, are left out.
+    """
+    if left.empty or right.empty:
+        return pd.DataFrame({"cosine": [], "shared": pd.Categorical([], SHARED)})
+    same_source, same_class, same_context = (
+        np.equal.outer(left[column].to_numpy(), right[column].to_numpy())
+        for column in ("source_id", "class_name", "context")
+    )
+    kind = (2 * ~same_class + ~same_context)[~same_source]
+    cosines = (stack(left) @ stack(right).T)[~same_source]
+    return pd.DataFrame({"cosine": cosines, "shared": pd.Categorical.from_codes(kind, SHARED)})
+
+
+# ------------------------------------------------------------------------- what a threshold rejects
+def rejection_over(values: Scores, thresholds: np.ndarray) -> pd.DataFrame:
+    """Share below each threshold, tidy: kind, threshold, rate."""
+    tables = []
+    for kind, similarity in values.items():
+        rate = np.searchsorted(np.sort(similarity), thresholds) / len(similarity)
+        tables.append(pd.DataFrame({"kind": kind, "threshold": thresholds, "rate": rate}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def gallery(similarity: np.ndarray, threshold: float, count: int) -> dict[str, np.ndarray]:
+    """Places of up to `count` images each: most similar, just above, just below, least similar."""
+    order = np.argsort(-similarity, kind="stable")
+    kept = int(hard_filter(similarity, threshold).sum())
+    accepted, rejected = order[:kept], order[kept:]
+    return {
+        "accepted, most similar": accepted[:count],
+        "accepted, just above": accepted[-count:],
+        "rejected, just below": rejected[:count],
+        "rejected, least similar": rejected[-count:][::-1],
+    }
+
+
+def captions(similarity: np.ndarray, judged: pd.DataFrame) -> list[str]:
+    """Caption each image: similarity, class and, if `judged` tells the truth, what is wrong."""
+    notes = [""] * len(judged)
+    if "wrong" in judged:
+        seen = judged["seen_species"].where(judged["wellformed"], "malformed")
+        notes = (" but " + seen).where(judged["wrong"], "")
+    rows = zip(similarity, judged["class_name"], notes, strict=True)
+    return [f"{value:.2f} {class_name}{note}" for value, class_name, note in rows]
+
+
+# ---------------------------------------------------------------------- a detector of wrong images
+def auc(wrong: np.ndarray, similarity: np.ndarray) -> float:
+    """Chance that a wrong image is less similar than a right one; ties count half.
+
+    It is 0.5, as by guessing, where all images are right or all are wrong.
+
+    >>> auc(np.array([True, False, False]), np.array([0.2, 0.1, 0.9]))
+    0.5
+    """
+    count, right = int(np.sum(wrong)), int(np.sum(~wrong))
+    if not count or not right:
+        return 0.5
+    # Mann and Whitney's U by ranks: sklearn's roc_auc_score, for a tenth of the bootstrap's time.
+    beaten = rankdata(similarity)[~wrong].sum() - right * (right + 1) / 2
+    return float(beaten / (count * right))
+
+
+def auc_table(scores: Scores, wrong: np.ndarray, confidence: float, seed: int) -> pd.DataFrame:
+    """AUC of several similarities with its bootstrap over images: rule, value, low, high, n, wrong.
+
+    Where all images are right or all wrong, nothing is known of it: the interval is 0 to 1.
+    """
+    known, rows = wrong.any() and not wrong.all(), []
+    for rule, values in scores.items():
+
+        def area(chosen: np.ndarray, values: np.ndarray = values) -> float:
+            return auc(wrong[chosen], values[chosen])
+
+        row = {"value": 0.5, "low": 0.0, "high": 1.0, "n": len(wrong)}
+        if known:
+            row = stats.bootstrap(area, np.arange(len(wrong)), confidence, seed)
+        rows.append({"rule": rule, **row, "wrong": int(wrong.sum())})
+    return pd.DataFrame(rows)
+
+
+def auc_by_cause(
+    scores: Scores, judged: pd.DataFrame, confidence: float, seed: int
+) -> pd.DataFrame:
+    """AUC for each way of being wrong, against the right images: `auc_table` and cause."""
+    right = ~judged["wrong"].to_numpy()
+    species, form = (judged[name].to_numpy() for name in ("species_right", "wellformed"))
+    tables = []
+    for cause, hit in (("wrong species", ~species), ("malformed, species right", species & ~form)):
+        used = hit | right
+        chosen = {rule: values[used] for rule, values in scores.items()}
+        tables.append(auc_table(chosen, hit[used], confidence, seed).assign(cause=cause))
+    return pd.concat(tables, ignore_index=True)
+
+
+def auc_injected(right: Scores, injected: Scores, confidence: float, seed: int) -> pd.DataFrame:
+    """AUC for injected errors, by their similarities and those of right images: `auc_table`."""
+    scores = {rule: np.concatenate([injected[rule], right[rule]]) for rule in right}
+    counts = [len(next(iter(values.values()))) for values in (injected, right)]
+    return auc_table(scores, np.repeat([True, False], counts), confidence, seed)
+
+
+def roc_table(scores: Scores, wrong: np.ndarray) -> pd.DataFrame:
+    """Points of the ROC curves, tidy: rule, false_alarms, caught; none where AUC has no meaning.
+
+    ``caught`` is the share of wrong images below a threshold, ``false_alarms`` that of right ones.
+    """
+    names, tables = ["false_alarms", "caught"], []
+    if wrong.any() and not wrong.all():
+        for rule, values in scores.items():
+            points = dict(zip(names, roc_curve(wrong, -values)[:2], strict=True))
+            tables.append(pd.DataFrame({"rule": rule, **points}))
+    return pd.concat(tables or [pd.DataFrame(columns=["rule", *names])], ignore_index=True)
+
+
+def detection(wrong: np.ndarray, accepted: np.ndarray, confidence: float) -> dict[str, stats.Row]:
+    """The filter as a detector of wrong images: measure -> value, low, high, n.
+
+    Measures are rejection_rate, precision (of the rejected, how many are wrong), recall (of the
+    wrong, how many are rejected), and wrong_rate of all and wrong_rate_kept of the kept.
+    """
+    questions = {
+        "rejection_rate": ~accepted,
+        "precision": wrong[~accepted],
+        "recall": ~accepted[wrong],
+        "wrong_rate": wrong,
+        "wrong_rate_kept": wrong[accepted],
+    }
+    return {name: stats.proportion(hits, confidence) for name, hits in questions.items()}

@@ -1,0 +1,215 @@
+"""Filtration: keep a generated image only if it is enough like real images of its class.
+
+The paper's third step, hard-cosine filtration: the cosine of the CLIP embeddings of a generated
+image and its real counterpart has to reach a threshold. The authors' released code compares with
+the first file of the class folder instead (the rule `class_first`) and draws nothing again. Our
+choice: where the paper's 0.6 means nothing, as for any encoder but its ViT-B/32, the threshold is a
+quantile, fixed in advance, of similarities between *real* images of a class.
+
+Tables of images have a row an image and the columns ``class_name``, ``source_id`` (of a real image
+its own id, of a generated one that of its counterpart) and ``embedding`` (unit vectors, (D,)).
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+
+from diffcore.filtering.encoders import Encoder
+from diffcore.params import FilteringParams
+
+#: What a generated image is compared with: its own source; of its class the mean, nearest or first.
+RULES = ("source", "class_mean", "class_nearest", "class_first")
+#: Real images of a class that are compared with each other, at most: ImageNet's 1,300 would make
+#: 1.7 million pairs a class, and a quantile needs no such number.
+MOST_COMPARED = 200
+
+
+# ------------------------------------------------------------------------------------------ embed
+def embed(table: pd.DataFrame, images: Iterable[np.ndarray], encoder: Encoder) -> pd.DataFrame:
+    """Make a table of images from N rows of metadata and their images (H, W, 3) uint8, in order."""
+    kept = [name for name in ("class_name", "source_id", "context") if name in table]
+    return table[kept].assign(embedding=list(encoder.embed_images(images)))
+
+
+# ---------------------------------------------------------------------------------------- compare
+def cosine_to_reference(
+    generated: pd.DataFrame, reference: pd.DataFrame, rule: str = "source"
+) -> np.ndarray:
+    """Cosine similarity of N generated images to what a rule compares them with: (N,) in [-1, 1].
+
+    Args:
+        generated: table of images.
+        reference: table of real images; their order decides for `class_first` alone.
+
+    Raises:
+        ValueError: for an unknown rule, and a source or class that the reference lacks.
+    """
+    _check_rule(rule)
+    column = "source_id" if rule == "source" else "class_name"
+    if absent := sorted(set(generated[column]) - set(reference[column])):
+        raise ValueError(f"the reference has no {column} {absent[0]!r} ({len(absent)} are missing)")
+    embeddings = stack(generated)
+    if rule == "source":
+        own = reference.drop_duplicates("source_id").set_index("source_id")["embedding"]
+        return cosine(embeddings, np.stack(own.loc[generated["source_id"]].tolist()))
+    similarity, members = np.empty(len(generated), np.float32), reference.groupby("class_name")
+    for class_name, rows in generated.groupby("class_name").indices.items():
+        similarity[rows] = _TO_CLASS[rule](embeddings[rows], stack(members.get_group(class_name)))
+    return similarity
+
+
+def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Cosine of rows (N, D) of unit length to others (N, D), or to one (D,): (N,) in [-1, 1]."""
+    # Not by `@`: on some processors BLAS warns there of invalid values that do not exist.
+    return np.einsum("nd,nd->n", left, np.broadcast_to(right, left.shape)).clip(-1, 1)
+
+
+def stack(table: pd.DataFrame) -> np.ndarray:
+    """Embeddings of a table of N images: (N, D)."""
+    return np.stack(table["embedding"].tolist())
+
+
+def _check_rule(rule: str) -> None:
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+#: rule -> function from (N, D) generated and (K, D) real embeddings of one class to (N,)
+_TO_CLASS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "class_mean": lambda generated, real: cosine(generated, _unit(real.mean(axis=0))),
+    "class_nearest": lambda generated, real: (generated @ real.T).max(axis=1),
+    "class_first": lambda generated, real: cosine(generated, real[0]),
+}
+
+
+# -------------------------------------------------------------------------------------- threshold
+def choose_threshold(settings: FilteringParams, reference: pd.DataFrame) -> float:
+    """Take the threshold that the settings state, or else calibrate it on real images alone."""
+    if settings.threshold is not None:
+        return settings.threshold
+    return calibrate_threshold(real_similarities(reference, settings.rule), settings.quantile)
+
+
+def calibrate_threshold(real: np.ndarray, quantile: float) -> float:
+    """Threshold that at most a stated share of real images would miss.
+
+    >>> calibrate_threshold(np.array([0.5, 0.6, 0.7, 0.8, 0.9]), quantile=0.25)
+    0.6
+    """
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile is {quantile}; it must be between 0 and 1")
+    return float(np.quantile(real, quantile, method="lower"))
+
+
+def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
+    """What a rule says of real images as if each had been drawn for the others of its class.
+
+    Of K images of a class, `source` gives K (K - 1) values, `class_first` K - 1, the other two K,
+    each against the rest. Only the first `MOST_COMPARED` of a class count.
+
+    Raises:
+        ValueError: for an unknown rule, and if no class has two images.
+    """
+    _check_rule(rule)
+    classes = reference.groupby("class_name", sort=False)
+    groups = (stack(rows.head(MOST_COMPARED)) for _, rows in classes)
+    values = [_within_class(members, rule) for members in groups if len(members) > 1]
+    if not values:
+        raise ValueError("no class has two real images, so nothing can be compared")
+    return np.concatenate(values).clip(-1, 1)
+
+
+def _within_class(members: np.ndarray, rule: str) -> np.ndarray:
+    """Compare each of K > 1 embeddings (K, D) of a class with the others by a rule."""
+    if rule == "class_mean":
+        return cosine(members, _unit(members.sum(axis=0) - members))
+    if rule == "class_first":
+        return members[1:] @ members[0]
+    pairs, apart = members @ members.T, ~np.eye(len(members), dtype=bool)
+    if rule == "class_nearest":
+        return np.where(apart, pairs, -1).max(axis=1)
+    return pairs[apart]
+
+
+# ----------------------------------------------------------------------------------------- decide
+def hard_filter(similarity: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether each similarity reaches the threshold, (N,) bool.
+
+    >>> hard_filter(np.array([0.59, 0.6, 0.9]), threshold=0.6).tolist()
+    [False, True, True]
+    """
+    return np.asarray(similarity) >= threshold
+
+
+def score(generated: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Similarity of generated images by each of `RULES`: one column ``cosine_<rule>`` a rule."""
+    columns = {f"cosine_{rule}": cosine_to_reference(generated, reference, rule) for rule in RULES}
+    return pd.DataFrame(columns, index=generated.index)
+
+
+def resample(
+    plan: pd.DataFrame,
+    replan: Callable[[int], pd.DataFrame],
+    draw_and_score: Callable[[pd.DataFrame], pd.DataFrame],
+    *,
+    rule: str,
+    threshold: float,
+    max_attempts: int,
+) -> pd.DataFrame:
+    """Decide on every sample of a plan, and draw what is rejected again until it passes.
+
+    Args:
+        plan: from `diffcore.prompts.plan_generation`, attempt 0.
+        replan: attempt -> the same plan for that attempt, of which only the rows are drawn whose
+            (source, copy) is still without an accepted image; empty if nothing can be drawn.
+        draw_and_score: plan -> its similarities (`score`), a row each in the plan's order.
+        max_attempts: rounds of drawing again; 0 leaves rejected images unreplaced.
+
+    Returns:
+        All samples that were drawn, round by round: the plan's columns, the scores, ``attempt``,
+        ``rule``, ``similarity``, ``threshold`` and ``accepted``.
+    """
+    _check_rule(rule)
+    rounds, asked = [], plan
+    for attempt in range(max_attempts + 1):
+        asked = asked.reset_index(drop=True)
+        scores = draw_and_score(asked).reset_index(drop=True)
+        similarity = scores[f"cosine_{rule}"]
+        decided = pd.concat([asked, scores], axis=1).assign(
+            attempt=attempt, rule=rule, similarity=similarity, threshold=threshold,
+            accepted=hard_filter(similarity, threshold),
+        )  # fmt: skip
+        rounds.append(decided)
+        rejected = _places(decided[~decided["accepted"]], attempt)
+        if rejected.empty or attempt == max_attempts:
+            break
+        again = replan(attempt + 1)
+        asked = again[_places(again, attempt + 1).isin(rejected)]
+        if asked.empty:
+            break
+    return pd.concat(rounds, ignore_index=True)
+
+
+def never_passed(decisions: pd.DataFrame) -> pd.DataFrame:
+    """List what is still without an accepted image, by the sample_id of its first attempt.
+
+    Returns:
+        Columns sample_id, class_name, source_id, tries, and best (similarity of all tries).
+    """
+    place = pd.concat(_places(rows, attempt) for attempt, rows in decisions.groupby("attempt"))
+    by_place = decisions.groupby(place, sort=False)
+    table = by_place.agg(
+        sample_id=("sample_id", "first"), class_name=("class_name", "first"),
+        source_id=("source_id", "first"), tries=("attempt", "size"), best=("similarity", "max"),
+    )  # fmt: skip
+    return table[~by_place["accepted"].any()].reset_index(drop=True)
+
+
+def _places(plan: pd.DataFrame, attempt: int) -> pd.Series:
+    """Source and copy of each row: its sample_id without the attempt at the end, if it has one."""
+    return plan["sample_id"].str.removesuffix(f"-{attempt}")

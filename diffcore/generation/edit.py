@@ -1,0 +1,106 @@
+"""Editing: training images changed by a style prompt, the first step of DiffuseMix.
+
+Our choice: the edit is made by the study's own text-to-image model, started from the noised image
+(SDEdit, Meng et al., arXiv 2108.01073), where DiffuseMix (Islam et al., CVPR 2024) takes
+InstructPix2Pix: so both methods draw on one model. Its prompt also names the class, as without it
+little of a fine-grained class is left, which favours that baseline.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import (
+    AutoPipelineForImage2Image,
+    DiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
+
+from diffcore.data.images import View
+from diffcore.data.splits import Split
+from diffcore.generation.draw import GeneratedSet, as_pixels, fill_shards, in_batches
+from diffcore.generation.pipelines import LazyPipeline
+from diffcore.params import StudyParams
+from diffcore.prompts.book import load_prompt_book
+from diffcore.prompts.plan import plan_generation
+from diffcore.store import digest
+
+
+def plan_edits(sources: pd.DataFrame, params: StudyParams) -> pd.DataFrame:
+    """Plan edits of training images (source_id, class_name): a style in place of the context."""
+    prompts, mixing = params.prompts, params.mixing
+    book = load_prompt_book(prompts.domain, template=prompts.template, contexts=mixing.edit_prompts)
+    return plan_generation(
+        sources, book, generated_share=mixing.edits_per_image, seed=params.seed, use_negatives=False
+    )
+
+
+def edit_images(
+    plan: pd.DataFrame,
+    sources: Split,
+    pipeline: LazyPipeline | DiffusionPipeline,
+    out_dir: str | Path,
+    *,
+    strength: float,
+    guidance_scale: float,
+    num_inference_steps: int,
+    height: int,
+    width: int,
+    batch_size: int = 8,
+    shard_size: int = 256,
+    progress: bool = True,
+) -> GeneratedSet:
+    """Edit the source image of every row of a plan, where a folder does not hold the edit yet.
+
+    Args:
+        plan: from `plan_edits`.
+        sources: the images that it names.
+        strength: how far back into noise an image is sent, in (0, 1]; at 1 nothing is left of it.
+            It is the share of the `num_inference_steps` that is run.
+
+    The other arguments and the result are as of `diffcore.generation.generate`.
+
+    Raises:
+        ValueError: if no step is left to run.
+        KeyError: for a source that is not there.
+    """
+    if not (0 < strength <= 1 and int(strength * num_inference_steps) >= 1):
+        raise ValueError(f"strength {strength} leaves none of {num_inference_steps} steps to run")
+    pipeline = LazyPipeline.of(pipeline)
+    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": float(guidance_scale)}
+    place = {source_id: number for number, source_id in enumerate(sources.metadata["source_id"])}
+    places = [place[source_id] for source_id in plan["source_id"]]
+    images = View(sources.images, places, (height, width))
+    made_by = [digest(pipeline.digest, "edit", strength, image) for image in images]
+
+    def edited(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+        editor = AutoPipelineForImage2Image.from_pipe(pipeline.load(), add_watermarker=False)
+        editor.set_progress_bar_config(disable=True)
+        for batch in in_batches(rows, batch_size):
+            yield from _edit(editor, batch, images[batch.index], strength=strength, **settings)
+
+    wanted = plan.assign(model=pipeline.name, model_hash=made_by, height=height, width=width)
+    describe = "edit" if progress else None
+    return fill_shards(wanted.assign(**settings), edited, out_dir, shard_size, describe)
+
+
+@torch.inference_mode()
+def _edit(
+    editor: DiffusionPipeline, rows: pd.DataFrame, images: np.ndarray, **settings: float
+) -> np.ndarray:
+    """Edit one batch: (B, H, W, 3) uint8 to the same. Each image has a generator of its own."""
+    sizes = {}
+    if isinstance(editor, StableDiffusionXLImg2ImgPipeline):  # which is told the size in words
+        sizes = dict.fromkeys(("original_size", "target_size"), images.shape[1:3])
+    drawn = editor(
+        prompt=rows["prompt"].tolist(),
+        negative_prompt=rows["negative_prompt"].tolist(),
+        image=torch.from_numpy(images).permute(0, 3, 1, 2) / 255,
+        generator=[torch.Generator().manual_seed(seed) for seed in rows["seed"].tolist()],
+        output_type="pt",
+        **sizes,
+        **settings,
+    ).images
+    return as_pixels(drawn)

@@ -1,0 +1,76 @@
+"""Images that are there already, imported or surrogates, in the place of drawn ones."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffcore.data.images import fit, read_image
+from diffcore.data.splits import Split
+from diffcore.generation import surrogates
+from diffcore.generation.draw import GeneratedSet, fill_shards
+from diffcore.generation.imports import hash_tree, plan_import
+from diffcore.params import GenerationParams, StudyParams
+from diffcore.prompts.plan import PLAN_COLUMNS
+
+
+@dataclass(frozen=True)
+class OtherImages:
+    """Counterparts that need no text-to-image model.
+
+    Attributes:
+        plan: N rows with `PLAN_COLUMNS`.
+        made_by: model and model_hash, which tells the same plan with other pixels apart.
+        image_of: reads the image (H, W, 3) uint8, of any size, at a place of the plan.
+        truth: which of them are wrong, if that is known: the table of `evaluate.judge`.
+    """
+
+    plan: pd.DataFrame
+    made_by: dict[str, str]
+    image_of: Callable[[int], np.ndarray]
+    truth: pd.DataFrame | None = None
+
+    def bring_in(
+        self, out_dir: str | Path, settings: GenerationParams, progress: bool = True
+    ) -> GeneratedSet:
+        """Fit all images to the size in use and put them into shards, where they are not yet."""
+        size = {"height": settings.height, "width": settings.width}
+        wanted = self.plan.assign(**size, **self.made_by, num_inference_steps=0, guidance_scale=0.0)
+
+        def fitted(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+            return (fit(self.image_of(place), **size) for place in rows.index)
+
+        describe = "bring in" if progress else None
+        return fill_shards(wanted, fitted, out_dir, settings.shard_size, describe)
+
+    def judge(self, metadata: pd.DataFrame) -> pd.DataFrame:
+        """Tell which of these images are wrong: a row an image, in order."""
+        return self.truth.set_index("sample_id").loc[metadata["sample_id"]].reset_index()
+
+
+def plan_others(
+    params: StudyParams, sources: pd.DataFrame, spare: Split | None = None
+) -> OtherImages:
+    """Plan the counterparts of training images (source_id, class_name) in a study that draws none.
+
+    Surrogates are taken from the spare photographs; imports need none.
+    """
+    generation, columns = params.generation, list(PLAN_COLUMNS)
+    if generation.pipeline.kind == "import":
+        root = Path(generation.pipeline.location)
+        plan = plan_import(root, sources, params.seed)
+        files = plan["file"].tolist()
+        made_by = {"model": "imported", "model_hash": hash_tree(root, files)}
+        return OtherImages(plan[columns], made_by, lambda place: read_image(root / files[place]))
+    shares = generation.model_dump(include={"generated_share", "noise_share"})
+    plan = surrogates.plan_surrogates(sources, spare, **shares, seed=params.seed)
+    places = pd.Index(spare.metadata["source_id"]).get_indexer(plan["photograph"])
+    seeds, truth = plan["seed"].tolist(), surrogates.judge_surrogates(plan)
+    made_by = {"model": "surrogate photographs", "model_hash": surrogates.TRANSFORM_HASH}
+
+    def image_of(place: int) -> np.ndarray:
+        return surrogates.transform(spare.images[int(places[place])], seeds[place])
+
+    return OtherImages(plan[columns], made_by, image_of, truth)

@@ -1,0 +1,165 @@
+"""Pipelines: one call loads every kind of text-to-image model, and a digest tells them apart.
+
+From CosXL in one file to the tiny model that ships with Paperbirds, all become the same kind of
+pipeline. Our choice: only safetensors are read, since a pickled checkpoint can run code, and no
+watermark is drawn, since its presence would hang on an optional package.
+"""
+
+import json
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from diffcore.paperbirds.weights import pipeline_dir
+from diffcore.params import PipelineSpec, resolve_device
+from diffcore.store import digest, file_digest
+
+#: Family -> what its prompts are encoded to, in the order in which it returns them.
+FAMILIES: dict[type[DiffusionPipeline], tuple[str, ...]] = {
+    StableDiffusionXLPipeline: (
+        "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    ),
+    StableDiffusionPipeline: ("prompt_embeds", "negative_prompt_embeds"),
+}  # fmt: skip
+
+_MODEL_FILES = (".json", ".safetensors", ".txt")
+# What of a configuration depends on the version of a library, or is told by the weights.
+_PASSING = ("transformers_version", "dtype", "architectures")
+
+
+class LazyPipeline:
+    """A text-to-image model that is loaded when it has to draw, and known by its digest before."""
+
+    def __init__(self, spec: PipelineSpec | None, loaded: DiffusionPipeline | None = None):
+        self.spec, self._loaded = spec, loaded
+
+    @classmethod
+    def of(cls, pipeline: "LazyPipeline | DiffusionPipeline") -> "LazyPipeline":
+        """Wrap a loaded pipeline; raises TypeError for one that is of none of the `FAMILIES`."""
+        return pipeline if isinstance(pipeline, cls) else cls(None, _checked(pipeline))
+
+    def load(self) -> DiffusionPipeline:
+        """Load the model, once; see `load_pipeline`."""
+        if self._loaded is None:
+            self._loaded = load_pipeline(self.spec)
+        return self._loaded
+
+    @cached_property
+    def name(self) -> str:
+        """The last part of its path or hub id, which no machine's folders enter."""
+        if self.spec is None:
+            return Path(self._loaded.name_or_path or type(self._loaded).__name__).name
+        return Path(_location(self.spec)).name
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash all that turns a prompt and noise into pixels, without loading the weights.
+
+        Of local files their content, of the hub's their commit, and precision and schedule; not
+        where they lie, nor the device. What the hub has and this machine lacks is fetched first.
+        """
+        if self.spec is None:
+            return hash_model(self._loaded)
+        if None in _contents(self.spec):
+            self.load()
+        scheduler = self.spec.scheduler and self.spec.scheduler.model_dump()
+        return digest(*_contents(self.spec), self.spec.dtype, scheduler)
+
+
+def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
+    """Load a text-to-image pipeline, on its device, in its precision, without a bar.
+
+    Raises:
+        FileNotFoundError: for a local model that is not there.
+        ValueError: for a single file that is no safetensors file, or a GPU that is not there.
+        TypeError: for a pipeline that is of none of the `FAMILIES`.
+    """
+    device, source = resolve_device(spec.device, "generation.pipeline.device"), _location(spec)
+    if spec.kind == "single_file" and not source.endswith(".safetensors"):
+        raise ValueError(f"{source} is no .safetensors file; others can run code when opened")
+    if spec.kind != "hub" and not Path(source).exists():
+        raise FileNotFoundError(f"{source} does not exist; set generation.pipeline.location")
+    options = {"dtype": getattr(torch, spec.dtype), "local_files_only": spec.local_files_only,
+               "use_safetensors": True}  # fmt: skip
+    parts = {} if spec.vae is None else {"vae": AutoencoderKL.from_pretrained(spec.vae, **options)}
+    if spec.kind == "single_file":
+        del options["use_safetensors"]  # which it is
+        given = parts if spec.config is None else parts | {"config": spec.config}
+        pipeline = _family(spec.config).from_single_file(source, **given, **options)
+        pipeline.register_to_config(_name_or_path=source)  # as one from a folder has it
+    else:
+        options["local_files_only"] |= spec.kind != "hub"
+        pipeline = DiffusionPipeline.from_pretrained(source, **parts, **options)
+    if spec.scheduler is not None:  # from nothing but its specification, as the authors do
+        settings = spec.scheduler.model_dump(exclude={"class_name"})
+        pipeline.scheduler = getattr(diffusers, spec.scheduler.class_name)(**settings)
+    pipeline.watermark = None
+    pipeline.set_progress_bar_config(disable=True)
+    return _checked(pipeline).to(device)
+
+
+def hash_model(pipeline: DiffusionPipeline) -> str:
+    """Hash what a loaded pipeline is made of: settings, vocabularies, weights, their precision."""
+    parts: list[Any] = []
+    for name, part in [("", pipeline), *sorted(pipeline.components.items())]:
+        config = getattr(part, "config", {})
+        config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        kept = {key for key in config if not key.startswith("_") and key not in _PASSING}
+        weights = part.state_dict() if isinstance(part, torch.nn.Module) else {}
+        parts += [name, type(part).__name__, {key: config[key] for key in kept}]
+        parts.append(part.get_vocab() if hasattr(part, "get_vocab") else {})
+        for key, weight in sorted(weights.items()):
+            content = torch.atleast_1d(weight).cpu().contiguous().view(torch.uint8).numpy()
+            parts.append(digest(key, str(weight.dtype), content))
+    return digest(*parts)
+
+
+def _checked(pipeline: Any) -> DiffusionPipeline:
+    if not isinstance(pipeline, tuple(FAMILIES)):
+        raise TypeError(
+            f"cannot draw with a {type(pipeline).__name__}; a pipeline of SDXL or of Stable "
+            "Diffusion 1 and 2 is needed"
+        )
+    return pipeline
+
+
+def _location(spec: PipelineSpec) -> str:
+    return str(pipeline_dir()) if spec.kind == "paperbirds" else spec.location
+
+
+def _contents(spec: PipelineSpec) -> list[Any]:
+    """Tell model, configuration and autoencoder by content; None for one that is to be fetched."""
+    named = {_location(spec): "model_index.json", spec.config: "", spec.vae: "config.json"}
+    return [_content(location, index) for location, index in named.items() if location]
+
+
+def _content(location: str, index: str) -> Any:
+    """Digests of local files, or the commit of the hub's; None if neither is on this machine."""
+    root = Path(location)
+    if root.exists():
+        files = [root] if root.is_file() else sorted(root.rglob("*"))
+        chosen = [file for file in files if file.suffix in _MODEL_FILES]
+        return [(file.relative_to(root).as_posix(), file_digest(file)) for file in chosen]
+    with suppress(HFValidationError):  # it is a path
+        cached = try_to_load_from_cache(location, index)
+        return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def _family(config: str | None) -> type[DiffusionPipeline]:
+    """Tell by a single file's configuration which pipeline it is for; without one, SDXL's."""
+    index = Path(config or "") / "model_index.json"
+    named = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
+    return {family.__name__: family for family in FAMILIES}.get(named, StableDiffusionXLPipeline)

@@ -1,0 +1,111 @@
+"""The plan: which image to draw for which training image, from which prompt, seed and context.
+
+Our choice: contexts are dealt out in equal numbers within a class, every class gets at least one
+image however small the share, and every draw has a seed of its own, so that it can be repeated,
+resumed and replaced.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from diffcore.prompts.book import PromptBook, negatives_for, write_prompt
+
+PLAN_COLUMNS = (
+    "sample_id", "class_name", "source_id", "context", "prompt", "negative_prompt", "seed",
+)  # fmt: skip
+
+
+def plan_generation(
+    sources: pd.DataFrame,
+    book: PromptBook,
+    *,
+    generated_share: float,
+    seed: int,
+    use_context: bool = True,
+    use_negatives: bool = True,
+    attempt: int = 0,
+) -> pd.DataFrame:
+    """Make the table of what to draw: one row per generated image, in the order of the sources.
+
+    The draw's own seed depends on (seed, source, copy, attempt) alone: neither other rows nor
+    the wording change it, so plans with and without a context share their noise. Which images
+    get a counterpart depends on the seed, the image and its class; contexts are dealt out in
+    equal numbers (give or take one) within a class, and the copies of an image get different
+    ones as far as there are enough.
+
+    Args:
+        sources: training images, columns ``source_id`` (distinct) and ``class_name``; kept as
+            text. Other columns are ignored.
+        book: wording.
+        generated_share: generated images per training image of a class, >= 0; above 1 some or
+            all images get several. A class gets at least one unless the share is 0.
+        seed: of the study.
+        use_context: name a context; else ``context`` is empty.
+        use_negatives: name negatives that fit the prompt; else ``negative_prompt`` is empty.
+        attempt: 0 at first; higher draws replacements: other noise, contexts dealt anew.
+
+    Returns:
+        Table with the columns `PLAN_COLUMNS`; ``sample_id`` is distinct, seeds are in [0, 2^63).
+
+    Raises:
+        ValueError: for missing columns or values, repeated source ids or a negative share.
+    """
+    if generated_share < 0:
+        raise ValueError(f"generated_share is {generated_share}; it must be 0 or more")
+    sources = _checked_sources(sources)
+    order = {source_id: place for place, source_id in enumerate(sources["source_id"])}
+    rows = []
+    for class_name, members in sources.groupby("class_name", sort=False):
+        contexts = _dealt(book.contexts, seed, class_name, attempt) if use_context else [""]
+        for place, (source_id, copy) in enumerate(_draws(members, generated_share, seed)):
+            context = contexts[place % len(contexts)]
+            negatives = negatives_for(book, context, class_name) if use_negatives else ()
+            rows.append((
+                order[source_id], copy, f"{source_id}-{copy}-{attempt}", class_name, source_id,
+                context, write_prompt(book, class_name, context), ", ".join(negatives),
+                _hash("draw", seed, source_id, copy, attempt) >> 1,  # signed 64 bits hold it
+            ))  # fmt: skip
+    plan = pd.DataFrame(rows, columns=["place", "copy", *PLAN_COLUMNS])
+    plan = plan.sort_values(["place", "copy"], ignore_index=True)
+    return plan[list(PLAN_COLUMNS)].astype({"seed": "int64"})
+
+
+def _checked_sources(sources: pd.DataFrame) -> pd.DataFrame:
+    """Return ids and classes as text; raises ValueError for what cannot be planned."""
+    needed = ["source_id", "class_name"]
+    if missing := [name for name in needed if name not in sources]:
+        raise ValueError(f"sources lack the columns {missing}; they have {list(sources)}")
+    if sources[needed].isna().any(axis=None):
+        raise ValueError("sources have rows without a source_id or class_name")
+    table = sources[needed].astype(str)
+    if (repeated := table["source_id"].duplicated()).any():
+        first = table.loc[repeated, "source_id"].iloc[0]
+        raise ValueError(f"source_id {first!r} is in sources more than once; ids must be distinct")
+    return table
+
+
+def _draws(members: pd.DataFrame, share: float, seed: int) -> list[tuple[str, int]]:
+    """List the (source_id, copy) of one class; an image's copies stand side by side."""
+    ranked = sorted(members["source_id"], key=lambda source: _hash("rank", seed, source))
+    total = max(1, math.floor(share * len(ranked) + 0.5)) if share > 0 else 0
+    base, extra = divmod(total, len(ranked))
+    return [
+        (source, copy)
+        for rank, source in enumerate(ranked)
+        for copy in range(base + (rank < extra))
+    ]
+
+
+def _dealt(contexts: Sequence[str], seed: int, class_name: str, attempt: int) -> list[str]:
+    """Shuffle the contexts for one class, so that small classes do not all get the same few."""
+    return sorted(contexts, key=lambda context: _hash("deal", seed, class_name, attempt, context))
+
+
+def _hash(*parts: str | int) -> int:
+    """Hash parts to 64 bits; the same on every machine and in every process, unlike hash()."""
+    digest = hashlib.blake2b(json.dumps(parts, default=int).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

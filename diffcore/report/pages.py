@@ -1,0 +1,114 @@
+"""Pages of a report: an executed notebook as HTML, and the index of a profile.
+
+They load nothing from other hosts; so maths in a notebook is written in Unicode, not TeX. Figures
+are linked from the folder beside the page, not embedded once more.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from pygments.formatters import HtmlFormatter
+from traitlets.config import Config
+
+TEMPLATES = Path(__file__).with_name("templates")
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["html.j2"]), trim_blocks=True
+)
+#: Of several forms of one output the first listed is shown; widgets, as progress bars, are not.
+_SHOWN = (
+    *("application/vnd.jupyter.widget-view+json", "image/svg+xml", "image/png", "image/jpeg"),
+    *("text/html", "text/markdown", "text/plain"),
+)
+
+
+def notebook_page(notebook: NotebookNode) -> str:
+    """Render an executed notebook as one HTML page: code folded, figures linked, no other host."""
+    exporter = HTMLExporter(
+        config=Config(NbConvertBase={"display_data_priority": list(_SHOWN)}),
+        template_name="basic",
+        raw_template=(TEMPLATES / "cells.html.j2").read_text(encoding="utf-8"),
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    body, _ = exporter.from_notebook_node(_link_figures(notebook))
+    # A link to another notebook, right in JupyterLab, leads to that notebook's page.
+    body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="../\1/\1.html"', body)
+    code_style = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    title, _ = _title_and_sentence(notebook)
+    page = ENVIRONMENT.get_template("page.html.j2")
+    return page.render(title=title, body=body, more_style=code_style)
+
+
+def _link_figures(notebook: NotebookNode) -> NotebookNode:
+    """Refer to each figure that `Report.show` named by its file in ``figures/``."""
+    linked = nbformat.from_dict(notebook)
+    for output in (o for cell in linked.cells for o in cell.get("outputs", [])):
+        if name := output.get("metadata", {}).get("image/png", {}).get("figure"):
+            output.metadata["filenames"] = {"image/png": f"figures/{name}.png"}
+    return linked
+
+
+def executed_notebooks(folder: Path) -> list[Path]:
+    """List the executed notebooks of a profile's report, in order."""
+    return sorted(path for path in folder.glob("[!.]*/*.ipynb") if path.stem == path.parent.name)
+
+
+def index_page(folder: Path, profile: str) -> str:
+    """Render the index of a report: its claims, and a card for each executed notebook."""
+    judged, claims = folder / "08_report" / "tables" / "claims.csv", []
+    if judged.is_file():
+        claims = list(csv.DictReader(judged.read_text(encoding="utf-8").splitlines()))
+    return ENVIRONMENT.get_template("index.html.j2").render(
+        title=f"DiffCoRe-Mix, a reproducible study: profile {profile}",
+        claims=claims,
+        cards=[_card(path) for path in executed_notebooks(folder)],
+    )
+
+
+def _card(executed: Path) -> dict[str, Any]:
+    """Sum up one executed notebook: its title, first sentence, first figure and key numbers."""
+    notebook = nbformat.read(executed, as_version=4)
+    title, sentence = _title_and_sentence(notebook)
+    return {
+        "name": executed.stem,
+        "title": title,
+        "sentence": sentence,
+        "figure": min((path.name for path in executed.parent.glob("figures/*.png")), default=None),
+        "numbers": list(_numbers(read_numbers(executed.parent))),
+        "minutes": notebook.metadata["duration_seconds"] / 60,
+    }
+
+
+def read_numbers(folder: Path) -> dict[str, Any]:
+    """Read what a notebook recorded: its metrics, and the times beside them."""
+    files = (folder / "metrics.json", folder / "times.json")
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    return {name: value for numbers in found for name, value in numbers.items()}
+
+
+def _title_and_sentence(notebook: NotebookNode) -> tuple[str, str]:
+    """Take the title of a notebook, and the first sentence below it, as plain text."""
+    source = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "")
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`]", r"\1", source)
+    title, _, rest = text.lstrip("# ").partition("\n")
+    sentence = re.match(r"\s*(.*?[.?!])(?=\s|$)", rest, re.DOTALL)
+    return title.strip(), " ".join(sentence[1].split()) if sentence else ""
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each number of a notebook with its name, and its interval where it has one."""
+    for name, value in values.items():
+        if name.endswith(("_low", "_high", "_p")) or type(value) not in (int, float):
+            continue
+        text = f"{value:.4g}"
+        if f"{name}_low" in values:
+            text += f" [{values[f'{name}_low']:.3g}, {values[f'{name}_high']:.3g}]"
+        yield name.replace("_", " "), text

@@ -1,0 +1,117 @@
+"""Where the results of one notebook go: figures, tables, numbers, and what they rest on.
+
+What a clock decided is kept apart, in ``times.json`` and ``times/``: no other run can equal it, so
+it is no part of a comparison of two reports.
+"""
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from PIL import Image
+
+from diffcore.params import StudyParams, dump_params
+from diffcore.store import write_bytes, write_text, written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas.io.formats.style import Styler
+
+_DIGITS = 6  # that count in a saved number: more would differ between machines
+
+
+class Report:
+    """The folder of one notebook's results."""
+
+    def __init__(self, report_dir: Path):
+        self.report_dir = report_dir
+        self._numbers: dict[str, dict[str, Any]] = {"metrics": {}, "times": {}}
+
+    def begin(self, params: StudyParams, versions: Mapping[str, Any]) -> None:
+        """Print and save the parameters and versions that all results rest on."""
+        write_text(self.report_dir / "params.yaml", dump_params(params))
+        write_text(self.report_dir / "versions.json", json.dumps(versions, indent=2) + "\n")
+        told = {name: value for name, value in versions.items() if name != "packages"}
+        print("\n".join(f"{name}: {value}" for name, value in told.items()))
+        print(", ".join(f"{name} {version}" for name, version in versions["packages"].items()))
+        print("\n" + dump_params(params), end="")
+
+    def show(self, fig: "Figure", name: str) -> None:
+        """Save a figure as PNG, and as SVG unless it holds images, and show it.
+
+        What is shown names its file, so that a page can link it.
+        """
+        import matplotlib.pyplot as plt
+        from IPython.display import Image as Shown
+        from IPython.display import display
+
+        folder = self.report_dir / "figures"
+        if not any(ax.images for ax in fig.axes):
+            # No date and a fixed salt for its ids: an SVG changes only if the figure does.
+            with (
+                plt.rc_context({"svg.hashsalt": name}),
+                written_whole(folder / f"{name}.svg") as at,
+            ):
+                fig.savefig(at, format="svg", bbox_inches="tight", metadata={"Date": None})
+        drawn = io.BytesIO()
+        fig.savefig(drawn, format="png", bbox_inches="tight", dpi=110)
+        slim = slim_png(drawn.getvalue())
+        write_bytes(folder / f"{name}.png", slim)
+        plt.close(fig)  # or the notebook would show it once more
+        display(Shown(slim, metadata={"figure": name, "alt": f"Figure {name}"}))
+
+    def table(
+        self, table: pd.DataFrame, name: str, precision: int = 3, times: bool = False
+    ) -> "Styler":
+        """Save a table as CSV, with six digits that count, and return it to be shown.
+
+        Args:
+            times: whether it holds measured times, which no other run can equal.
+        """
+        path = self.report_dir / ("times" if times else "tables") / f"{name}.csv"
+        write_text(path, table.to_csv(index=False, float_format=f"%.{_DIGITS}g"))
+        return table.style.format(precision=precision, na_rep="").hide(axis="index")
+
+    def record(self, **numbers: Any) -> None:
+        """Add numbers to ``metrics.json``: finite ones, texts, and mappings or lists of them.
+
+        Raises:
+            ValueError: for a number that is not finite.
+        """
+        self._save("metrics", numbers)
+
+    def record_times(self, **numbers: Any) -> None:
+        """Add numbers that a clock decided to ``times.json``."""
+        self._save("times", numbers)
+
+    def _save(self, kind: str, numbers: Mapping[str, Any]) -> None:
+        self._numbers[kind] |= {name: _plain(value, name) for name, value in numbers.items()}
+        text = json.dumps(self._numbers[kind], indent=2, sort_keys=True, allow_nan=False)
+        write_text(self.report_dir / f"{kind}.json", text + "\n")
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Turn numpy's and torch's numbers into Python's, rounded to the digits that count."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{name}[{place}]") for place, item in enumerate(value)]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}; a recorded number must be finite")
+        return float(f"{value:.{_DIGITS}g}")
+    return value
+
+
+def slim_png(encoded: bytes) -> bytes:
+    """Write a picture with 256 colours of its own: a third of the bytes, and looks the same."""
+    picture = Image.open(io.BytesIO(encoded)).convert("RGB")
+    slim = io.BytesIO()
+    picture.quantize(256, kmeans=1).save(slim, "PNG", optimize=True)
+    return slim.getvalue()

@@ -1,0 +1,148 @@
+"""Run the notebooks of the study, and put each report in its place as a whole.
+
+A notebook writes its results aside, to the folder that DIFFCORE_REPORT names; when it ran through,
+that folder takes the place of the earlier one. A notebook that fails leaves the earlier report as
+it was, and itself beside it as ``<name>.failed.ipynb``.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from nbconvert.preprocessors import TagRemovePreprocessor
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+from diffcore.checks import CAPABILITIES, MissingFilesError, capabilities, require
+from diffcore.data.layouts import PhotosError
+from diffcore.params import ParamsError, StudyParams, load_params, project_root
+from diffcore.report.pages import executed_notebooks, index_page, notebook_page
+from diffcore.store import write_text
+
+_TOLD = ("paperbirds", "truth", "pipeline", "masks", "sweeps")  # what a reader may look for
+# What passes between kernel and papermill is kept from other users of the machine.
+_ENCRYPTED = Config(KernelManager={"transport_encryption": "auto"})
+_SPEAK_FOR_THEMSELVES = {kind.__name__ for kind in (ParamsError, MissingFilesError, PhotosError)}
+
+
+class NotebookError(RuntimeError):
+    """A notebook that cannot be run, or stopped; the message names it, the cell and the reason."""
+
+
+def notebook_names(root: Path | None = None) -> list[str]:
+    """List the notebooks of the project, in order."""
+    return sorted(path.stem for path in ((root or project_root()) / "notebooks").glob("*.ipynb"))
+
+
+def run_notebook(
+    name: str, profile: str, overrides: Mapping[str, Any] | None = None, root: Path | None = None
+) -> Path:
+    """Execute a notebook; return the executed copy in ``runs/<profile>/report/<name>/``.
+
+    Raises:
+        ParamsError: if a parameter is not legal; no kernel is started then.
+        MissingFilesError: if data or weights are not there; no kernel is started then.
+        NotebookError: if there is no such notebook, or one of its cells raises.
+    """
+    with contextlib.chdir(root or project_root()):
+        params = load_params(profile, overrides)
+        require(params)
+        if name not in (known := notebook_names()):
+            raise NotebookError(f"no notebook {name}; there are: {', '.join(known) or 'none'}")
+        notebook = fit(nbformat.read(f"notebooks/{name}.ipynb", as_version=4), params)
+        given = {"profile": profile, "overrides": dict(overrides or {})}
+        folder = Path("runs", params.profile, "report", name).resolve()
+        with _report_aside(folder) as aside:
+            executed = _execute(notebook, name, given, aside, folder)
+            write_text(aside / f"{name}.html", notebook_page(executed))
+            write_text(aside / f"{name}.ipynb", nbformat.writes(executed) + "\n")
+    return folder / f"{name}.ipynb"
+
+
+def fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
+    """Leave out the cells that need what the study lacks, and say so under the title."""
+    has = capabilities(params)
+    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    lacking = [name for name in CAPABILITIES if name not in has and f"needs-{name}" in tags]
+    remover = TagRemovePreprocessor(remove_cell_tags={f"needs-{name}" for name in lacking})
+    notebook, _ = remover.preprocess(notebook, {})
+    notes = []
+    if told := [CAPABILITIES[name] for name in lacking if name in _TOLD]:
+        notes.append(
+            f"*This page is of the profile {params.profile}. The notebook holds more, which is "
+            f"left out here as it needs what this study does not have: {'; '.join(told)}.*"
+        )
+    if "surrogates" in has:
+        notes.append(
+            "*Where it says generated, other photographs of the data set are meant, which stand in "
+            "for generated images.*"
+        )
+    if notes:
+        note = nbformat.v4.new_markdown_cell("\n\n".join(notes), id="left-out")
+        notebook.cells.insert(1, note)
+    return notebook
+
+
+@contextlib.contextmanager
+def _report_aside(folder: Path) -> Iterator[Path]:
+    """Have a notebook write to a folder beside its own, which it replaces when all went well."""
+    aside = folder.with_name(f".{folder.name}-{os.getpid()}")
+    aside.mkdir(parents=True, exist_ok=True)
+    os.environ["DIFFCORE_REPORT"] = str(aside)  # `Study.open` reads it
+    try:
+        yield aside
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        del os.environ["DIFFCORE_REPORT"]
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _execute(
+    notebook: NotebookNode, name: str, given: Mapping[str, Any], aside: Path, folder: Path
+) -> NotebookNode:
+    """Execute a notebook in the working directory; return it without papermill's bookkeeping."""
+    running = aside / f"{name}.ipynb"  # saved after every cell, so it shows how far it came
+    try:
+        executed = papermill.execute_notebook(
+            notebook, running, given, kernel_name="python3", language="python", cwd=Path.cwd(),
+            coalesce_streams=True, config=_ENCRYPTED,
+        )  # fmt: skip
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        folder.mkdir(exist_ok=True)
+        failed = running.replace(folder / f"{name}.failed.ipynb")
+        raise NotebookError(f"{_reason(name, error)}; see {failed}") from None
+    executed.metadata["duration_seconds"] = round(executed.metadata.pop("papermill")["duration"], 1)
+    for cell in executed.cells:
+        cell.metadata.pop("papermill", None)
+    return executed
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Say in one line which cell of a notebook failed and why; some errors speak for themselves."""
+    if isinstance(error, DeadKernelError):
+        return f"{name}: the kernel died, which most often means that memory ran out"
+    if error.ename in _SPEAK_FOR_THEMSELVES:
+        return error.evalue
+    what = re.sub(r"\s+", " ", error.evalue)
+    return f"{name}, cell [{error.exec_count}]: {error.ename}: {what}"
+
+
+def build_index(profile: str, root: Path | None = None) -> Path:
+    """Write ``runs/<profile>/report/index.html``: the claims, and a card for each notebook.
+
+    Raises:
+        NotebookError: if no notebook has been executed under this profile.
+    """
+    profile = Path(profile).stem
+    folder = (root or project_root()) / "runs" / profile / "report"
+    if not executed_notebooks(folder):
+        raise NotebookError(f"no executed notebook in {folder}; run the study first")
+    return write_text(folder / "index.html", index_page(folder, profile))

@@ -1,0 +1,92 @@
+"""Measure what else "responsible" asks of generated images: no leak of the test set, and balance.
+
+Beyond the paper, whose public text names prompts, negative prompts and a filter, and no check of
+this kind. Renders that stand beside generated images, as the measure of a leak, can be drawn for
+Paperbirds alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import adjusted_mutual_info_score
+
+from diffcore import stats
+from diffcore.paperbirds import CONTEXTS, render
+from diffcore.responsible.copies import Vectors, as_vectors, nearest
+
+_FRESH = 72  # sets the seeds of these renders apart from those of every split
+
+
+def leakage(
+    train: pd.DataFrame, generated: pd.DataFrame, vectors: Mapping[str, Vectors], encoder: Any,
+    *, confidence: float, seed: int,
+) -> pd.DataFrame:  # fmt: skip
+    """Which of equally large sets are nearer to test images than the training set is.
+
+    One generated image a training image, and a fresh render of the same class and context in the
+    generator's style, which cannot know the test set: what both have in common is no leak.
+
+    Takes metadata, that of generated images numbered from 0, and vectors of the sets "training",
+    "generated" and, by names that begin so, "test"; adds the test to `closer_shares`.
+    """
+    rows = generated.drop_duplicates("source_id")
+    renders = [
+        render(row.class_name, row.context or CONTEXTS[0], (seed, _FRESH, place)).image
+        for place, row in enumerate(rows.itertuples())
+    ]
+    used = train["source_id"].isin(rows["source_id"]).to_numpy()
+    training = {space: each[used] for space, each in vectors["training"].items()}
+    others = {
+        "generated": {space: each[rows.index] for space, each in vectors["generated"].items()},
+        "fresh renders": as_vectors(np.stack(renders), encoder, mirrored=True),
+    }
+    tests = [name for name in vectors if name.startswith("test")]
+    tables = [closer_shares(vectors[t], training, others, confidence).assign(test=t) for t in tests]
+    return pd.concat(tables, ignore_index=True)
+
+
+def closer_shares(
+    tests: Vectors, training: Vectors, others: Mapping[str, Vectors], confidence: float
+) -> pd.DataFrame:
+    """How often a test image is nearer to another set than to the training set.
+
+    Generated images that had seen the test set would lie closer to it than they should. Sets are
+    compared that are equally large, as the nearest of more images is nearer; others raise
+    ValueError. A set as near as the training set has 1/2: images, space, value, low, high, n.
+    """
+    base, rows = nearest(tests, training), []
+    for name, vectors in others.items():
+        if any(len(vectors[space]) != len(training[space]) for space in vectors):
+            raise ValueError(f"{name} must hold as many images as the training set")
+        closer = base.assign(closer=nearest(tests, vectors)["distance"] < base["distance"])
+        rows += [
+            {"images": name, "space": space, **stats.proportion(hits, confidence)}
+            for space, hits in closer.groupby("space", sort=False)["closer"]
+        ]
+    return pd.DataFrame(rows)
+
+
+def balance(
+    sets: Mapping[str, pd.DataFrame], contexts: Sequence[str], confidence: float
+) -> pd.DataFrame:
+    """How evenly sets cover classes and the contexts that there could be, a row a set.
+
+    Entropies are in bits, that of contexts within a class; smallest_class is a share; pairs is the
+    share of all pairs of class and context that occur; tie, how much a context tells of the class,
+    is the adjusted mutual information of both: 0 as by chance, 1 if each determines the other.
+    """
+    rows = []
+    for name, table in sets.items():
+        classes, scenes = table["class_name"], table["context"]
+        within = stats.entropy_within(scenes, classes, confidence)
+        rows.append({
+            "set": name, "images": len(table), "class_entropy": stats.entropy_bits(classes),
+            "smallest_class": float(classes.value_counts(normalize=True).min()),
+            "context_entropy": within["value"], "context_low": within["low"],
+            "context_high": within["high"],
+            "pairs": scenes.groupby(classes).nunique().sum() / (classes.nunique() * len(contexts)),
+            "tie": float(adjusted_mutual_info_score(classes, scenes)),
+        })  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,278 @@
+"""Every interval and test of the study: a row of ``value, low, high, n`` and, of tests, ``p``.
+
+What an interval covers is in its function's name and docstring: images (`proportion`), seeds of
+training (`mean`, `paired`), both at once (`crossed`), repeats (`ratio_of_medians`). Those
+over seeds speak of other seeds on these very images; what other images would do they do not know.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+#: value, low, high, n and perhaps p, by name.
+Row = dict[str, float]
+
+_RESAMPLES = 2000
+
+
+# -------------------------------------------------------------------------------------- over images
+def proportion(hits: Sequence[bool] | np.ndarray, confidence: float = 0.95) -> Row:
+    """Share of True among N observations with its Wilson interval; of nothing, 0 in [0, 1].
+
+    >>> {key: round(value, 3) for key, value in proportion([True] * 9 + [False]).items()}
+    {'value': 0.9, 'low': 0.596, 'high': 0.982, 'n': 10}
+    """
+    values = np.asarray(hits, bool)
+    if not len(values):
+        return _row(0.0, 0.0, 1.0, 0)
+    test = stats.binomtest(int(values.sum()), len(values))
+    return _row(values.mean(), *test.proportion_ci(confidence, method="wilson"), len(values))
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    values: Sequence | np.ndarray,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Row:
+    """Statistic of N values with its percentile bootstrap over them."""
+    values, rng = np.asarray(values), np.random.default_rng(seed)
+    resampled = [statistic(rng.choice(values, len(values))) for _ in range(_RESAMPLES)]
+    return _row(statistic(values), *_percentiles(np.array(resampled), confidence), len(values))
+
+
+def reduction(
+    without: np.ndarray, with_: np.ndarray, confidence: float = 0.95, seed: int = 0
+) -> Row:
+    """How many times rarer an event becomes over N pairs, with a bootstrap over the pairs.
+
+    Both say of the same pairs, (N,) bool, whether it happened. Half an event is added to both
+    counts, so that the ratio exists where none is left (it then errs on the small side).
+    """
+    pairs = np.stack([np.asarray(without, bool), np.asarray(with_, bool)], axis=1)
+    chosen = np.random.default_rng(seed).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
+    counts = np.stack([pairs.sum(axis=0), *pairs[chosen].sum(axis=1)]) + 0.5
+    value, *resampled = counts[:, 0] / counts[:, 1]
+    return _row(value, *_percentiles(np.array(resampled), confidence), len(pairs))
+
+
+def entropy_bits(names: Sequence[str] | np.ndarray) -> float:
+    """Shannon entropy of the names' frequencies in bits; 0 for one name, log2(K) for K equal ones.
+
+    >>> entropy_bits(["snow", "rain", "snow", "rain"])
+    1.0
+    """
+    return float(stats.entropy(np.unique(np.asarray(names), return_counts=True)[1], base=2))
+
+
+def entropy_within(
+    names: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray, confidence: float = 0.95
+) -> Row:
+    """Entropy of the names within a group in bits, averaged over groups by size.
+
+    The interval is the normal one of the plug-in estimate; a bootstrap would be off, as resampled
+    names are less varied than the sample. Source: Basharin, On a statistical estimate for the
+    entropy of a sequence of independent random variables, 1959.
+
+    >>> entropy_within(["snow", "rain", "snow", "snow"], ["jay", "jay", "wren", "wren"])["value"]
+    0.5
+    """
+    table = pd.crosstab(np.asarray(groups), np.asarray(names)).to_numpy()
+    sizes = table.sum(axis=1)
+    shares = table / sizes[:, None]
+    surprise = -np.log2(np.where(shares > 0, shares, 1.0))
+    entropies = (shares * surprise).sum(axis=1)
+    variances = ((shares * surprise**2).sum(axis=1) - entropies**2) / sizes
+    weights = sizes / sizes.sum()
+    value, spread = weights @ entropies, np.sqrt(weights**2 @ variances.clip(min=0))
+    reach = stats.norm.ppf((1 + confidence) / 2) * spread
+    return _row(value, max(0.0, value - reach), value + reach, len(names))
+
+
+# --------------------------------------------------------------------------------------- over seeds
+def mean(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Row:
+    """Mean of N values with Student's interval.
+
+    Raises:
+        ValueError: for fewer than two values.
+
+    >>> {key: round(value, 2) for key, value in mean([0.8, 0.9, 1.0]).items()}
+    {'value': 0.9, 'low': 0.65, 'high': 1.15, 'n': 3}
+    """
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        raise ValueError(f"an interval over seeds needs two values or more, got {len(values)}")
+    value = values.mean()
+    reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+    return _row(value, value - reach, value + reach, len(values))
+
+
+def crossed(
+    values: Sequence[float] | np.ndarray, *factors: Sequence, confidence: float = 0.95
+) -> Row:
+    """Mean of values with Student's interval over several crossed factors at once.
+
+    The variances of the factors are added (Cameron, Gelbach & Miller, Robust inference with
+    multiway clustering, 2011). Our choice: what they share is not taken off again, which makes the
+    interval, if anything, too wide.
+
+    Args:
+        factors: what each of N observations belongs to, such as its seed and its image. A factor
+            with one level is left out: its variance is not known.
+
+    Raises:
+        ValueError: if no factor has two levels.
+    """
+    values = np.asarray(values, float)
+    codes = [pd.factorize(np.asarray(factor))[0] for factor in factors]
+    codes = [code for code in codes if len(code) and code.max() > 0]
+    if not codes:
+        raise ValueError("an interval needs at least two seeds or two images")
+    sizes = np.array([code.max() + 1 for code in codes])
+    apart = (values - values.mean()) / len(values)
+    sums = [(np.bincount(code, apart) ** 2).sum() for code in codes]
+    variance = (sizes / (sizes - 1) * sums).sum()
+    value = values.mean()
+    reach = stats.t.ppf((1 + confidence) / 2, sizes.min() - 1) * np.sqrt(variance)
+    return _row(value, value - reach, value + reach, len(values))
+
+
+def paired(
+    runs: pd.DataFrame, method: str, baseline: str, column: str, confidence: float = 0.95
+) -> Row:
+    """Difference of two methods, seed by seed: Student's interval and the paired t-test's p.
+
+    From one seed they share initial weights, order of images and crops, so that their differences
+    vary less than they do themselves. p is 1 where the two do not differ at all.
+
+    Args:
+        runs: a row a method and seed, with the column that is compared.
+
+    Raises:
+        ValueError: if the two do not share two seeds or more.
+    """
+    wide = runs.pivot(index="seed", columns="method", values=column)
+    pairs = wide[[method, baseline]].dropna()
+    if method == baseline:
+        return _row(0.0, 0.0, 0.0, len(pairs)) | {"p": 1.0}
+    difference = (pairs[method] - pairs[baseline]).to_numpy()
+    found = mean(difference, confidence)
+    if np.ptp(difference) < 1e-12:  # all alike but for rounding, of which a t-test would complain
+        return found | {"p": float(abs(difference[0]) < 1e-12)}
+    p = float(stats.ttest_1samp(difference, 0).pvalue)
+    return found | {"p": p}
+
+
+def gains(
+    runs: pd.DataFrame, baseline: str, columns: Sequence[str], confidence: float = 0.95
+) -> pd.DataFrame:
+    """Every method against one baseline, tidy: method, test, value, low, high, n, p, p_holm.
+
+    ``p_holm`` is corrected after Holm for the number of methods, on each test set apart.
+    """
+    methods = [name for name in runs["method"].unique() if name != baseline]
+    tables = []
+    for column in columns:
+        rows = pd.DataFrame(
+            {"method": name, "test": column} | paired(runs, name, baseline, column, confidence)
+            for name in methods
+        )
+        tables.append(rows.assign(p_holm=multipletests(rows["p"], method="holm")[1]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def best_method(runs: pd.DataFrame, among: Sequence[str], column: str) -> str:
+    """The method with the highest mean; being chosen as the best, it looks better than it is."""
+    means = runs[runs["method"].isin(among)].groupby("method", sort=False)[column].mean()
+    return str(means.idxmax())
+
+
+# ------------------------------------------------------------------------------------- over repeats
+def ratio_of_medians(
+    above: Sequence[float] | np.ndarray,
+    below: Sequence[float] | np.ndarray,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Row:
+    """Ratio of two medians over the same repeats, with a bootstrap over repeats.
+
+    A repeat's two times stay together: what slows the machine down for a while slows both.
+
+    Raises:
+        ValueError: if the repeats differ in number, or are fewer than two.
+
+    >>> ratio_of_medians([1.0, 1.0, 9.0], [4.0, 4.0, 4.0])["value"]
+    0.25
+    """
+    above, below = np.asarray(above, float), np.asarray(below, float)
+    if above.shape != below.shape or len(above) < 2:
+        raise ValueError(f"as many repeats of each, two or more: got {len(above)}, {len(below)}")
+
+    def ratio(above: np.ndarray, below: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.median(above, axis=axis) / np.median(below, axis=axis)
+
+    interval = stats.bootstrap(
+        (above, below), ratio, paired=True, confidence_level=confidence, method="percentile",
+        n_resamples=_RESAMPLES, rng=seed,
+    ).confidence_interval  # fmt: skip
+    return _row(ratio(above, below), interval.low, interval.high, len(above))
+
+
+# ------------------------------------------------------------------------------------------- tables
+def tabulate(
+    table: pd.DataFrame,
+    by: str | Sequence[str],
+    columns: Iterable[str],
+    statistic: Callable[[pd.Series, float], Row] = mean,
+    confidence: float = 0.95,
+    name: str = "measure",
+) -> pd.DataFrame:
+    """A statistic of columns within groups, tidy: the columns of `by`, `name`, value, low, high, n.
+
+    The groups keep the table's order; `statistic` is `mean` or `proportion`, and `name` what the
+    column is called that holds the names of `columns`.
+
+    >>> runs = pd.DataFrame({"method": list("aabb"), "matched": [0.4, 0.6, 0.7, 0.9]})
+    >>> tabulate(runs, "method", ["matched"], name="test")[["method", "test", "value", "n"]]
+      method     test  value  n
+    0      a  matched    0.5  2
+    1      b  matched    0.8  2
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    return pd.DataFrame(
+        {**dict(zip(by, group, strict=True)), name: column} | statistic(rows[column], confidence)
+        for group, rows in table.groupby(by, sort=False)
+        for column in columns
+    )
+
+
+def gain_over(
+    runs: pd.DataFrame, method: str, baseline: str, column: str, confidence: float = 0.95
+) -> pd.DataFrame:
+    """A paired difference at each point of a sweep, tidy: point, value, low, high, n, p."""
+    return pd.DataFrame(
+        {"point": point, **paired(rows, method, baseline, column, confidence)}
+        for point, rows in runs.groupby("point")
+    )
+
+
+def flatten(name: str, row: Mapping[str, float]) -> dict[str, float]:
+    """Spell a row as numbers for a report: `name`, and `name` with ``_low``, ``_high``, ``_p``.
+
+    >>> flatten("drop", {"value": 0.2, "low": 0.1, "high": 0.3, "n": 9})
+    {'drop': 0.2, 'drop_low': 0.1, 'drop_high': 0.3}
+    """
+    ends = {f"{name}_{key}": row[key] for key in ("low", "high", "p") if key in row}
+    return {name: row["value"], **ends}
+
+
+def _row(value: float, low: float, high: float, n: int) -> Row:
+    return {"value": float(value), "low": float(low), "high": float(high), "n": n}
+
+
+def _percentiles(values: np.ndarray, confidence: float) -> np.ndarray:
+    tail = (1 - confidence) / 2
+    return np.quantile(values, [tail, 1 - tail])

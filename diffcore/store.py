@@ -1,0 +1,311 @@
+"""Files that are whole or absent, digests of content, and tables of images in Parquet.
+
+Everything that the study keeps goes through here, so that a kill at any moment leaves no half of a
+file, two writers do not disturb each other, and an image lies beside all that is known about it.
+The shards open in ``datasets.load_dataset("parquet", ...)`` with an Image feature. Our choice:
+lossless PNG, lightly compressed, as denser files cost more time than disk.
+"""
+
+import hashlib
+import io
+import json
+import os
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from tqdm.auto import tqdm
+
+_ROW_GROUP = 32  # images of a shard that are read at once, 14 MB of them at 512 x 512
+_HELD_GROUPS = 4  # of these, kept in memory by `ShardImages`
+_HASHED_TOGETHER = 1024  # images
+_WRITTEN_TOGETHER = 256  # images
+
+
+# -------------------------------------------------------------------------------------- whole files
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a path to write to, which takes the name of `path` when the block ends well.
+
+    The name aside carries host and process, so that nobody removes another writer's file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with written_whole(Path(folder, "a.txt")) as aside:
+    ...         _ = aside.write_text("whole")
+    ...     Path(folder, "a.txt").read_text()
+    'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}.{path.name}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Write a file that appears whole or not at all; return its path."""
+    with written_whole(path) as aside:
+        aside.write_bytes(content)
+    return Path(path)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file, in UTF-8, that appears whole or not at all; return its path."""
+    return write_bytes(path, text.encode())
+
+
+# ------------------------------------------------------------------------------------------ digests
+def digest(*parts: Any) -> str:
+    """Hash parts, the same on every machine and in every process: 24 hexadecimal digits.
+
+    Args:
+        parts: bytes and texts as they are; arrays, also those on a disk, by type, shape and
+            content; anything else as JSON.
+
+    >>> digest("a", {"b": [1, 2]}) == digest("a", {"b": [1, 2]}) != digest("a", {"b": [2, 1]})
+    True
+    """
+    found = hashlib.sha256()
+    for part in parts:
+        for piece in _pieces(part):
+            found.update(len(piece).to_bytes(8, "little") + piece)
+    return found.hexdigest()[:24]
+
+
+def _pieces(part: Any) -> Iterator[bytes]:
+    """Yield the bytes of one part; of arrays a few rows at a time, as they may exceed memory."""
+    if isinstance(part, bytes | str):
+        yield part.encode() if isinstance(part, str) else part
+    elif isinstance(part, np.ndarray):
+        yield f"{part.dtype.str} {part.shape}".encode()
+        for start in range(0, len(part), _HASHED_TOGETHER):
+            yield np.ascontiguousarray(part[start : start + _HASHED_TOGETHER]).tobytes()
+    else:
+        yield json.dumps(part, sort_keys=True, default=str).encode()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: str, size: int, changed_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:24]
+
+
+def file_digest(path: str | Path) -> str:
+    """Hash the bytes of a file, once a process while it does not change: 24 hexadecimal digits."""
+    path = Path(path).resolve()
+    state = path.stat()
+    return _file_digest(str(path), state.st_size, state.st_mtime_ns)
+
+
+# -------------------------------------------------------------------------------------- kept arrays
+def keep_array(images: Any, path: Path, describe: str = "read images") -> np.ndarray:
+    """Write images into a file, unless it is there, and return them as an array on the disk.
+
+    Args:
+        images: N of one size, fetched by slices (n, H, W, 3) uint8.
+        path: of the ``.npy`` file; its name must follow from what the images are.
+        describe: name of the progress bar.
+
+    Returns:
+        (N, H, W, 3) uint8, read-only; in memory if there is no image.
+    """
+    if not len(images):
+        return np.empty((0, 0, 0, 3), np.uint8)
+    if not path.exists():
+        with written_whole(path) as aside:
+            shape = (len(images), *images[0].shape)
+            array = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
+            with tqdm(total=len(images), desc=describe, unit="image") as bar:
+                for start in range(0, len(images), _WRITTEN_TOGETHER):
+                    chunk = images[start : start + _WRITTEN_TOGETHER]
+                    array[start : start + len(chunk)] = chunk
+                    bar.update(len(chunk))
+            array.flush()
+            del array
+    return np.load(path, mmap_mode="r")
+
+
+# --------------------------------------------------------------------------------- tables of images
+class ImageTable:
+    """A folder of Parquet shards: a row an image, with its PNG and all that decided about it.
+
+    A shard appears whole or not at all, and never changes, so what was read of it stays in memory.
+    Several processes may read and write one folder.
+    """
+
+    def __init__(self, folder: str | Path, types: dict[str, str], keys: Sequence[str]):
+        """Take the types of the columns (as of `datasets.Value`), and which tell images apart."""
+        self.folder, self.keys, self.columns = Path(folder), list(keys), list(types)
+        features = {name: Value(kind) for name, kind in types.items()} | {"image": ImageFeature()}
+        self._schema = Features(features).arrow_schema
+
+    def metadata(self) -> pd.DataFrame:
+        """List every image once: its columns, and the ``shard`` (path) and ``row`` that hold it.
+
+        Raises:
+            ValueError: naming a damaged shard.
+        """
+        empty = self._schema.empty_table().to_pandas().drop(columns="image")
+        frames = [
+            _read_metadata(path, tuple(self.columns))
+            for path in sorted(self.folder.glob("[!.]*.parquet"))
+        ]
+        frames = [frame for frame in frames if len(frame)] or [empty.assign(shard="", row=0)]
+        return pd.concat(frames, ignore_index=True).drop_duplicates(self.keys, ignore_index=True)
+
+    def missing(self, wanted: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of which the folder holds no image with the same `keys`."""
+        held = self.metadata()[self.keys]
+        marked = wanted.merge(held, how="left", on=self.keys, indicator=True)
+        return wanted[(marked["_merge"] == "left_only").to_numpy()]
+
+    def fill(
+        self,
+        wanted: pd.DataFrame,
+        images_of: Callable[[pd.DataFrame], Iterable[np.ndarray]],
+        shard_size: int,
+        describe: str | None,
+    ) -> None:
+        """Make and store the images that are missing, a shard at a time.
+
+        Args:
+            wanted: all columns but the image, rows numbered from 0.
+            images_of: rows -> their images (H, W, 3) uint8, in order.
+            shard_size: images a file, the most that a kill can lose.
+            describe: name of the progress bar; None shows none.
+        """
+        pending = self.missing(wanted)
+        with tqdm(
+            total=len(wanted), initial=len(wanted) - len(pending), unit="image", desc=describe,
+            disable=describe is None,
+        ) as bar:  # fmt: skip
+            for start in range(0, len(pending), shard_size):
+                rows, pngs = pending.iloc[start : start + shard_size], []
+                for image in images_of(rows):
+                    pngs.append(encode_png(image))
+                    bar.update()
+                self._write(rows, pngs)
+
+    def images(self, metadata: pd.DataFrame) -> "ShardImages":
+        """Open the images of rows of `metadata`, in their order, without reading them."""
+        return ShardImages(metadata)
+
+    def _write(self, rows: pd.DataFrame, pngs: list[bytes]) -> None:
+        name = digest(rows[self.keys].to_json(orient="values"))
+        images = [{"bytes": png, "path": None} for png in pngs]
+        table = pa.Table.from_pandas(rows.assign(image=images), self._schema, preserve_index=False)
+        path = self.folder / f"{rows.index[0]:07d}-{rows.index[-1]:07d}-{name}.parquet"
+        with written_whole(path) as aside, aside.open("wb") as file:
+            pq.write_table(table, file, row_group_size=_ROW_GROUP)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave a whole name on half a file
+
+
+class ShardImages:
+    """Images in shards, like an array (N, H, W, 3) uint8 that is read where it is asked for.
+
+    One place gives an image (H, W, 3); a slice, or a list or array of places or of truth values,
+    gives several (n, H, W, 3), which must be of one size. The last few groups of rows stay in
+    memory, so reading on in order opens each part of a file once. It can be pickled.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, metadata: pd.DataFrame):
+        """Take a table with shard (path), row in it, height and width."""
+        self._shard, self._row = (metadata[name].to_numpy() for name in ("shard", "row"))
+        self._sides = metadata[["height", "width"]].to_numpy()
+        self._groups: OrderedDict[tuple[str, int], pa.Array] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, H, W, 3); raises AttributeError if the images are of several sizes."""
+        try:
+            return (len(self), *self._one_size(np.arange(len(self))), 3)
+        except ValueError as error:
+            raise AttributeError(str(error)) from error
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Read one image (H, W, 3) or several (n, H, W, 3), as numpy would understand the key."""
+        places = np.arange(len(self))[key]
+        if places.ndim == 0:
+            return self._read(places)
+        images = np.empty((len(places), *self._one_size(places), 3), np.uint8)
+        for at in np.lexsort((self._row[places], self._shard[places])):  # as they lie on the disk
+            images[at] = self._read(places[at])
+        return images
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self._read(place) for place in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_groups": OrderedDict()}
+
+    def _one_size(self, places: np.ndarray) -> tuple[int, int]:
+        # No image at all is of the size of the first, so that an empty selection keeps its shape.
+        sides = np.unique(self._sides[places if len(places) else slice(1)], axis=0)
+        if len(sides) > 1:
+            shown = " and ".join(f"{height} x {width}" for height, width in sides[:2])
+            raise ValueError(f"images are of several sizes, such as {shown}")
+        return tuple(sides[0].tolist()) if len(sides) else (0, 0)
+
+    def _read(self, place: int) -> np.ndarray:
+        path, row = self._shard[place], int(self._row[place])
+        first = row - row % _ROW_GROUP
+        if (path, first) not in self._groups:
+            with _naming(path), pq.ParquetFile(path) as file:
+                column = file.read_row_group(first // _ROW_GROUP, columns=["image"])["image"]
+            self._groups[path, first] = column.combine_chunks()
+            if len(self._groups) > _HELD_GROUPS:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end((path, first))
+        with _naming(path):
+            return decode_png(self._groups[path, first][row - first]["bytes"].as_py())
+
+
+@lru_cache(maxsize=4096)
+def _read_metadata(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a shard without its images; it never changes, so once a process is enough."""
+    with _naming(path):
+        table = pq.read_table(path, columns=list(columns)).to_pandas()
+    return table.assign(shard=str(path), row=np.arange(len(table)))
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Name the shard that cannot be read, and the remedy."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is damaged; delete it and generate again ({error})") from error
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode an image (H, W, 3) uint8."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def decode_png(encoded: bytes) -> np.ndarray:
+    """Decode an image file: (H, W, 3) uint8."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(image.convert("RGB"))

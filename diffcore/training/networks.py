@@ -1,0 +1,135 @@
+"""Classifiers: timm models, by name, that take images as they are.
+
+The authors train from random weights, as the study does by default. A small set of photographs
+needs a network that has seen others; its weights are named by a path or by a package
+(`diffcore.data.weights`). Our choice: ``resnetv2_18_small`` for small photographs, which timm
+lacks, as its ResNets begin at a quarter of an image.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models import register_model
+from timm.models.resnetv2 import ResNetV2, resnetv2_18
+from torch import Tensor, nn
+
+from diffcore.data.weights import check_model_name, load_backbone
+from diffcore.params import TrainingParams, resolve_device
+from diffcore.store import written_whole
+
+_MEAN, _STD = 0.5, 0.25  # for networks that start from random weights
+
+
+@register_model
+def resnetv2_18_small(pretrained: bool = False, **kwargs: Any) -> ResNetV2:
+    """Build a pre-activation ResNet-18 whose first stage sees every pixel.
+
+    It has the 3 x 3 stem of experiments on CIFAR (He et al., 2016): at 32 x 32 the maps of its
+    stages have sides of 32, 16, 8 and 4.
+    """
+    net = resnetv2_18(pretrained=False, **kwargs)
+    first = net.stem.conv
+    conv = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    net.stem = nn.Sequential(OrderedDict(conv=conv.to(first.weight.device)))
+    return net
+
+
+class Classifier(nn.Module):
+    """A timm model that normalises by itself: (B, 3, H, W) in [0, 1] to logits (B, K)."""
+
+    def __init__(self, net: nn.Module, mean: Any = _MEAN, std: Any = _STD):
+        """Wrap a model that expects normalised images; a mean and std for all channels, or each."""
+        super().__init__()
+        self.net = net
+        # Not saved with the weights: it follows from the settings, as the architecture does.
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise and classify."""
+        return self.net((images - self.mean) / self.std)
+
+
+def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) -> Classifier:
+    """Build a classifier: with random weights, or with `settings.weights` and a new last layer.
+
+    What is random follows from the seed.
+
+    Raises:
+        ValueError, FileNotFoundError: for an unknown model, and weights that do not fit or lack.
+    """
+    check_model_name(settings.model, "training.model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if settings.weights is None:
+            net = _untrained(settings, num_classes)
+        else:
+            net = load_backbone(
+                settings.model, settings.weights, num_classes=num_classes,
+                model_args=settings.model_args, new_last_layer=True,
+            )  # fmt: skip
+    return _wrap(net, settings)
+
+
+def _untrained(settings: TrainingParams, num_classes: int) -> nn.Module:
+    return timm.create_model(settings.model, num_classes=num_classes, **settings.model_args)
+
+
+def _wrap(net: nn.Module, settings: TrainingParams) -> Classifier:
+    """Let a network that has seen images normalised in its own way see them so again."""
+    own = settings.weights is not None
+    mean, std = (net.pretrained_cfg[key] for key in ("mean", "std")) if own else (_MEAN, _STD)
+    return Classifier(net, mean, std).to(memory_format=torch.channels_last)
+
+
+def save_classifier(classifier: Classifier, path: Path) -> None:
+    """Save the weights as safetensors."""
+    state = {name: value.contiguous() for name, value in classifier.state_dict().items()}
+    with written_whole(path) as aside:
+        save_file(state, aside)
+
+
+def load_classifier(path: Path, settings: TrainingParams, num_classes: int) -> Classifier:
+    """Load what `save_classifier` saved, in evaluation mode, on the device of the settings.
+
+    The weights that its training started from are not read.
+    """
+    with torch.random.fork_rng(devices=[]):
+        classifier = _wrap(_untrained(settings, num_classes), settings)
+    classifier.load_state_dict(load_file(path))
+    return classifier.eval().to(resolve_device(settings.device, "training.device"))
+
+
+@torch.inference_mode()
+def predict(classifier: Classifier, images: np.ndarray | Tensor, batch_size: int = 256) -> Tensor:
+    """Classify N images in batches, on the classifier's device.
+
+    Args:
+        images: (N, H, W, 3) uint8, also read on demand, or (N, 3, H, W) in [0, 1].
+
+    Returns:
+        Logits (N, K) in evaluation mode, float32, in main memory.
+    """
+    device, trained = next(classifier.parameters()).device, classifier.training
+    classifier.eval()
+    logits = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        # A copy, as arrays shared between processes are read-only, and those on a disk are too.
+        batch = torch.tensor(batch) if isinstance(batch, np.ndarray) else batch
+        logits.append(classifier(as_floats(batch.to(device))).float().cpu())
+    classifier.train(trained)
+    return torch.cat(logits)
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """Turn 8-bit images, channels last or first, into (B, 3, H, W) in [0, 1]."""
+    if images.dtype == torch.uint8:
+        images = (images if images.shape[1] == 3 else images.permute(0, 3, 1, 2)) / 255
+    return images.contiguous(memory_format=torch.channels_last)

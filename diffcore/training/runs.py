@@ -1,0 +1,173 @@
+"""Train many classifiers, each once: from a list of runs to a table of results.
+
+Results and weights of a run lie under a key of all that decides them: method and its settings,
+recipe, seed, images, and the code that trains. So a killed study goes on where it was, two
+comparisons that share a run train it once, and figures are drawn again without training. On a CPU
+runs go side by side, one thread each, which makes them the same on every number of cores; on a GPU
+one after the other.
+"""
+
+import ast
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from diffcore.data.pairs import PairedDataset
+from diffcore.data.splits import Split
+from diffcore.data.weights import find_weights
+from diffcore.mixing.methods import make_method
+from diffcore.params import TrainingParams, resolve_device
+from diffcore.store import digest, file_digest, write_text
+from diffcore.training.networks import Classifier, build_classifier, predict, save_classifier
+from diffcore.training.train import total_steps, train
+
+_PACKAGE = Path(__file__).parents[1]
+#: Files whose code decides the result of a run.
+_CODE = (
+    *("mixing/mix.py", "mixing/baselines.py", "mixing/diffusemix.py", "mixing/methods.py"),
+    *("data/pairs.py", "data/weights.py", "training/networks.py", "training/train.py"),
+)
+#: Settings of a training that change its speed, but not its result.
+_NEUTRAL = {"methods", "loader_workers", "checkpoint_every"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One classifier to train and test.
+
+    Attributes:
+        method: one of `diffcore.mixing.METHODS`.
+        settings: of the method, from `diffcore.mixing.method_settings`.
+        seed: of the weights and of all draws.
+        pairs: what it is trained on.
+        tests: name -> images that it is tested on.
+        columns: what the table of results says of this run, besides method and seed.
+        curve_points: how often it is tested on the way.
+    """
+
+    method: str
+    settings: Mapping[str, float]
+    seed: int
+    pairs: PairedDataset
+    tests: Mapping[str, Split]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    curve_points: int = 0
+
+
+def run_key(run: Run, training: TrainingParams) -> str:
+    """Hash all that the result of a run depends on: 24 hexadecimal digits."""
+    recipe = training.model_dump(mode="json", exclude=_NEUTRAL)
+    if training.weights:
+        recipe["weights"] = file_digest(find_weights(training.weights))  # wherever they lie
+    tests = [(name, split.digest) for name, split in run.tests.items()]
+    images = [run.pairs.digest, len(run.pairs.classes), tests]
+    method = [run.method, dict(run.settings), run.seed, run.curve_points]
+    return digest(method, recipe, images, _code_digest())
+
+
+@cache
+def _code_digest() -> str:
+    """Hash what the code does: its syntax without comments, layout and docstrings."""
+    trees = [ast.parse((_PACKAGE / name).read_text(encoding="utf-8")) for name in _CODE]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = None
+    return digest(*map(ast.dump, trees))
+
+
+# ------------------------------------------------------------------------------------ all the runs
+def train_runs(
+    runs: Sequence[Run],
+    training: TrainingParams,
+    folder: Path,
+    processes: int | None = None,
+    describe: str = "runs",
+) -> pd.DataFrame:
+    """Train what has not been trained before, and tabulate everything.
+
+    Args:
+        runs: what to train; those that are alike are trained once.
+        folder: of results and weights.
+        processes: trainings at a time on a CPU; None for one a core.
+
+    Returns:
+        One row a run: its columns, method, seed, key, weights (path of the file), one column of
+        top-1 accuracy for each test set, and seconds.
+    """
+    paths = [folder / f"{run_key(run, training)}.json" for run in runs]
+    missing = {path: run for path, run in zip(paths, runs, strict=True) if not path.exists()}
+    on_cpu = resolve_device(training.device, "training.device") == "cpu"
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        jobs = (
+            joblib.delayed(_run_on_one_thread if on_cpu else _run)(run, training, path)
+            for path, run in missing.items()
+        )
+        count = (processes or joblib.cpu_count()) if on_cpu else 1
+        parallel = joblib.Parallel(count, return_as="generator_unordered")
+        done = parallel(jobs) if missing else ()
+        for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(missing), unit="run"):
+            pass
+    return pd.DataFrame(_row(run, path) for run, path in zip(runs, paths, strict=True))
+
+
+def _row(run: Run, path: Path) -> dict[str, Any]:
+    found, weights = json.loads(path.read_text()), path.with_suffix(".safetensors")
+    return {
+        **run.columns, "method": run.method, "seed": run.seed, "key": path.stem,
+        "weights": weights, **found["top1"], "seconds": found["seconds"],
+    }  # fmt: skip
+
+
+def read_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Read the learning curves of a table of `train_runs`, tidy: method, seed, step, test, top1."""
+    rows = []
+    for row in table.itertuples():
+        curve = json.loads(row.weights.with_suffix(".json").read_text())["curve"]
+        rows += [{"method": row.method, "seed": row.seed, **point} for point in curve]
+    return pd.DataFrame(rows, columns=["method", "seed", "step", "test", "top1"])
+
+
+# ----------------------------------------------------------------------------------------- one run
+def _run_on_one_thread(*arguments: Any) -> None:
+    """Run on one thread, also where a run has a process to itself: sums then add up alike."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _run(*arguments)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(run: Run, training: TrainingParams, path: Path) -> None:
+    """Train and test; weights are written first, as the results say that all is there."""
+    started, num_classes = time.perf_counter(), len(run.pairs.classes)
+    classifier = build_classifier(training, num_classes, run.seed)
+    method = make_method(run.method, run.settings, num_classes)
+    steps, curve = total_steps(training, len(run.pairs)), []
+    stops = np.linspace(0, steps, run.curve_points + 1).round()[1:]
+    for step, _ in train(classifier, run.pairs, method, training, run.seed, path.with_suffix("")):
+        if step in stops:
+            found = _test(classifier, run.tests)
+            curve += [{"step": step, "test": name, "top1": value} for name, value in found.items()]
+    seconds = time.perf_counter() - started
+    results = {"top1": _test(classifier, run.tests), "seconds": seconds, "curve": curve}
+    save_classifier(classifier, path.with_suffix(".safetensors"))
+    write_text(path, json.dumps(results))
+
+
+def _test(classifier: Classifier, tests: Mapping[str, Split]) -> dict[str, float]:
+    """Top-1 accuracy on each set."""
+    return {
+        name: float((predict(classifier, split.images).argmax(1).numpy() == split.labels).mean())
+        for name, split in tests.items()
+    }

@@ -1,0 +1,220 @@
+"""Figures: what stands in them, not how it looks; that is for eyes."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffcore import figures
+from diffcore.figures import METHODS
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with plt.rc_context():
+        figures.use_style()
+        yield
+    plt.close("all")
+
+
+def tidy(value=0.4, **columns):
+    """A row for each combination, its values all different."""
+    table = pd.MultiIndex.from_product(columns.values(), names=columns).to_frame(index=False)
+    table["value"] = value + 0.01 * np.arange(len(table))
+    return table.assign(low=table["value"] - 0.1, high=table["value"] + 0.2)
+
+
+def legend(fig):
+    return [text.get_text() for text in fig.legends[0].get_texts()] if fig.legends else []
+
+
+def dots(ax):
+    """Place, row, and both ends of the interval of each dot."""
+    found = []
+    for container in ax.containers:
+        (x,), (y,) = container.lines[0].get_data()
+        found.append((x, y, *container.lines[2][0].get_segments()[0][:, 0]))
+    return np.array(found)
+
+
+def lines_at(ax):
+    return [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+
+
+def rows_of(ax):
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+# -------------------------------------------------------------------------------------------- grids
+def test_a_grid_shows_every_image_where_it_belongs():
+    image = [np.full((4, 4, 3), value, np.uint8) for value in range(4)]
+    fig = figures.image_grid(
+        [image[1:3], [image[3], None]],
+        rows=["a", "b"], columns=["x", "y"], captions=[["p", "q"], ["r"]],
+    )  # fmt: skip
+    shown = [ax.images[0].get_array()[0, 0, 0] if ax.images else None for ax in fig.axes]
+    assert shown == [1, 2, 3, None]
+    assert [ax.get_title() for ax in fig.axes] == ["x", "y", "", ""]
+    assert [ax.get_xlabel() for ax in fig.axes[:3]] == ["p", "q", "r"]
+    assert [fig.axes[i].get_ylabel() for i in (0, 2)] == ["a", "b"]
+
+
+def test_an_overlay_is_darkened_grey_without_saliency_and_bright_with_it():
+    pixels = np.full((1, 2, 2, 3), (200, 100, 0), np.uint8)
+    maps = np.array([[[0.0, 0.5], [0.75, 1.0]]])
+    laid = figures.overlay(pixels, maps)
+    assert laid.dtype == np.uint8
+    assert laid[0, 0, 0].tolist() == [65, 65, 65]  # 0.65 of the mean, 100
+    assert np.all(np.diff(laid[0, :, :, 0].ravel().astype(int)) > 0)
+    assert figures.overlay(pixels, maps, opacity=0.0)[0, 1, 1].tolist() == [65, 65, 65]
+
+
+def test_a_saliency_grid_has_a_column_a_method_and_the_outlines():
+    pixels = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (50, 90)])
+    masks = np.zeros((2, 8, 8), bool)
+    masks[:, 2:5, 3:6] = True
+    maps = {"vanilla": np.zeros((2, 8, 8)), "diffcoremix": np.ones((2, 8, 8))}
+    fig = figures.saliency_grid(pixels, masks, maps, [["1", "2"], ["3", "4"]])
+    assert [ax.get_title() for ax in fig.axes[:3]] == ["image", "vanilla", "DiffCoRe-Mix"]
+    assert [ax.get_xlabel() for ax in fig.axes] == ["", "1", "2", "", "3", "4"]
+    assert np.array_equal(fig.axes[4].images[0].get_array(),
+                          figures.overlay(pixels, maps["vanilla"])[1])  # fmt: skip
+    for ax in fig.axes:
+        corners = ax.collections[0].get_paths()[0].get_extents()
+        assert (corners.x0, corners.y0, corners.x1, corners.y1) == (2.5, 1.5, 5.5, 4.5)
+
+
+# ---------------------------------------------------------------------------------------- intervals
+def test_dots_have_a_row_a_method_a_panel_a_test_set_and_mark_the_baseline():
+    table = tidy(test=["matched", "shifted"], method=["diffcoremix", "vanilla"])
+    fig = figures.interval_dots(table, row="method", panel="test", baseline="vanilla", xlabel="top")
+    assert [ax.get_title() for ax in fig.axes] == ["matched test set", "shifted test set"]
+    assert rows_of(fig.axes[0]) == ["vanilla", "DiffCoRe-Mix"]  # in the order of METHODS
+    for ax, (ours, vanilla) in zip(fig.axes, ((0.40, 0.41), (0.42, 0.43)), strict=True):
+        expected = [(ours, 1, ours - 0.1, ours + 0.2), (vanilla, 0, vanilla - 0.1, vanilla + 0.2)]
+        np.testing.assert_allclose(dots(ax), expected)
+        assert lines_at(ax) == pytest.approx([vanilla])
+        assert ax.containers[0].lines[0].get_color() == METHODS["diffcoremix"][1]
+
+
+def test_differences_are_marked_at_zero_and_hollow_where_they_hold_it():
+    table = tidy(effect=["a", "b", "c"]).assign(low=[0.3, -0.1, -0.2], high=[0.5, 0.6, -0.1])
+    table["p"] = [False, False, True]
+    for hollow, expected in ((None, [False, True, False]), ("p", [False, False, True])):
+        fig = figures.interval_dots(table, row="effect", zero=True, hollow=hollow)
+        faces = [c.lines[0].get_markerfacecolor() == "white" for c in fig.axes[0].containers]
+        assert faces == expected
+        assert lines_at(fig.axes[0]) == [0]
+        assert legend(fig) == ["not clear of zero"]
+
+
+def test_markers_tell_hues_apart_and_a_missing_dot_leaves_its_place_empty():
+    table = tidy(about=["right answer", "wrong answer"], method=["vanilla", "cutmix"]).drop(index=3)
+    fig = figures.interval_dots(table, row="method", hue="about", marks={"chance": 0.1})
+    np.testing.assert_allclose(dots(fig.axes[0])[:, 1], [-0.35 / 3, 1 - 0.35 / 3, 0.35 / 3])
+    found = [container.lines[0] for container in fig.axes[0].containers]
+    assert [dot.get_color() for dot in found] == [METHODS[m][1] for m in table["method"]]
+    assert [dot.get_marker() for dot in found] == ["o", "o", "s"]
+    assert legend(fig) == ["right answer", "wrong answer", "chance"]
+    assert lines_at(fig.axes[0]) == [0.1]
+
+
+def test_overheads_span_powers_of_ten_and_zero():
+    table = tidy(setting=["small", "large"], method=["cutmix", "augmix"])
+    table[["value", "high"]] = [[0.0, 0.001], [0.6, 1.3], [0.001, 0.01], [0.05, 0.06]]
+    fig = figures.interval_dots(table, row="method", panel="setting", marks={"5%": 0.05}, log=True)
+    for ax, top in zip(fig.axes, (1.3, 0.06), strict=True):
+        assert ax.get_xlim()[0] < 0 < top < ax.get_xlim()[1]
+        assert [label.get_text() for label in ax.get_xticklabels()][:3] == ["0%", "0.1%", "1%"]
+
+
+def test_lines_run_from_left_to_right_with_their_marks():
+    table = tidy(setting=["guidance", "steps"], point=[5.0, 1.0], measure=["wrong", "wellformed"])
+    table.loc[table["setting"] == "steps", "point"] *= [100, 100, 1, 1]
+    fig = figures.interval_lines(
+        table, x="point", hue="measure", panel="setting", marks={"guidance": 3, "steps": 4},
+        xlabel={"guidance": "guidance scale", "steps": "denoising steps"},
+    )  # fmt: skip
+    assert [ax.get_xlabel() for ax in fig.axes] == ["guidance scale", "denoising steps"]
+    assert [ax.get_xscale() for ax in fig.axes] == ["linear", "log"]
+    first = fig.axes[0].containers[0].lines[0]
+    assert first.get_xdata().tolist() == [1.0, 5.0]
+    assert first.get_ydata().tolist() == pytest.approx([0.42, 0.40])
+    assert [lines_at(ax) for ax in fig.axes] == [[3], [4]]
+    assert legend(fig) == [figures.MEASURES[name][0] for name in ("wrong", "wellformed")]
+
+
+def test_lines_without_intervals_and_over_names():
+    table = tidy(part=["as trained", "fc", "conv1"])[["part", "value"]]
+    (ax,) = figures.interval_lines(table, x="part", zero=True, ylabel="points").axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["as trained", "fc", "conv1"]
+    assert ax.get_ylim()[0] <= 0 < ax.get_ylim()[1]
+    assert not legend(ax.figure)
+
+
+def test_each_method_stands_at_its_overhead_and_accuracy():
+    table = tidy(test=["matched", "shifted"], method=["vanilla", "diffcoremix"])
+    fig = figures.overhead_accuracy(table.assign(overhead=[0, 0.02] * 2, with_images=[0, 3.0] * 2))
+    for ax, top1 in zip(fig.axes, ((0.40, 0.41), (0.42, 0.43)), strict=True):
+        points = [tuple(np.ravel(bar.lines[0].get_xydata())) for bar in ax.containers]
+        np.testing.assert_allclose(points, [(0.0, top1[0]), (0.02, top1[1])])
+        assert [0.02, 3.0] in [list(line.get_xdata()) for line in ax.lines]
+    assert set(legend(fig)) == {"vanilla", "DiffCoRe-Mix", "with the making of its images"}
+
+
+# ---------------------------------------------------------------------------- spreads and tables
+def test_histograms_have_a_panel_a_space_and_exact_copies_a_bar():
+    values = {"x": np.array([0.0, 0.2, 0.4]), "y": np.array([0.1, 0.2, 0.3])}
+    fig = figures.histograms(
+        {"a": values, "b": values}, threshold={"a": 0.1, "b": 0.15}, log=True, density=False
+    )
+    assert [len(ax.patches) for ax in fig.axes] == [2, 2]
+    assert [lines_at(ax) for ax in fig.axes] == [[0.1], [0.15]]
+    heights = fig.axes[0].patches[0].get_xy()[:, 1]  # up and down again at each edge
+    assert heights[1 : len(heights) // 2 : 2].sum() == pytest.approx(1)
+
+
+def test_a_narrow_logarithmic_axis_has_plain_numbers():
+    values = {"a": np.geomspace(0.06, 0.56, 40)}
+    (ax,) = figures.histograms(values, log=True, density=False).axes
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    labels = ax.get_xticklabels() + ax.get_xticklabels(minor=True)
+    shown = {text.get_text() for text in labels if low <= text.get_position()[0] <= high}
+    assert shown == {"0.1", "0.2", "0.5"}
+
+
+def test_a_threshold_says_what_it_makes_of_right_and_wrong():
+    fig = figures.threshold_view(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1, 0, 1, 0], bool), 0.25)
+    assert fig.axes[0].get_title() == (
+        "rejected: 50.0% of all, 50.0% of the wrong; wrong among the kept: 50.0% (before: 50.0%)"
+    )
+
+
+def test_heat_maps_share_one_scale_and_name_methods():
+    shares = pd.DataFrame([[0.7, 0.3]], index=["cutmix"], columns=["forest", "street"])
+    fig = figures.heat_maps({"a": shares, "b": shares / 2}, label="share", annotate=True)
+    first, second, bar = fig.axes
+    assert first.collections[0].get_clim() == second.collections[0].get_clim() == (0.15, 0.7)
+    assert [text.get_text() for text in first.texts] == ["70", "30"]
+    assert (rows_of(first), bar.get_ylabel()) == (["CutMix"], "share")
+
+
+def test_bars_stack_to_the_whole_time():
+    table = pd.DataFrame(
+        [("a step", "vanilla", "forward", 3.0), ("a step", "vanilla", "backward", 5.0),
+         ("a step", "cutmix", "counterparts", 1.0), ("a step", "cutmix", "forward", 3.0)],
+        columns=["group", "row", "part", "ms"],
+    )  # fmt: skip
+    (ax,) = figures.stacked_bars(table, [("a step", "a step")]).axes
+    ends = [max(b.get_x() + b.get_width() for b in row) for row in zip(*ax.containers, strict=True)]
+    assert dict(zip(rows_of(ax), ends, strict=True)) == {"vanilla": 8.0, "CutMix": 4.0}
+
+
+def test_a_dollar_in_the_name_of_a_class_is_no_mathematics():
+    table = tidy(thing=["a $5 note", "a $6 \\note_ $"])
+    fig = figures.interval_dots(table, row="thing", xlabel="$ and $")
+    fig.savefig(drawn := io.StringIO(), format="svg")
+    assert "a $6 \\note_ $" in drawn.getvalue()

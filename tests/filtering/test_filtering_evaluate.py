@@ -1,0 +1,157 @@
+"""The filter measured: injected errors, AUC by counting pairs, what a threshold does."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from embedded import GENERATED, REAL
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from diffcore.filtering import RULES, cosine_to_reference, evaluate, hard_filter
+from diffcore.paperbirds import MALFORMATIONS
+
+
+@pytest.fixture
+def real():
+    return REAL.copy()
+
+
+@pytest.fixture
+def generated():
+    return GENERATED.copy()
+
+
+# ---------------------------------------------------------------------------------- what it can see
+def test_mismatched_images_claim_a_random_source_of_another_class(real):
+    found = evaluate.mismatched(real, real, copies=20, seed=0)
+    true = np.tile(real["class_name"], 20)
+    assert (found["class_name"].to_numpy() != true).all()
+    owners = real.set_index("source_id")["class_name"]
+    assert found["class_name"].tolist() == owners[found["source_id"]].tolist()
+    assert found["embedding"].iloc[9] is real["embedding"].iloc[1]
+    assert set(found["source_id"]) == set(real["source_id"])
+    with pytest.raises(ValueError, match="two classes"):
+        evaluate.mismatched(real, real[real["class_name"] == "a"], seed=0)
+
+
+def test_mismatched_images_may_claim_the_class_that_is_most_alike():
+    angles = np.array([0.0, 0.1, 0.3, 1.5])
+    embedding = list(np.stack([np.cos(angles), np.sin(angles)], 1))
+    real = pd.DataFrame({"class_name": list("abcd"), "source_id": list("0123")})
+    real["embedding"] = embedding
+    found = evaluate.mismatched(real, real, seed=0, alike=True)
+    assert found["class_name"].tolist() == ["b", "a", "b", "c"]
+
+
+def test_text_similarity_is_to_the_text_of_the_class(generated, real):
+    texts = {name: np.eye(5)[place] for place, name in enumerate("abc")}
+    found = evaluate.similarities(generated, real, texts)
+    assert list(found) == [*RULES, "text"]
+    rows = zip(generated["class_name"], generated["embedding"], strict=True)
+    np.testing.assert_allclose(found["text"], [e["abc".index(c)] for c, e in rows], atol=1e-6)
+    expected = cosine_to_reference(generated, real, "class_mean")
+    np.testing.assert_array_equal(found["class_mean"], expected)
+    assert list(evaluate.similarities(generated, real, {})) == [*RULES]
+
+
+def test_pairs_leave_out_an_image_and_its_own_counterparts(generated, real):
+    real["context"], generated["context"] = list("xxyyxxyy"), list("xyxyxy")
+    pairs = evaluate.pair_cosines(generated, real)
+    expected = [
+        ({(1, 1): 0, (1, 0): 1, (0, 1): 2, (0, 0): 3}[g[0] == r[0], g[3] == r[3]], g[2] @ r[2])
+        for g in generated.itertuples(index=False)
+        for r in real.itertuples(index=False)
+        if g[1] != r[1]
+    ]
+    assert pairs["shared"].cat.codes.tolist() == [code for code, _ in expected]
+    np.testing.assert_allclose(pairs["cosine"], [cosine for _, cosine in expected], atol=1e-6)
+    assert evaluate.pair_cosines(real.head(0), real).empty
+
+
+def test_rendered_pairs_differ_in_the_bird_alone():
+    contexts = ["open desert", "open desert", "", ""]
+    plan = pd.DataFrame({"class_name": ["blue jay"] * 4, "context": contexts})
+    whole, malformed = evaluate.render_pairs(plan, MALFORMATIONS, seed=0)
+    assert whole.shape == malformed.shape == (4, 64, 64, 3)
+    differing = (whole != malformed).any(axis=3)
+    assert differing.any(axis=(1, 2)).all()
+    assert not differing[:, 0, :].any()  # the sky
+
+
+def test_rejection_over_thresholds_counts_what_is_below():
+    values, thresholds = {"all": np.array([0.3, 0.1, 0.2, 0.2])}, np.array([0.1, 0.2, 0.25, 1.0])
+    found = evaluate.rejection_over(values, thresholds)["rate"].tolist()
+    assert (
+        found == [(~hard_filter(values["all"], t)).mean() for t in thresholds] == [0, 0.25, 0.75, 1]
+    )
+
+
+def test_the_gallery_starts_at_both_sides_of_the_threshold():
+    similarity = np.array([0.9, 0.1, 0.5, 0.7, 0.4, 0.2])
+    found = evaluate.gallery(similarity, threshold=0.5, count=2)
+    assert {name: places.tolist() for name, places in found.items()} == {
+        "accepted, most similar": [0, 3], "accepted, just above": [3, 2],
+        "rejected, just below": [4, 5], "rejected, least similar": [1, 5],
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------- the filter as a detector
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=30))
+def test_auc_counts_pairs(images):
+    wrong, similarity = (np.array(values) for values in zip(*images, strict=True))
+    pairs = [(w, r) for w in similarity[wrong] for r in similarity[~wrong]]
+    expected = np.mean([(w < r) + 0.5 * (w == r) for w, r in pairs]) if pairs else 0.5
+    assert evaluate.auc(wrong, similarity) == pytest.approx(expected)
+    if pairs:
+        assert roc_auc_score(wrong, -similarity) == pytest.approx(expected)
+
+
+def test_intervals_of_auc_hold_it_and_shrink_with_more_images():
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (60, 600):
+        wrong = rng.random(count) < 0.3
+        values = {"good": rng.normal(size=count) - 2 * wrong, "blind": rng.normal(size=count)}
+        table = evaluate.auc_table(values, wrong, 0.95, seed=0).set_index("rule")
+        assert table["value"].between(table["low"], table["high"]).all()
+        assert table.loc["good", "low"] > table.loc["blind", "high"]
+        widths.append(table.loc["good", "high"] - table.loc["good", "low"])
+    assert widths[1] < widths[0] / 2
+    (row,) = evaluate.auc_table({"a": np.arange(4)}, np.ones(4, bool), 0.95, 0).to_dict("records")
+    assert row == {"rule": "a", "value": 0.5, "low": 0, "high": 1, "n": 4, "wrong": 4}
+
+
+def test_causes_are_told_apart_against_right_images():
+    judged = pd.DataFrame({
+        "species_right": [True, True, False, True, False],
+        "wellformed": [True, True, True, False, False],
+    })  # fmt: skip
+    judged["wrong"] = ~(judged["species_right"] & judged["wellformed"])
+    scores = {"rule": np.array([0.8, 0.9, 0.1, 0.95, 0.85])}
+    found = evaluate.auc_by_cause(scores, judged, 0.95, seed=0).set_index("cause")
+    assert found["value"].to_dict() == {"wrong species": 0.75, "malformed, species right": 0.0}
+    assert found["wrong"].tolist() == [2, 1]
+
+
+def test_roc_points_have_the_area():
+    rng = np.random.default_rng(1)
+    wrong = rng.random(200) < 0.4
+    values = {"a": rng.normal(size=200) - wrong, "b": rng.normal(size=200)}
+    for rule, curve in evaluate.roc_table(values, wrong).groupby("rule"):
+        area = np.trapezoid(curve["caught"], curve["false_alarms"])
+        assert area == pytest.approx(evaluate.auc(wrong, values[rule]))
+    assert evaluate.roc_table(values, np.zeros(200, bool)).empty
+
+
+def test_detection_counts_what_the_filter_does():
+    wrong = np.array([True, True, True, False, False, False, False, False])
+    accepted = np.array([False, False, True, False, True, True, True, True])
+    found = evaluate.detection(wrong, accepted, 0.95)
+    assert {name: row["value"] for name, row in found.items()} == pytest.approx({
+        "rejection_rate": 3 / 8, "precision": 2 / 3, "recall": 2 / 3, "wrong_rate": 3 / 8,
+        "wrong_rate_kept": 1 / 5,
+    })  # fmt: skip
+    nothing = evaluate.detection(np.zeros(4, bool), np.ones(4, bool), 0.95)
+    assert nothing["precision"] == nothing["recall"] == {"value": 0, "low": 0, "high": 1, "n": 0}

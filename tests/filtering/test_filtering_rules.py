@@ -1,0 +1,180 @@
+"""Filtration: rules against their definition, thresholds, drawing again."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from embedded import GENERATED, REAL, make_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffcore.filtering import RULES, cosine_to_reference, hard_filter, rules
+from diffcore.params import FilteringParams
+from diffcore.prompts import load_prompt_book, plan_generation
+
+
+@pytest.fixture
+def real():
+    return REAL.copy()
+
+
+@pytest.fixture
+def generated():
+    return GENERATED.copy()
+
+
+# ----------------------------------------------------------------------------------- the similarity
+def plainly(row, real, rule):
+    """One similarity in the most literal way."""
+    own = [e for e, s in zip(real["embedding"], real["source_id"], strict=True) if s == row[1]]
+    same = [e for e, c in zip(real["embedding"], real["class_name"], strict=True) if c == row[0]]
+    if rule == "class_mean":
+        mean = sum(same) / len(same)
+        return row[2] @ mean / (mean @ mean) ** 0.5
+    if rule == "source":
+        return row[2] @ own[0]
+    return row[2] @ same[0] if rule == "class_first" else max(row[2] @ e for e in same)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_agrees_with_its_definition_in_any_order(generated, real, rule):
+    expected = np.array([plainly(row, real, rule) for row in generated.itertuples(index=False)])
+    for rows in (generated, generated.sample(frac=1, random_state=0)):
+        found = cosine_to_reference(rows, real, rule)
+        np.testing.assert_allclose(found, expected[rows.index], atol=1e-6)
+
+
+def test_only_class_first_depends_on_the_order_of_the_reference(generated, real):
+    for rule in RULES:
+        found, turned = (cosine_to_reference(generated, r, rule) for r in (real, real.iloc[::-1]))
+        assert np.allclose(found, turned, atol=1e-6) == (rule != "class_first")
+
+
+def test_what_cannot_be_compared_is_named(generated, real):
+    with pytest.raises(ValueError, match="unknown rule 'nearest'; known: source, class_mean"):
+        cosine_to_reference(generated, real, "nearest")
+    with pytest.raises(ValueError, match="the reference has no source_id '5'"):
+        cosine_to_reference(generated, real[real["source_id"] != "5"], "source")
+    with pytest.raises(ValueError, match="the reference has no class_name 'c'"):
+        cosine_to_reference(generated, real[real["class_name"] != "c"], "class_mean")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_real_images_are_compared_with_the_others_of_their_class(real, rule):
+    expected = []
+    for _, members in real.groupby("class_name"):
+        for place, row in enumerate(members.itertuples(index=False)):
+            others = members.drop(members.index[place])
+            others = members if rule == "class_first" else others
+            if rule == "source":
+                expected += [row[2] @ other for other in others["embedding"]]
+            elif rule != "class_first" or place > 0:
+                expected.append(plainly(row, others, rule))
+    found = rules.real_similarities(real, rule)
+    np.testing.assert_allclose(sorted(found), sorted(expected), atol=1e-6)
+
+
+def test_of_a_large_class_the_first_images_are_compared(monkeypatch):
+    real = make_images(["a"] * 9 + ["b"] * 4, [str(place) for place in range(13)], seed=3)
+    monkeypatch.setattr(rules, "MOST_COMPARED", 5)
+    few = pd.concat([real[:5], real[9:]])
+    for rule, count in (("source", 20 + 12), ("class_first", 4 + 3), ("class_mean", 5 + 4)):
+        found = rules.real_similarities(real, rule)
+        assert len(found) == count
+        np.testing.assert_array_equal(found, rules.real_similarities(few, rule))
+
+
+def test_classes_of_one_compare_nothing(real):
+    with pytest.raises(ValueError, match="no class has two real images"):
+        rules.real_similarities(real.drop_duplicates("class_name"), "source")
+
+
+# ------------------------------------------------------------------------------------- the decision
+@settings(max_examples=50)
+@given(
+    st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=50, unique=True),
+    st.floats(0.01, 0.99),
+)
+def test_a_calibrated_threshold_rejects_the_stated_share_of_real_images(values, quantile):
+    real = np.array(values, np.float32)
+    rejected = ~hard_filter(real, rules.calibrate_threshold(real, quantile))
+    assert quantile - 2 / len(real) < rejected.mean() <= quantile
+
+
+@pytest.mark.parametrize("quantile", [0, 1, -0.1])
+def test_a_quantile_lies_between_nothing_and_all(quantile):
+    with pytest.raises(ValueError, match="must be between 0 and 1"):
+        rules.calibrate_threshold(np.ones(3), quantile)
+
+
+def test_a_stated_threshold_is_used_and_an_absent_one_calibrated_on_real_images(real):
+    assert rules.choose_threshold(FilteringParams(threshold=0.6), real) == 0.6
+    found = rules.choose_threshold(FilteringParams(threshold=None, quantile=0.3), real)
+    assert found == rules.calibrate_threshold(rules.real_similarities(real, "source"), 0.3)
+
+
+def test_a_similarity_at_the_threshold_passes():
+    below = np.nextafter(0.6, 0)
+    assert hard_filter(np.array([below, 0.6, 0.7]), 0.6).tolist() == [False, True, True]
+
+
+@pytest.fixture
+def resampled():
+    """Resample a plan whose samples pass at the attempt that `passes` gives for source and copy."""
+    sources = pd.DataFrame({"source_id": ["train-0", "train-1"], "class_name": ["jay", "puffin"]})
+
+    def run(passes, max_attempts):
+        drawn = []
+
+        def replan(attempt):
+            book = load_prompt_book("birds")
+            return plan_generation(sources, book, generated_share=2, seed=0, attempt=attempt)
+
+        def draw_and_score(plan):
+            drawn.extend(plan["sample_id"])
+            parts = plan["sample_id"].str.rsplit("-", n=1)
+            good = [passes.get(place, 0) == int(attempt) for place, attempt in parts]
+            scores = dict.fromkeys((f"cosine_{rule}" for rule in RULES), 0.0)
+            return pd.DataFrame(scores | {"cosine_source": np.where(good, 0.9, 0.1)})
+
+        decisions = rules.resample(
+            replan(0), replan, draw_and_score,
+            rule="source", threshold=0.6, max_attempts=max_attempts,
+        )  # fmt: skip
+        assert decisions["sample_id"].tolist() == drawn
+        return decisions
+
+    return run
+
+
+def test_only_what_was_rejected_is_drawn_again_from_new_seeds(resampled):
+    decisions = resampled({"train-0-1": 2, "train-1-0": 1}, max_attempts=5)
+    drawn = decisions["sample_id"].tolist()
+    assert drawn[:4] == ["train-0-0-0", "train-0-1-0", "train-1-0-0", "train-1-1-0"]
+    assert drawn[4:] == ["train-0-1-1", "train-1-0-1", "train-0-1-2"]
+    assert decisions["attempt"].tolist() == [0, 0, 0, 0, 1, 1, 2]
+    assert decisions["accepted"].tolist() == [True, False, False, True, False, True, True]
+    assert decisions["seed"].nunique() == len(decisions)
+    assert rules.never_passed(decisions).empty
+
+
+def test_what_never_passes_is_reported(resampled):
+    decisions = resampled({"train-1-1": 9, "train-0-0": 1}, max_attempts=2)
+    (row,) = rules.never_passed(decisions).to_dict("records")
+    assert row == {
+        "sample_id": "train-1-1-0", "class_name": "puffin", "source_id": "train-1", "tries": 3,
+        "best": 0.1,
+    }  # fmt: skip
+
+
+def test_nothing_is_drawn_again_without_attempts_or_without_replacements(resampled):
+    decisions = resampled({"train-1-1": 1}, max_attempts=0)
+    assert rules.never_passed(decisions)["sample_id"].tolist() == ["train-1-1-0"]
+    plan = pd.DataFrame({  # of imported images, whose ids have no attempt
+        "sample_id": ["imported/a/x-1", "imported/a/x-2"], "class_name": "a", "source_id": "0",
+    })  # fmt: skip
+    scored = [pd.DataFrame({"cosine_source": [0.1, 0.2]})]
+    decisions = rules.resample(
+        plan, lambda attempt: plan.head(0), lambda asked: scored.pop(),
+        rule="source", threshold=0.6, max_attempts=3,
+    )  # fmt: skip
+    assert rules.never_passed(decisions)["sample_id"].tolist() == plan["sample_id"].tolist()

@@ -1,0 +1,72 @@
+"""DiffuseMix: fractals, halves with a soft seam, and the formula that joins them."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffcore.mixing.diffusemix import DiffuseMix, draw_fractals, half_weights
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_fractals_are_in_range_differ_and_repeat():
+    fractals = draw_fractals(6, size=32, seed=1)
+    assert fractals.shape == (6, 3, 32, 32)
+    assert 0 <= fractals.min() <= fractals.max() <= 1
+    assert torch.equal(fractals, draw_fractals.__wrapped__(6, size=32, seed=1))
+    assert len({tuple(f.flatten().tolist()) for f in fractals}) == 6
+    assert (fractals.std(dim=(2, 3)).amax(dim=1) > 0.05).all()
+
+
+def test_julia_sets_look_the_same_upside_down():
+    fractals = draw_fractals(4, size=33)
+    torch.testing.assert_close(fractals, fractals.flip(2, 3), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 14)])
+def test_a_hard_seam_halves_exactly(height, width):
+    left, right, top, bottom = half_weights(torch.arange(4), height, width, 0.0)[:, 0]
+    columns = (torch.arange(width) + 0.5) / width
+    expected = torch.where(columns < 0.5, 1.0, torch.where(columns > 0.5, 0.0, 0.5))
+    assert torch.equal(left, expected.expand(height, width))
+    assert torch.equal(right, 1 - left)
+    assert torch.equal(bottom, 1 - top)
+    assert torch.equal(top, half_weights(torch.tensor([0]), width, height, 0.0)[0, 0].T)
+
+
+@pytest.mark.parametrize("seam", [0.0, 0.078, 0.5, 1.0])
+def test_a_seam_falls_evenly_and_keeps_half(seam):
+    weight = half_weights(torch.arange(4), 64, 64, seam)
+    torch.testing.assert_close(weight.mean(dim=(1, 2, 3)), torch.full((4,), 0.5))
+    assert (weight[0, 0, 0].diff() <= 0).all()
+    assert ((weight > 0) & (weight < 1)).float().mean() == pytest.approx(seam, abs=0.03)
+
+
+def test_the_mix_is_its_formula():
+    real, edited = torch.rand(2, 40, 3, 8, 8, generator=seeded(0)).unbind()
+    fractals = draw_fractals(3, size=8)
+    mixed = DiffuseMix(fractals, seam=0.25, fractal_share=0.2)(real, edited, seeded(1))
+    draw = seeded(1)
+    halves = torch.randint(4, (40,), generator=draw)
+    chosen = torch.randint(3, (40,), generator=draw)
+    for b in range(40):
+        kept = half_weights(halves[b : b + 1], 8, 8, 0.25)[0, 0].double()
+        hybrid = kept * real[b] + (1 - kept) * edited[b]
+        expected = 0.8 * hybrid + 0.2 * fractals[chosen[b]]
+        np.testing.assert_allclose(mixed.images[b].numpy(), expected.numpy(), atol=1e-6)
+        np.testing.assert_allclose(mixed.weight[b, 0].numpy(), 0.8 * kept.numpy(), atol=1e-6)
+    torch.testing.assert_close(mixed.lam, torch.full((40,), 0.4))
+    assert {*halves.tolist()} == {0, 1, 2, 3}
+
+
+def test_without_a_fractal_an_image_that_is_its_own_edit_stays():
+    real = torch.rand(4, 3, 8, 8)
+    assert torch.equal(DiffuseMix(draw_fractals(1, 8), fractal_share=0.0)(real, real).images, real)
+
+
+@pytest.mark.parametrize("given", [{"seam": -0.1}, {"fractal_share": 1.5}])
+def test_settings_out_of_range_are_refused(given):
+    with pytest.raises(ValueError, match=r"it must be in \[0, 1\]"):
+        DiffuseMix(draw_fractals(1, 8), **given)

@@ -1,0 +1,136 @@
+"""What a profile will need: counts against formulas and published numbers, sums by hand."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from layouts import PHOTOGRAPHS, needs_photographs
+from torch import nn
+
+from diffcore.checks import MissingFilesError
+from diffcore.data.published import PUBLISHED
+from diffcore.overhead import estimate
+from diffcore.params import EncoderSpec, TrainingParams, load_params
+
+#: That of all seven profiles, so that it is counted once.
+SDXL = load_params("cub200").generation.pipeline
+
+
+def on_meta(make):
+    with torch.device("meta"):
+        return make()
+
+
+# --------------------------------------------------------------------------------------- counting
+def test_operations_of_a_small_network_are_those_of_the_formula():
+    net = on_meta(lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 5, stride=2, padding=2),
+        nn.Flatten(), nn.Linear(16 * 8 * 8, 10),
+    ))  # fmt: skip
+    images = torch.empty(4, 3, 16, 16, device="meta")
+    first, second = 16 * 16 * 8 * 3 * 3 * 3, 8 * 8 * 16 * 8 * 5 * 5
+    assert estimate.count_flops(lambda: net(images)) == 4 * 2 * (first + second + 16 * 8 * 8 * 10)
+
+
+def test_training_is_three_passes_but_for_the_gradient_of_the_images():
+    net = on_meta(lambda: nn.Sequential(nn.Linear(100, 50), nn.Linear(50, 10)))
+    batch = torch.empty(7, 100, device="meta")
+    flops = estimate.count_flops(lambda: net(batch).sum().backward())
+    assert flops == 2 * 7 * (3 * (100 * 50 + 50 * 10) - 100 * 50)
+
+
+def test_attention_is_counted():
+    query = torch.empty(2, 4, 1000, 64, device="meta", dtype=torch.float16)
+    flops = estimate.count_flops(
+        lambda: nn.functional.scaled_dot_product_attention(query, query, query)
+    )
+    assert flops == 2 * 4 * 2 * (2 * 1000 * 1000 * 64)
+
+
+def test_sdxl_has_the_published_weights_and_operations():
+    # UNet 2.567 billion; autoencoder 83.65 million; text encoders 123.06 and 694.66 million: the
+    # numbers that the weights' files on the hub hold.
+    unet = on_meta(lambda: UNet2DConditionModel.from_config(estimate.SDXL["unet"])).num_parameters()
+    vae = on_meta(lambda: AutoencoderKL.from_config(estimate.SDXL["vae"])).num_parameters()
+    assert (unet, vae) == (pytest.approx(2.567e9, rel=0.001), pytest.approx(83.65e6, rel=0.001))
+    assert pytest.approx(unet + vae + 123.06e6 + 694.66e6, rel=0.001) == estimate.SDXL_WEIGHTS
+    # 2.98 tera multiplications and additions at 1024 x 1024 are often quoted, without attention's.
+    small, large = (estimate.image_flops(SDXL, side, side)["denoise"] for side in (512, 1024))
+    assert 2 * 2.98e12 < large < 1.2 * 2 * 2.98e12
+    assert 4 * small < large < 4.4 * small  # attention grows faster than pixels
+
+
+def test_resnet50_and_clip_have_the_published_operations():
+    flops, weights = estimate.training_flops(TrainingParams(), 1000, 224)
+    assert flops / 3 == pytest.approx(2 * 4.09e9, rel=0.02)  # 4.09 billion multiplications
+    assert weights == 25_557_032
+    assert estimate.embedding_flops(EncoderSpec()) == pytest.approx(2 * 4.4e9, rel=0.02)  # ViT-B/32
+    assert estimate.embedding_flops(EncoderSpec(model_name="local-dir:nowhere")) == 0
+
+
+# ---------------------------------------------------------------------------------------- the sum
+def test_a_complete_set_has_the_published_size():
+    for name, published in PUBLISHED.items():
+        train, test, classes, _ = estimate.data_size(load_params(name, {
+            "data.root": "nowhere", "data.train_images_per_class": None,
+            "data.test_images_per_class": None,
+        }))  # fmt: skip
+        assert (train + test, classes) == (published.images, published.classes)
+        assert test > 0
+
+
+def test_limits_cut_a_set():
+    changes = {"data.train_images_per_class": 5, "data.root": "nowhere"}
+    assert estimate.data_size(load_params("cub200", changes))[0] == 1000
+    assert estimate.data_size(load_params("demo")) == (120, 1200, 12, 0.0)
+
+
+@needs_photographs
+def test_a_folder_that_is_there_is_counted():
+    root = str(PHOTOGRAPHS / "tiny-imagenet-10")
+    assert estimate.data_size(load_params("photos", {"data.root": root})) == (100, 200, 10, 0.0)
+
+
+def test_a_folder_that_is_not_there_is_named():
+    changes = {"data.dataset": "folder", "data.root": "no/where"}
+    with pytest.raises(MissingFilesError, match="no/where"):
+        estimate.data_size(load_params("photos", changes))
+
+
+def test_an_estimate_is_the_sum_of_its_parts():
+    changes = {"data.image_size": 512, "training.model": "resnet18"}
+    params = load_params("cub200", {"data.root": "nowhere", **changes})
+    found = estimate.estimate(params, tflops=100.0, draw_share=0.5, train_share=0.25)
+    image = estimate.image_flops(SDXL, 512, 512)
+    # Guidance: two calls a step; of an edit 0.6 of the 50 steps are run.
+    assert (found["generated"], found["edited"]) == (1798, 5994)
+    drawn = (1798 * 50 + 5994 * 30) * 2 * image["denoise"] + 7792 * image["decode"]
+    drawn += 5994 * image["encode"] + 7792 * estimate.embedding_flops(EncoderSpec())
+    assert found["hours to draw"] == pytest.approx(drawn / 50e12 / 3600, rel=0.01)
+    assert found["trainings"] == 9 * 5
+    one, weights = estimate.training_flops(params.training, 200, 512)
+    trained = 45 * (128 * 5994 * one + 5794 * one / 3)
+    assert found["hours to train"] == pytest.approx(trained / 25e12 / 3600, rel=0.01)
+    disk = 2 * estimate.SDXL_WEIGHTS + 1.2e9 + 7792 * 512 * 512 * 1.5 + 48 * 4 * weights
+    assert found["GB of disk"] == pytest.approx(disk / 1e9)
+
+
+def test_what_is_not_drawn_costs_nothing():
+    surrogates = estimate.estimate(load_params("photos", {"data.root": "nowhere"}))
+    assert surrogates["edited"] == 0 < surrogates["generated"]
+    assert surrogates["hours to draw"] == pytest.approx(0, abs=0.01)  # embedding alone
+    params = load_params("demo"), load_params("demo", {"generation.guidance_scale": 1.0})
+    guided, unguided = (estimate.drawing_flops(each, 100, 0, 64) for each in params)
+    own, sdxl = (
+        estimate.image_flops(spec, 64, 64)["denoise"]
+        for spec in (params[0].generation.pipeline, SDXL)
+    )
+    assert guided - unguided == 100 * 12 * own
+    assert own < sdxl / 10  # it is counted from its own files
+
+
+# ------------------------------------------------------------------------------------- for people
+def test_the_table_is_markdown(capsys):
+    assert estimate.main(["--profile", "demo", "--markdown", "--set", "runs.seeds=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| demo | 120 | 1,200 | 12 | 1,020 | 120 | 22 |")
+    assert "Estimates, not measurements, for 312 TFLOP/s" in lines[-1]

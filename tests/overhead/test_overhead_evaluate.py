@@ -1,0 +1,277 @@
+"""Overhead: the arithmetic exactly, and the timing by a clock that only the work moves on."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.nn.functional import cross_entropy, one_hot
+
+from diffcore.data.pairs import PairedDataset
+from diffcore.data.splits import load_split
+from diffcore.filtering.encoders import load_encoder
+from diffcore.filtering.rules import embed
+from diffcore.generation.pipelines import LazyPipeline
+from diffcore.mixing.methods import METHODS
+from diffcore.overhead import evaluate, timing
+from diffcore.overhead.evaluate import Budget, Setting
+from diffcore.params import TrainingParams, load_params
+from diffcore.prompts.book import load_prompt_book
+from diffcore.prompts.plan import plan_generation
+from diffcore.training.train import Step
+
+FETCH, FORWARD, BACKWARD = 0.25, 4.0, 8.0
+COSTS = {"vanilla": 0.125, "mixup": 0.5, "diffcoremix": 1.0}
+
+
+class Clock:
+    """A clock that stands still but for `work`."""
+
+    time = 0.0
+
+    def __call__(self):
+        return self.time
+
+    def work(self, amount):
+        self.time += amount
+
+
+class Pixels:
+    """Images that take their time to be fetched."""
+
+    def __init__(self, clock):
+        self.pixels, self.clock = torch.randint(256, (6, 8, 8, 3), dtype=torch.uint8), clock
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, rows):
+        self.clock.work(FETCH)
+        return self.pixels[rows]
+
+
+class Network(torch.nn.Module):
+    """Takes as long as it says, there and back."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.weight, self.clock = torch.nn.Parameter(torch.tensor([[2.0, 0]] * 3)), clock
+
+    def forward(self, images):
+        self.clock.work(FORWARD)
+        logits = images.mean(dim=(2, 3)) @ self.weight
+        logits.register_hook(lambda _: self.clock.work(BACKWARD))
+        return logits
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing, "now", clock)
+    return clock
+
+
+@pytest.fixture
+def setting(clock):
+    """A setting in which every piece of work has its price."""
+
+    def method(cost):
+        def apply(real, other, labels, generator):
+            clock.work(cost)
+            return real + other, one_hot(labels, 2).float()
+
+        return apply
+
+    methods = {name: method(cost) for name, cost in COSTS.items()}
+    training = TrainingParams(batch_size=4, label_smoothing=0.2, device="cpu")
+    images = Pixels(clock), Pixels(clock), torch.zeros(6, dtype=torch.long)
+    return Setting("fake", training, Network(clock), methods, *images)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params("smoke")
+
+
+@pytest.fixture(scope="module")
+def train(params):
+    return load_split(params, "train")
+
+
+@pytest.fixture(scope="module")
+def pairs(train):
+    """Each image with itself for a counterpart, as what they show costs nothing."""
+    return PairedDataset(train, SimpleNamespace(metadata=train.metadata, images=train.images))
+
+
+# -------------------------------------------------------------------------------------- the steps
+def test_an_overhead_is_what_a_method_adds_to_a_vanilla_step(setting):
+    times = evaluate.time_steps(setting, repeats=3, draws=2)
+    found = evaluate.step_overheads(times).set_index("method")
+    vanilla = FETCH + COSTS["vanilla"] + FORWARD + BACKWARD
+    assert found.index.tolist() == list(COSTS)
+    assert found.loc["vanilla", ["value", "low", "high", "n"]].tolist() == [0, 0, 0, 3]
+    assert found.loc["mixup", "value"] == pytest.approx((0.5 - 0.125) / vanilla)
+    assert found.loc["diffcoremix", "value"] == pytest.approx((1 - 0.125 + FETCH) / vanilla)
+    assert found.loc["diffcoremix", "own_ms"] == pytest.approx(1125)
+    assert (found["step_ms"] == 1000 * vanilla).all()
+    whole = evaluate.step_overheads(times, "step").set_index("method")
+    assert whole.index.tolist() == ["vanilla", "diffcoremix"]
+    assert whole.loc["diffcoremix"].tolist()[1:] == pytest.approx(
+        found.loc["diffcoremix"].tolist()[1:]
+    )
+
+
+def test_the_time_of_a_step_is_told_by_part_in_their_order(setting):
+    ms = evaluate.step_parts(evaluate.time_steps(setting, repeats=2))
+    ms = ms.set_index(["method", "part"])["ms"]
+    assert ms["diffcoremix"].index.tolist() == list(evaluate.STEP_PARTS)
+    assert ms["diffcoremix"].tolist() == [250, 250, 1000, 4000, 8000, 0]
+    assert ms["vanilla"]["counterparts"] == 0
+
+
+def test_a_method_costs_the_mean_of_its_draws(setting, clock):
+    prices = iter([9.0] + [1.0, 3.0] * 3)  # the first warms up
+    vanilla = setting.methods["vanilla"]
+
+    def varying(*batch):
+        clock.work(next(prices) - COSTS["vanilla"])
+        return vanilla(*batch)
+
+    setting.methods["mixup"] = varying
+    times = evaluate.time_steps(setting, repeats=3, draws=2)
+    own = times[(times["run"] == "own") & (times["method"] == "mixup")]
+    assert own["seconds"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_the_step_that_is_timed_is_the_one_that_trains(setting, monkeypatch):
+    # It once was another, without label smoothing, and without the scaling of fp16's gradients.
+    scaled, backward = [], Accelerator.backward
+    monkeypatch.setattr(
+        Accelerator, "backward", lambda self, loss: scaled.append(loss) or backward(self, loss)
+    )
+    step = Step(setting.classifier, setting.methods["vanilla"], setting.training)
+    phases = evaluate.step_phases(setting, step, "diffcoremix", torch.Generator().manual_seed(0))
+    before = setting.classifier.weight.detach().clone()
+    timing.laps({name: phases[name] for name in list(phases)[:-2]})
+    logits = step.images.mean(dim=(2, 3)) @ before
+    expected = cross_entropy(logits, step.targets, label_smoothing=0.2)
+    torch.testing.assert_close(step.loss, expected)
+    assert not torch.isclose(step.loss, cross_entropy(logits, step.targets))
+    timing.laps({name: phases[name] for name in list(phases)[-2:]})
+    assert scaled == [step.loss]
+    assert not torch.equal(setting.classifier.weight, before)
+
+
+def test_settings_hold_every_method_at_their_size(params, pairs):
+    params = params.model_copy(update={"overhead": params.overhead.model_copy(update={"size": 96})})
+    own, large = evaluate.make_settings(pairs, params)[:2]
+    assert own.training is params.training
+    assert own.real.shape == (24, 64, 64, 3)
+    np.testing.assert_array_equal(own.real.numpy(), pairs.real)
+    assert tuple(own.methods) == tuple(large.methods) == METHODS
+    assert large.name == "resnet10t, 96 × 96, batch 4, CPU"
+    assert large.real.shape == large.generated.shape == (2, 96, 96, 3)
+    assert large.labels.max() < params.overhead.num_classes
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_every_method_takes_its_step(params, pairs, precision):
+    training = params.training.model_copy(update={"precision": precision})
+    params = params.model_copy(update={"training": training})
+    for setting in evaluate.make_settings(pairs, params):  # on a GPU too, where there is one
+        found = evaluate.step_overheads(evaluate.time_steps(setting, repeats=2, draws=1))
+        assert found["method"].tolist() == list(METHODS)
+        assert np.isfinite(found[["value", "low", "high"]].to_numpy()).all()
+        assert (found["step_ms"] > 0).all()
+
+
+# ------------------------------------------------------------------------------------- the images
+IMAGE_TIMES = pd.DataFrame(
+    [(repeat, kind, part, value) for repeat in range(3) for kind, part, value in (
+        ("counterpart", "UNet", 0.5), ("counterpart", "autoencoder", 0.2),
+        ("counterpart", "text and files", 0.1), ("counterpart", "filter", 0.2),
+        ("edit", "UNet", 0.3), ("edit", "text and files", 0.1),
+    )],
+    columns=["repeat", "kind", "part", "seconds"],
+)  # fmt: skip
+
+
+def test_a_kept_image_pays_for_the_rejected():
+    costs = evaluate.image_costs(IMAGE_TIMES, 10 / 8).set_index("measure")
+    assert costs["value"].to_dict() == pytest.approx({
+        "seconds_per_generated": 0.8, "filter_seconds_per_image": 0.2,
+        "seconds_per_kept": 1.25, "seconds_per_edit": 0.4,
+    })  # fmt: skip
+    assert (costs["n"] == 3).all()
+    parts = evaluate.image_parts(IMAGE_TIMES, 10 / 8)
+    assert parts.groupby("kind")["ms"].sum().to_dict() == pytest.approx(
+        {"counterpart": 1250, "edit": 400}
+    )
+    assert parts["ms"].tolist()[-1] == pytest.approx(250)
+    filtered = IMAGE_TIMES[IMAGE_TIMES["part"] == "filter"]  # where nothing was drawn
+    costs = evaluate.image_costs(filtered, 2.0).set_index("measure")["value"]
+    assert costs.to_dict() == {"filter_seconds_per_image": 0.2, "seconds_per_kept": 0.4}
+
+
+def test_images_are_timed_by_part_and_none_is_left(params, train, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    few, reference = train.take(slice(2)), embed(
+        train.metadata, train.images, load_encoder(params.filtering.encoder)
+    )  # fmt: skip
+    plan = plan_generation(few.metadata, load_prompt_book("paperbirds"), generated_share=1, seed=0)
+    pipeline = LazyPipeline(params.generation.pipeline)
+    times = evaluate.time_images(params, plan, few, few, reference, pipeline)
+    assert not list(tmp_path.iterdir())
+    drawing = ["UNet", "autoencoder", "text and files"]
+    found = times.groupby("kind")["part"].apply(list).to_dict()
+    assert found == {"counterpart": 2 * [*drawing, "filter"], "edit": 2 * drawing}
+    assert (times["seconds"] > 0).all()
+    filtered = evaluate.time_images(params, plan, few, few, reference, None)
+    assert filtered["part"].tolist() == ["filter", "filter"]
+
+
+# -------------------------------------------------------------------------------- over the epochs
+def test_a_budget_is_spread_over_the_epochs():
+    budget = Budget(once_s=3.0, epoch_s=0.5, own=0.25)
+    assert [budget.overhead(epochs) for epochs in (1, 2, 6)] == [6.25, 3.25, 1.25]
+    assert budget.epochs_to(0.75) == 12.0
+    assert budget.epochs_to(0.25) == budget.epochs_to(0.1) == math.inf
+    free = Budget(once_s=0.0, epoch_s=0.5, own=0.25)
+    assert free.overhead(1) == free.overhead(1000) == 0.25
+    assert (free.epochs_to(0.25), free.epochs_to(0.2)) == (0.0, math.inf)
+
+
+def test_what_is_paid_once_depends_on_what_a_method_uses(params):
+    costs = evaluate.image_costs(IMAGE_TIMES, 10 / 8)
+    methods = ["cutmix", "diffusemix", "added", "diffcoremix", "mixed_added"]
+    overheads = pd.DataFrame({"method": methods, "value": 0.5, "step_ms": 800.0})
+    budgets = evaluate.make_budgets(overheads, costs, params, batch_size=16)
+    assert budgets["cutmix"] == Budget(once_s=0.0, epoch_s=0.05, own=0.5)
+    edits = params.mixing.edits_per_image * 0.4
+    assert budgets["diffusemix"].once_s == pytest.approx(edits)
+    drawn = params.generation.generated_share * 1.25 + 0.2
+    assert [budgets[name].once_s for name in methods[2:]] == pytest.approx([drawn] * 3)
+
+
+def test_budgets_are_compared_over_epochs():
+    found = {
+        "vanilla": Budget(0.0, 0.5, 0.0), "augmix": Budget(0.0, 0.5, 1.25),
+        "diffusemix": Budget(1.0, 0.5, 0.5), "diffcoremix": Budget(4.0, 0.5, 0.25),
+    }  # fmt: skip
+    table = evaluate.amortise(found, [1, 8]).pivot(index="method", columns="epochs")["value"]
+    assert table.loc["diffcoremix"].tolist() == [8.25, 1.25]
+    even = evaluate.break_even(found).set_index("against")["epochs"]
+    assert even.to_dict() == {"vanilla": math.inf, "augmix": 8.0}
+
+
+# ----------------------------------------------------------------------------------- the decoding
+def test_decoding_is_timed_in_every_format(params, pairs):
+    own = evaluate.make_settings(pairs, params)[0]
+    found = evaluate.time_decoding(own, step_ms=500.0, images=3, repeats=2).set_index("format")
+    assert found.index.tolist() == list(evaluate.FORMATS)
+    assert found.loc["PNG", "kilobytes"] > found.loc["JPEG", "kilobytes"] > 0
+    assert found["overhead"].tolist() == pytest.approx((found["ms"] * 8 / 500).tolist())

@@ -1,0 +1,61 @@
+"""The clocks measure what they say, and leave what they watch as it was."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffcore.generation.pipelines import LazyPipeline
+from diffcore.overhead import timing
+from diffcore.params import load_params
+from diffcore.prompts.book import load_prompt_book
+from diffcore.prompts.plan import plan_generation
+
+SETTINGS = load_params("smoke").generation
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return LazyPipeline(SETTINGS.pipeline).load()
+
+
+def test_jobs_take_turns_in_changing_order():
+    order = []
+    jobs = {name: lambda name=name: order.append(name) or {"p": 1.0} for name in "abc"}
+    table = timing.take_repeats(jobs, repeats=8)
+    rounds = ["".join(order[start : start + 3]) for start in range(0, 24, 3)]
+    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) > 1
+    assert table["job"].tolist() == list("abc") * 8
+    assert table["repeat"].tolist() == np.repeat(range(8), 3).tolist()
+
+
+def test_time_inside_the_networks_is_counted_and_the_networks_left_as_they_were(pipeline):
+    hook = pipeline.unet.conv_in.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+
+    def draw():
+        pipeline("a blue jay", num_inference_steps=2, height=64, width=64)
+        time.sleep(0.3)
+
+    measured = timing.time_share(pipeline, draw)
+    hook.remove()
+    assert measured.unet_s >= 0.1
+    assert measured.vae_s > 0
+    assert measured.unet_s + measured.vae_s <= measured.total_s - 0.3
+    assert measured.share == pytest.approx((measured.unet_s + measured.vae_s) / measured.total_s)
+    assert sum(measured.parts(4).values()) == pytest.approx(measured.total_s / 4)
+    with pytest.raises(ZeroDivisionError):
+        timing.time_share(pipeline, lambda: 1 / 0)
+    assert "forward" not in vars(pipeline.unet)
+    assert "decode" not in vars(pipeline.vae)
+
+
+def test_drawing_is_timed_from_nothing_and_leaves_nothing(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    sources = pd.DataFrame({"source_id": ["a", "b", "c"], "class_name": "blue jay"})
+    plan = plan_generation(sources, load_prompt_book("paperbirds"), generated_share=1, seed=0)
+    for model in (pipeline, LazyPipeline(SETTINGS.pipeline)):
+        timed = timing.time_generation(plan, model, SETTINGS)
+        assert 0 < timed.unet_s + timed.vae_s < timed.total_s
+    assert not list(tmp_path.iterdir())

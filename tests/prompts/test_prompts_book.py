@@ -1,0 +1,143 @@
+"""Prompts: wording, books that can work, and contradictions that a reader would not dispute."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, full_caption
+from diffcore.prompts import (
+    PromptBook,
+    clean_class_name,
+    find_conflicts,
+    list_prompt_books,
+    load_prompt_book,
+    negatives_for,
+    write_prompt,
+)
+
+BIRDS, PAPERBIRDS = load_prompt_book("birds"), load_prompt_book("paperbirds")
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("001.Black_footed_Albatross", "black footed albatross"),
+        ("00012_snow_goose", "snow goose"),
+        ("747-400", "747-400"),
+        ("2012_Tesla", "2012 tesla"),
+        ("goldfish, Carassius auratus", "goldfish"),
+        ("  pink   primrose ", "pink primrose"),
+        ("Hälsingland_häst", "hälsingland häst"),
+    ],
+)
+def test_class_names_become_words(name, clean):
+    assert clean_class_name(name) == clean
+    assert clean_class_name(clean) == clean
+
+
+@given(st.text(max_size=20))
+def test_cleaning_leaves_lower_case_and_single_spaces_or_refuses(name):
+    try:
+        clean = clean_class_name(name)
+    except ValueError:
+        assert not name.split(",")[0].replace("_", " ").strip()
+        return
+    assert clean == " ".join(clean.split()).lower() != ""
+    assert "_" not in clean
+
+
+def test_the_prompt_follows_the_papers_template():
+    prompt = write_prompt(BIRDS, "001.Black_footed_Albatross", "stormy sky")
+    assert prompt == "a black footed albatross, a bird, stormy sky"
+    assert write_prompt(BIRDS, "american crow") == "an american crow, a bird"
+    assert write_prompt(BIRDS, "{context}", "garden") == "a {context}, a bird, garden"
+
+
+@pytest.mark.parametrize("domain", list_prompt_books())
+def test_every_book_is_whole_and_all_but_the_released_lists_agree_with_themselves(domain):
+    book = load_prompt_book(domain)
+    assert book.domain == domain
+    assert 12 <= len(book.contexts) <= 16
+    assert set(book.exceptions) <= set(book.contexts)
+    assert {name for names in book.exceptions.values() for name in names} <= set(book.negatives)
+    assert write_prompt(book, "thing", book.contexts[0]).endswith(f", {book.contexts[0]}")
+    assert (find_conflicts(book) == []) == (domain != "birds_released")
+
+
+def test_the_book_of_paperbirds_speaks_the_words_that_its_models_learned():
+    assert sorted(PAPERBIRDS.contexts) == sorted(CONTEXTS)
+    assert sorted(PAPERBIRDS.negatives) == sorted(DISTRACTORS)
+    for species in SPECIES:
+        assert write_prompt(PAPERBIRDS, species, CONTEXTS[0]) == full_caption(species, CONTEXTS[0])
+
+
+def test_parts_of_a_book_can_be_replaced_but_not_changed():
+    book = load_prompt_book("cars", contexts=["ice rink"], negatives=[], template="{class_name}")
+    assert (book.contexts, book.negatives, book.domain_noun) == (("ice rink",), (), "car")
+    assert write_prompt(book, "Fiat 500", "ice rink") == "fiat 500"
+    with pytest.raises(FrozenInstanceError):
+        BIRDS.contexts = ()
+    with pytest.raises(TypeError):
+        PAPERBIRDS.exceptions["garden"] = ("tree",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"domain": "bird"}, r"no prompt book 'bird'; .*nearest: birds"),
+        ({"template": "a {classname}"}, r"\['classname'\]; legal are"),
+        ({"template": "a bird, {context}"}, "does not name the {class_name}"),
+        ({"template": "a {class_name} in {context}"}, "class and context in one clause"),
+        ({"contexts": []}, "at least one scene"),
+        ({"contexts": "garden"}, "contexts must be a list of texts"),
+        ({"contexts": ["garden", "garden"]}, r"\['garden'\] more than once"),
+        ({"negatives": ["car", " "]}, "negatives must be a list of texts"),
+    ],
+)
+def test_a_book_that_cannot_work_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_prompt_book(**({"domain": "birds"} | change))
+    with pytest.raises(ValueError, match="domain_noun is empty"):
+        PromptBook("boats", "a {class_name}, a {domain_noun}", ("sea",))
+
+
+def test_the_released_lists_contradict_their_contexts_and_one_data_set():
+    found = find_conflicts(load_prompt_book("birds_released"), ["BMW M3 Coupe 2012"])
+    by_context = {conflict.negative for conflict in found if conflict.where == "context"}
+    assert {"sky", "landscape", "tree", "road", "cityscape"} <= by_context
+    assert not by_context & {"train", "newspaper", "people", "human", "bus", "desk", "computer"}
+    assert [c.negative for c in found].count("sky") == 8
+    assert [c.negative for c in found if c.where == "class"] == ["car"]
+
+
+@pytest.mark.parametrize(
+    ("negative", "text", "contradicts"),
+    [
+        ("trees", "forest canopy", True),
+        ("tree", "garden", False),
+        ("streets", "quiet road", True),
+        ("traffic lights", "a traffic light at dusk", True),
+        ("traffic lights", "heavy traffic", False),
+        ("buses", "bus stop", True),
+        ("cities", "city at night", True),
+        ("people", "baby", True),
+        ("sky", "skyscraper", False),
+        ("car", "cardinal", False),
+    ],
+)
+def test_contradiction_goes_by_whole_words_and_what_they_imply(negative, text, contradicts):
+    book = PromptBook("any", "{class_name}, {context}", (text,), (negative,))
+    assert bool(find_conflicts(book)) is contradicts
+    assert (negatives_for(book, text) == ()) is contradicts
+
+
+def test_negatives_fit_context_class_and_domain():
+    assert negatives_for(PAPERBIRDS, "garden") == PAPERBIRDS.negatives
+    assert "house" not in negatives_for(PAPERBIRDS, "city skyline at twilight")
+    assert "tree" not in negatives_for(PAPERBIRDS, "garden", "014.Tree_Swallow")
+    found = find_conflicts(load_prompt_book("cars", negatives=["vehicles", "toy"]))
+    assert [(c.negative, c.where, c.why) for c in found] == [
+        ("vehicles", "domain", '"car" implies vehicle')
+    ]

@@ -1,0 +1,162 @@
+"""Intervals and tests, against scipy, by hand, and by simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from diffcore import stats
+
+SCORES = {"a": [0.5, 0.6, 0.7, 0.6], "b": [0.55, 0.68, 0.74, 0.63], "c": [0.5, 0.61, 0.65, 0.6]}
+
+
+@pytest.fixture
+def runs():
+    rows = [
+        {"method": name, "seed": seed, "matched": value, "shifted": value / 2}
+        for name, values in SCORES.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows).sample(frac=1, random_state=0)  # the order must not matter
+
+
+def ends(row):
+    return row["low"], row["high"]
+
+
+# ------------------------------------------------------------------------------------- over images
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_a_proportion_has_wilsons_interval(drawn):
+    n, hits = drawn
+    found = stats.proportion([True] * hits + [False] * (n - hits))
+    z, p = 1.959963984540054, hits / n
+    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    expected = np.array([centre - half, centre + half]) / (1 + z**2 / n)
+    assert ends(found) == pytest.approx(expected, abs=1e-9)
+    assert (found["value"], found["n"]) == (p, n)
+
+
+def test_a_proportion_of_nothing_is_anything():
+    assert stats.proportion([]) == {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
+
+
+def test_the_bootstrap_is_scipys():
+    values = np.random.default_rng(1).gamma(2.0, size=80)
+    found = stats.bootstrap(np.mean, values, 0.9, seed=0)
+    expected = scipy_stats.bootstrap(
+        (values,), np.mean, confidence_level=0.9, method="percentile", n_resamples=5000, rng=1
+    ).confidence_interval
+    assert ends(found) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert found["value"] == values.mean()
+
+
+def test_a_reduction_is_of_pairs_and_has_a_value_where_nothing_is_left():
+    without, with_ = np.arange(40) < 20, np.arange(40) < 5
+    found = stats.reduction(without, with_)
+    assert found["value"] == pytest.approx(20.5 / 5.5)
+    assert found["low"] < found["value"] < found["high"]
+    assert stats.reduction(without, np.zeros(40, bool))["value"] == 41
+    assert ends(stats.reduction(without, without)) == (1, 1)  # the same pairs are drawn for both
+
+
+def test_the_entropy_within_groups_is_weighted_by_their_sizes():
+    names, groups = [*list("aabbcccc"), "d", "e"], [1] * 8 + [2] * 2
+    found = stats.entropy_within(names, groups)
+    assert found["value"] == pytest.approx(0.8 * 1.5 + 0.2 * 1.0)
+    assert stats.entropy_bits(names[:8]) == pytest.approx(1.5)
+
+
+def test_the_interval_of_an_entropy_covers_it():
+    rng, truth = np.random.default_rng(0), scipy_stats.entropy([0.5, 0.3, 0.2], base=2)
+    hits = []
+    for _ in range(300):
+        low, high = ends(stats.entropy_within(rng.choice(3, 400, p=[0.5, 0.3, 0.2]), [0] * 400))
+        hits.append(low < truth < high)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.04)
+
+
+# --------------------------------------------------------------------------------------- over seeds
+def test_a_mean_has_students_interval():
+    found, values = stats.mean(SCORES["a"], 0.9), np.array(SCORES["a"])
+    reach = 2.3533634348 * values.std(ddof=1) / 2  # t of three degrees of freedom, by a table
+    assert ends(found) == pytest.approx((0.6 - reach, 0.6 + reach))
+    assert found["n"] == 4
+
+
+def test_one_value_has_no_interval(runs):
+    with pytest.raises(ValueError, match=r"needs two values or more, got 1"):
+        stats.mean([0.5])
+    with pytest.raises(ValueError, match="two values or more, got 1"):
+        stats.paired(runs[runs["seed"] == 0], "b", "a", "matched")
+
+
+def test_a_difference_is_paired(runs):
+    found = stats.paired(runs, "b", "a", "matched")
+    test = scipy_stats.ttest_rel(SCORES["b"], SCORES["a"])
+    interval = test.confidence_interval(0.95)
+    assert (*ends(found), found["p"]) == pytest.approx((interval.low, interval.high, test.pvalue))
+    assert found["value"] == pytest.approx(0.05)
+    assert stats.paired(runs, "a", "b", "matched")["value"] == pytest.approx(-0.05)
+    itself = stats.paired(runs, "a", "a", "matched")
+    assert itself == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 4, "p": 1.0}
+
+
+def test_equal_differences_are_no_reason_to_divide_by_zero():
+    rows = [{"method": m, "seed": s, "top1": v} for m, v in (("a", 0), ("b", 1)) for s in (0, 1)]
+    found = stats.paired(pd.DataFrame(rows), "b", "a", "top1")
+    assert found == {"value": 1, "low": 1, "high": 1, "n": 2, "p": 0}
+
+
+def test_p_values_are_corrected_after_holm_on_each_test_set(runs, monkeypatch):
+    p = {"b": 0.03, "c": 0.01, "d": 0.04}
+    monkeypatch.setattr(stats, "paired", lambda _, name, *rest: {"value": 0, "p": p[name]})
+    more = pd.concat([runs, runs[runs["method"] == "a"].assign(method="d")])
+    found = stats.gains(more, "a", ["matched", "shifted"])
+    for _, rows in found.groupby("test"):
+        held = rows.set_index("method")["p_holm"]
+        # Smallest first: 3 x 0.01, 2 x 0.03, then 1 x 0.04, which must not be below the one before.
+        assert held[["c", "b", "d"]].tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert found["test"].tolist() == ["matched"] * 3 + ["shifted"] * 3
+
+
+def test_a_crossed_interval_covers_both_factors():
+    """Seeds and images both vary: the mean over a table of 12 x 30 strays as its interval says."""
+    rng, hits, narrow = np.random.default_rng(0), [], []
+    seeds, images = np.divmod(np.arange(360), 30)
+    for _ in range(400):
+        values = rng.normal(0, 1, 12)[seeds] + rng.normal(0, 1, 30)[images] + rng.normal(0, 1, 360)
+        for factors, found in (((seeds, images), hits), ((images,), narrow)):
+            low, high = ends(stats.crossed(values, *factors))
+            found.append(low < 0 < high)
+    assert 0.93 < np.mean(hits) <= 0.99  # if anything, too wide
+    assert np.mean(narrow) < 0.85  # an interval over images alone does not know of the seeds
+
+
+def test_a_crossed_interval_of_one_factor_is_students():
+    one = stats.crossed(SCORES["a"], range(4), [0] * 4)
+    assert ends(one) == pytest.approx(ends(stats.mean(SCORES["a"])))
+    with pytest.raises(ValueError, match="at least two seeds or two images"):
+        stats.crossed([0.5, 0.6], [1, 1])
+
+
+# -------------------------------------------------------------------------------- turns and tables
+def test_a_ratio_keeps_the_two_times_of_a_repeat_together():
+    below = np.random.default_rng(0).uniform(1, 10, 20)  # a machine that is slow for a while
+    found = stats.ratio_of_medians(2 * below, below)
+    assert (found["value"], *ends(found)) == pytest.approx((2, 2, 2))
+    for above, few in (([1.0], [1.0]), ([1.0, 2.0], [1.0])):
+        with pytest.raises(ValueError, match="as many repeats of each, two or more: got"):
+            stats.ratio_of_medians(above, few)
+
+
+def test_groups_and_points_keep_apart(runs):
+    table = stats.tabulate(runs, "method", ["matched", "shifted"], name="test")
+    row = table.set_index(["method", "test"]).loc["b", "shifted"]
+    assert row["value"] == pytest.approx(np.mean(SCORES["b"]) / 2)
+    both = pd.concat([runs.assign(point=0.2, matched=0.5), runs.assign(point=0.1)])
+    found = stats.gain_over(both, "b", "a", "matched")
+    assert found["point"].tolist() == [0.1, 0.2]
+    assert found["value"].tolist() == pytest.approx([0.05, 0.0])
+    assert stats.best_method(runs, ["a", "c"], "matched") == "a"

@@ -1,0 +1,152 @@
+"""Files that are whole or absent, digests of content, and shards of images."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import load_dataset
+
+from diffcore import store
+
+TYPES = {"sample_id": "string", "seed": "int64", "height": "int32", "width": "int32"}
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 255, (70, 8, 8, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def wanted():
+    names = [f"s{place}" for place in range(70)]
+    return pd.DataFrame({"sample_id": names, "seed": range(70), "height": 8, "width": 8})
+
+
+@pytest.fixture
+def table(tmp_path):
+    return store.ImageTable(tmp_path / "shards", TYPES, ["sample_id", "seed"])
+
+
+def in_order(table, wanted):
+    return table.metadata().set_index("sample_id").loc[wanted["sample_id"]].reset_index()
+
+
+# -------------------------------------------------------------------------------------- whole files
+def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+    path = store.write_text(tmp_path / "a" / "b.txt", "old")
+
+    def fail():
+        with store.written_whole(path) as aside:
+            aside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_another_writer_s_file_is_left_alone(tmp_path):
+    stranger = tmp_path / ".other-1.b.txt"
+    stranger.write_text("half")
+    store.write_text(tmp_path / "b.txt", "whole")
+    assert stranger.read_text() == "half"
+
+
+# ------------------------------------------------------------------------------------------ digests
+def test_a_digest_is_the_same_in_another_process():
+    code = "from diffcore.store import digest; print(digest('a', {'b': [1, None]}))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == store.digest("a", {"b": [1, None]})
+
+
+def test_a_digest_tells_type_shape_content_and_parts_apart(images):
+    some = [
+        images, images[:-1], images.reshape(70, 4, 16, 3), images.view(np.int8), images[::-1],
+        "ab", b"a", ["ab"], {"a": 1}, {"a": 1.0},
+    ]  # fmt: skip
+    found = [store.digest(part) for part in some] + [store.digest("a", "b"), store.digest("a", "")]
+    assert len(set(found)) == len(found)
+
+
+def test_an_array_on_the_disk_has_the_digest_of_the_same_one_in_memory(images, tmp_path):
+    kept = store.keep_array(images, tmp_path / "kept.npy")
+    assert store.digest(kept) == store.digest(images)
+
+
+def test_a_file_that_changed_has_another_digest(tmp_path):
+    path = store.write_text(tmp_path / "a.txt", "one")
+    before = store.file_digest(path)
+    store.write_text(path, "other")
+    assert store.file_digest(path) != before
+
+
+# -------------------------------------------------------------------------------------- kept arrays
+def test_an_array_is_read_once_and_then_kept(images, tmp_path):
+    kept = store.keep_array(images, tmp_path / "kept.npy")
+    np.testing.assert_array_equal(kept, images)
+    again = store.keep_array(np.zeros_like(images), tmp_path / "kept.npy")
+    np.testing.assert_array_equal(again, images)
+    assert not kept.flags.writeable
+
+
+# ------------------------------------------------------------------------------------------- shards
+def test_what_is_stored_is_read_back_to_the_last_bit(table, wanted, images):
+    asked = []
+
+    def images_of(rows):
+        asked.extend(rows.index)
+        return images[rows.index]
+
+    table.fill(wanted.iloc[5:40], images_of, 16, None)
+    table.fill(wanted, images_of, 64, None)
+    assert sorted(asked) == list(range(70))  # each once
+    assert table.missing(wanted).empty
+    found = table.images(in_order(table, wanted))
+    np.testing.assert_array_equal(found[:], images)
+    np.testing.assert_array_equal(found[[60, 3]], images[[60, 3]])
+    np.testing.assert_array_equal(found[np.arange(70) % 7 == 0], images[::7])
+    np.testing.assert_array_equal(found[-1], images[-1])
+    assert found[[]].shape == (0, 8, 8, 3)
+    with pytest.raises(IndexError):
+        found[70]
+
+
+def test_a_row_that_differs_in_a_key_is_another_image(table, wanted, images):
+    table.fill(wanted.head(2), lambda rows: images[rows.index], 8, None)
+    assert len(table.missing(wanted.head(2).assign(seed=[0, 9]))) == 1
+
+
+def test_what_two_writers_stored_counts_once(table, wanted, images):
+    rows = wanted.head(4)
+    other = store.ImageTable(table.folder, TYPES, ["sample_id", "seed"])
+    table.fill(rows, lambda rows: images[rows.index], 4, None)
+    other._write(rows.iloc[1:3], [store.encode_png(image) for image in images[1:3]])
+    assert len(table.metadata()) == 4
+
+
+def test_a_damaged_shard_is_named_with_the_remedy(table, wanted, images):
+    table.fill(wanted.head(4), lambda rows: images[rows.index], 4, None)
+    (path,) = table.folder.glob("*.parquet")
+    broken = path.with_name("0-broken.parquet")
+    broken.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"0-broken\.parquet is damaged; delete it"):
+        table.metadata()
+
+
+def test_images_of_several_sizes_are_read_one_by_one(table, wanted, images):
+    rows = wanted.head(2).assign(height=[8, 4])
+    table.fill(rows, lambda rows: [images[0], images[1][:4]], 4, None)
+    found = table.images(in_order(table, rows))
+    assert [image.shape for image in found] == [(8, 8, 3), (4, 8, 3)]
+    with pytest.raises(ValueError, match="several sizes"):
+        found[:]
+
+
+def test_shards_open_in_datasets_as_images(table, wanted, images, tmp_path):
+    table.fill(wanted.head(3), lambda rows: images[rows.index], 4, None)
+    files = str(table.folder / "*.parquet")
+    opened = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
+    np.testing.assert_array_equal(np.asarray(opened[1]["image"]), images[1])

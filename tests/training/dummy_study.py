@@ -1,0 +1,91 @@
+"""A study of three classes without a model: what the plans of the training room ask of one."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffcore.data.pairs import PairedDataset
+from diffcore.data.splits import Split
+from diffcore.generation.draw import GeneratedSet
+from diffcore.params import StudyParams
+
+CLASSES = ("crow", "jay", "wren")
+
+
+def make_split(each, name, pixels=None):
+    """Split of so many images a class, by default 4 x 4 with the label for brightness."""
+    labels = np.repeat(np.arange(3), each)
+    if pixels is None:
+        pixels = np.full((len(labels), 4, 4, 3), labels[:, None, None, None], np.uint8)
+    metadata = pd.DataFrame({
+        "source_id": [f"{name}-{place}" for place in range(len(labels))],
+        "label": labels,
+        "class_name": np.array(CLASSES)[labels],
+    })  # fmt: skip
+    return Split(name, CLASSES, metadata, pixels)
+
+
+def make_generated(split, source, pixels):
+    """Generated images for the images of a split at the places `source`."""
+    table = split.metadata[["source_id", "class_name"]].iloc[source].reset_index(drop=True)
+    return GeneratedSet(table.assign(sample_id=[f"s-{n}" for n in range(len(table))]), pixels)
+
+
+def gaussian_classes(labels, seed, side=32):
+    """Noisy images whose brightness tells the class: (N, side, side, 3) uint8."""
+    noise = np.random.default_rng(seed).integers(0, 60, (len(labels), side, side, 3))
+    return (noise + 90 * np.asarray(labels)[:, None, None, None]).clip(0, 255).astype(np.uint8)
+
+
+@dataclass
+class DummyStudy:
+    """Two training images a class, of which each has three counterparts of brightness 100 on."""
+
+    params: StudyParams
+    run_dir: Path = Path("nowhere")
+    loaded: list = field(default_factory=list)
+
+    @cached_property
+    def train(self):
+        return make_split(2, "train")
+
+    @cached_property
+    def tests(self):
+        return {"matched": make_split(1, "m"), "shifted": make_split(1, "s")}
+
+    @cached_property
+    def generated(self):
+        pixels = (
+            np.full((18, 4, 4, 3), 100, np.uint8)
+            + np.arange(18, dtype=np.uint8)[:, None, None, None]
+        )
+        return make_generated(self.train, np.repeat(np.arange(6), 3), pixels)
+
+    @property
+    def accepted(self):
+        return self.generated
+
+    @cached_property
+    def edits(self):
+        return self.generated.take(np.arange(6))
+
+    @cached_property
+    def pairs(self):
+        return self.pair(self.accepted)
+
+    def pair(self, generated, train=None):
+        return PairedDataset(self.train if train is None else train, generated)
+
+    def load_split(self, split, **changes):
+        self.loaded.append((split, changes))
+        return make_split(changes.get("train_images_per_class", 2), "train")
+
+    def judge_similarity(self, generated, train=None):
+        """The brighter, the less similar; 115 is the darkest that is rejected."""
+        return 1 - generated.images[:, 0, 0, 0] / 1000, 0.8855
+
+    def has(self, capability):
+        return capability != "paperbirds"

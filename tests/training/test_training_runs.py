@@ -1,0 +1,166 @@
+"""Runs: each is trained once, however it is asked for, and a kill loses no finished one."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from dummy_study import gaussian_classes, make_generated, make_split
+
+from diffcore.data.pairs import PairedDataset
+from diffcore.params import load_params
+from diffcore.training import runs as room
+from diffcore.training.networks import load_classifier, predict
+from diffcore.training.runs import Run, read_curves, run_key, train_runs
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params("smoke", {"training.steps": 4})
+
+
+@pytest.fixture(scope="module")
+def real():
+    return make_split(4, "train", gaussian_classes(np.repeat(np.arange(3), 4), 0))
+
+
+@pytest.fixture(scope="module")
+def pairs(real):
+    return pair(real, real.images[:4] // 2)
+
+
+def pair(real, pixels):
+    return PairedDataset(real, make_generated(real, [0, 1, 5, 7], pixels))
+
+
+def a_run(pairs, method="vanilla", seed=0, **options):
+    settings = {"probability": 0.5} if method == "added" else {}
+    tests = {"matched": pairs.split.take(np.arange(6)), "shifted": pairs.split.take([0, 5])}
+    return Run(method, settings, seed, pairs, tests, **options)
+
+
+def test_results_are_tabled_with_their_columns(params, pairs, tmp_path):
+    wanted = [a_run(pairs, seed=seed, columns={"point": 0.5}) for seed in (0, 1)]
+    table = train_runs(wanted, params.training, tmp_path, processes=1)
+    assert table["seed"].tolist() == [0, 1]
+    assert (table["point"] == 0.5).all()
+    assert table["key"].is_unique
+    test = wanted[0].tests["matched"]
+    for row in table.itertuples():
+        classifier = load_classifier(row.weights, params.training, 3)
+        found = predict(classifier, test.images).argmax(1).numpy()
+        assert row.matched == (found == test.labels).mean()
+        held = json.loads((tmp_path / f"{row.key}.json").read_text())
+        assert set(held) == {"top1", "seconds", "curve"}
+
+
+def test_a_run_is_trained_once(params, pairs, tmp_path, monkeypatch):
+    first = train_runs([a_run(pairs)] * 2, params.training, tmp_path, processes=1)
+    assert len(first) == 2
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(room, "_run", refuse)
+    again = train_runs([a_run(pairs)], params.training, tmp_path, processes=1)
+    assert again["matched"][0] == first["matched"][0]
+
+
+def test_a_kill_loses_no_finished_run(params, pairs, tmp_path, monkeypatch):
+    run, done = room._run, []
+
+    def die_at_the_second(*arguments):
+        if done:
+            raise KeyboardInterrupt
+        done.append(run(*arguments))
+
+    monkeypatch.setattr(room, "_run", die_at_the_second)
+    wanted = [a_run(pairs, seed=seed) for seed in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        train_runs(wanted, params.training, tmp_path, processes=1)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    monkeypatch.setattr(room, "_run", run)
+    assert len(train_runs(wanted, params.training, tmp_path, processes=1)) == 3
+
+
+def test_processes_change_nothing(params, pairs, tmp_path):
+    wanted = [a_run(pairs, "added", seed) for seed in (0, 1)]
+    alone = train_runs(wanted, params.training, tmp_path / "one", processes=1)
+    beside = train_runs(wanted, params.training, tmp_path / "two", processes=2)
+    for one, two in zip(alone["weights"], beside["weights"], strict=True):
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_gpu_is_shared_by_none(params, pairs, tmp_path, monkeypatch):
+    counts = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(room.joblib, "Parallel", lambda count, **_: counts.append(count) or list)
+    monkeypatch.setattr(room, "_row", lambda *_: {})
+    for device in ("auto", "cpu"):
+        settings = params.training.model_copy(update={"device": device})
+        train_runs([a_run(pairs)], settings, tmp_path, processes=4)
+    assert counts == [1, 4]
+
+
+def test_a_key_names_all_that_matters_and_nothing_else(params, real, pairs, tmp_path):
+    training, base = params.training, run_key(a_run(pairs), params.training)
+    assert run_key(a_run(pairs, columns={"point": 3}), training) == base
+    speed = {"loader_workers": 3, "checkpoint_every": 7}
+    assert run_key(a_run(pairs), training.model_copy(update=speed)) == base
+    pixels = real.images.copy()
+    pixels[0, 0, 0, 0] ^= 1
+    other_test = {"matched": real, "shifted": a_run(pairs).tests["shifted"]}
+    others = [
+        (a_run(pairs, seed=1), training),
+        (a_run(pairs, "mixup"), training),
+        (replace(a_run(pairs), settings={"alpha": 1.0}), training),
+        (a_run(pairs, curve_points=2), training),
+        (a_run(pairs), training.model_copy(update={"lr": 0.5})),
+        (
+            replace(a_run(pairs), pairs=pair(replace(real, images=pixels), pixels[:4] // 2)),
+            training,
+        ),
+        (replace(a_run(pairs), pairs=pairs.without_generated()), training),
+        (replace(a_run(pairs), tests=other_test), training),
+    ]
+    assert len({base, *(run_key(*other) for other in others)}) == len(others) + 1
+
+
+def test_weights_to_start_from_are_known_by_their_content(params, pairs, tmp_path):
+    keys = []
+    for name, content in (("a.pt", b"1"), ("b.pt", b"1"), ("c.pt", b"2")):
+        (tmp_path / name).write_bytes(content)
+        start = params.training.model_copy(update={"weights": str(tmp_path / name)})
+        keys.append(run_key(a_run(pairs), start))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_methods_without_generated_images_share_their_runs(params, real, pairs):
+    other = pair(real, real.images[:4] // 3)
+    keys = [run_key(a_run(each), params.training) for each in (pairs, other)]
+    bare = [run_key(a_run(each.without_generated()), params.training) for each in (pairs, other)]
+    assert keys[0] != keys[1]
+    assert bare[0] == bare[1]
+
+
+def test_the_code_is_known_by_what_it_does(monkeypatch, tmp_path):
+    source = 'def f():\n    """Say what."""\n    return 1  # why\n'
+    found = []
+    monkeypatch.setattr(room, "_PACKAGE", tmp_path)
+    for text in (source, source.replace("what", "more"), source.replace("why", "or not"),
+                 source.replace("return 1", "return 2")):  # fmt: skip
+        for name in room._CODE:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+        found.append(room._code_digest.__wrapped__())
+    assert found[0] == found[1] == found[2] != found[3]
+
+
+def test_curves_end_where_the_training_does(params, pairs, tmp_path):
+    table = train_runs([a_run(pairs, curve_points=2)], params.training, tmp_path, processes=1)
+    curves = read_curves(table)
+    assert curves["step"].tolist() == [2, 2, 4, 4]
+    last = curves[curves["step"] == 4].set_index("test")["top1"]
+    assert last["matched"] == table["matched"][0]

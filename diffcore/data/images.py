@@ -20,7 +20,18 @@ Box = tuple[float, float, float, float]
 #: (N, H, W, 3) uint8: an array, or what is read when asked for by place, slice, list or mask.
 Images = Any
 
-_DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow raises it
+# As Pillow, and what else reads the files of a set, raises it.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError,
+           Image.DecompressionBombError)  # fmt: skip
+
+
+@contextmanager
+def told(problem: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Turn what others raise over a file into a ValueError that tells the problem."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise kind(f"{problem} ({error})") from None
 
 
 def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
@@ -28,23 +39,15 @@ def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
 
     A side in pixels fits it to a square; a JPEG is then decoded no larger than is needed.
     """
-    with _naming(path), Image.open(path) as image:
+    with told(f"{path} is damaged or no image"), Image.open(path) as image:
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
         return _upright(_to_square(image, side) if side else _to_rgb(image), turn)
 
 
 def read_head(path: str | Path) -> tuple[tuple[int, int], int]:
     """Read width and height as an image is stored, and its EXIF orientation; decode nothing."""
-    with _naming(path), Image.open(path) as image:
+    with told(f"{path} is damaged or no image"), Image.open(path) as image:
         return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-@contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        raise ValueError(f"{path} is damaged or no image: {error}") from None
 
 
 def _upright(image: Image.Image, turn: int) -> np.ndarray:
@@ -102,24 +105,20 @@ def read_mask(boxed: tuple[str | Path, Box | None], side: int | None = None) -> 
     if box is not None:
         left, top, right, bottom = kept_box(stored[1], stored[0], size[1], size[0])
         scale = np.divide(size, (right - left, bottom - top))
-        (x0, y0), (x1, y1) = ((np.reshape(box, (2, 2)) - (left, top)) * scale).clip(0, size)
-        if x0 < x1 and y0 < y1:
-            mask[_span(y0, y1, size[1]), _span(x0, x1, size[0])] = True
+        first, last = ((np.reshape(box, (2, 2)) - (left, top)) * scale).clip(0, size)
+        if (first < last).all():
+            x0, y0 = first = np.minimum(first.round(), np.subtract(size, 1)).astype(int)
+            x1, y1 = np.maximum(last.round().astype(int), first + 1)
+            mask[y0:y1, x0:x1] = True
     return _upright(Image.fromarray(mask), turn)
-
-
-def _span(first: float, last: float, total: int) -> slice:
-    start = min(round(first), total - 1)
-    return slice(start, max(round(last), start + 1))
 
 
 class Lazy:
     """What is read one by one, and fetched like an array: by place, slice, list or mask."""
 
     def __init__(self, items: Any, read: Callable[[Any], Any], size: Any = (), dtype: Any = "u1"):
-        """Take what `read` makes an array of, and the shape of one, unless they differ."""
         self.items, self.read, self.dtype = items, read, np.dtype(dtype)
-        self.shape = (len(items), *size)
+        self.shape = (len(items), *size)  # without a size where they differ
 
     def __len__(self) -> int:
         return len(self.items)

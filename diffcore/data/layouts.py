@@ -9,8 +9,8 @@ their validation images, as the labels of their test images are not public.
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from glob import glob
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR100
 
-from diffcore.data.images import Box
+from diffcore.data.images import Box, told
 from diffcore.data.published import PUBLISHED, advice, fetch
 from diffcore.params import DataParams
 
@@ -46,6 +46,9 @@ class Catalogue:
     pixels: np.ndarray | None = None  # (N, H, W, 3) uint8, of a file that holds many images
 
 
+_told = partial(told, kind=PhotosError)
+
+
 def read_catalogue(settings: DataParams) -> Catalogue:
     """Read what a set holds; PhotosError names what is missing, its source and its place."""
     try:
@@ -57,8 +60,7 @@ def read_catalogue(settings: DataParams) -> Catalogue:
         problems = [str(error)]
     if problems:
         remedy = advice(settings.dataset, settings.root)
-        lines = [f"{settings.dataset}: {problem}; {remedy}" for problem in problems]
-        raise PhotosError("\n".join(lines))
+        raise PhotosError("\n".join(f"{settings.dataset}: {it}; {remedy}" for it in problems))
     return catalogue
 
 
@@ -138,10 +140,6 @@ def _read_folder(home: Path) -> Catalogue:
     return _read_trees(home, {"train": "train/", "test": tests[0]} if tests else {"": "train/"})
 
 
-def _read_imagenet(home: Path) -> Catalogue:
-    return _read_trees(home, {"train": "train/", "test": "val/"})
-
-
 def _read_caltech(home: Path) -> Catalogue:
     """Read Caltech-101: class/image, and a file with a box for each where there are annotations."""
     found = _read_trees(home, {"": "101_ObjectCategories/"}, {"BACKGROUND_Google"})
@@ -189,11 +187,10 @@ def _list_images(top: Path, names: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 def _read_cub(home: Path) -> Catalogue:
     """Read CUB-200-2011: lists of classes and images, and of what is known by an image's number."""
-    fields = {"classes": 2, "images": 2, "image_class_labels": 2, "train_test_split": 2,
-              "bounding_boxes": 5}  # fmt: skip
+    names = ("classes", "images", "image_class_labels", "train_test_split", "bounding_boxes")
     classes, images, class_of, training, boxes = (
-        {number: rest for number, *rest in _lines(home / f"{name}.txt", count)}
-        for name, count in fields.items()
+        {number: rest for number, *rest in _lines(home / f"{name}.txt", fields)}
+        for name, fields in zip(names, (2, 2, 2, 2, 5), strict=True)
     )
     labels, rows = {number: label for label, number in enumerate(classes)}, []
     for number, (file,) in images.items():
@@ -297,17 +294,8 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
         return np.atleast_1d(loadmat(file, squeeze_me=True)[key])
 
 
-@contextmanager
-def _told(problem: str) -> Iterator[None]:
-    """Turn what others raise into a PhotosError."""
-    try:
-        yield
-    except (LookupError, ValueError, TypeError, RuntimeError, OSError) as error:
-        raise PhotosError(f"{problem} ({error})") from None
-
-
 _READERS = {
     "folder": _read_folder, "cub200": _read_cub, "cars": _read_cars, "flowers102": _read_flowers,
     "caltech101": _read_caltech, "cifar100": _read_cifar100, "tiny_imagenet": _read_tiny_imagenet,
-    "imagenet": _read_imagenet,
+    "imagenet": partial(_read_trees, parts={"train": "train/", "test": "val/"}),
 }  # fmt: skip

@@ -9,17 +9,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
+import yaml
 from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
 from diffcore.prompts.book import clean_class_name
 
-# Where the set's own words are no name of one thing, are misspelt, or are another class's too.
-_BY_HAND = {
-    "Faces": "face", "Faces_easy": "close-up face", "Leopards": "leopard",
-    "Motorbikes": "motorbike", "airplanes": "airplane", "water_lilly": "water lily",
-    "n02012849": "crane bird", "n03126707": "construction crane",
-}  # fmt: skip
+_BY_HAND = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
 
 
 def readable_names(

@@ -37,12 +37,10 @@ _DRAWN = ("sample_id", "source_id", "class_name", "seed", "prompt", "negative_pr
 class PairedDataset(Dataset):
     """Items of real image, one of its counterparts drawn by chance, and label.
 
-    Attributes:
-        split: N real images; `real`, `labels`, `classes` and `masks` are its own.
-        generated: M images at the size of the real ones, (M, H, W, 3) uint8.
-        metadata: of these, M rows with at least source_id and class_name.
-        source: place of the real image that each belongs to, (M,): its own, by source_id; where
-            that is not among the real images, one of its class in turn.
+    `split` holds the N real images (`real`, `labels`, `classes` and `masks` are its own);
+    `generated` M others at their size, (M, H, W, 3) uint8, `metadata` their source_id and
+    class_name, and `source` (M,) the place of the real image that each belongs to: its own, by
+    source_id; where that is not among the real images, one of its class in turn.
     """
 
     def __init__(
@@ -50,12 +48,10 @@ class PairedDataset(Dataset):
     ):
         """Pair images; ValueError for generated ones of a class that has no real one.
 
-        Args:
-            real: a `Split`, or any data set of (image, label) as of torchvision. The id of an image
-                of an ImageFolder is its path in it, without the suffix.
-            generated: what has metadata and images, or a run's folder, for what was accepted last.
-            transform: as of torchvision.transforms.v2; acts on both images of an item alike.
-            cache_dir: keeps generated images as they are fitted; else they are in memory, if few.
+        Real ones are a `Split`, or any data set of (image, label) as of torchvision, an ImageFolder
+        having paths without suffix for ids; generated ones what has metadata and images, or a run's
+        folder, for what was accepted last, and kept as fitted in `cache_dir`, or else in memory, if
+        few. The transform, as of torchvision.transforms.v2, acts on both images of an item alike.
         """
         self.split, self.transform = _as_split(real), transform
         self.real, self.labels = self.split.images, self.split.labels

@@ -1,6 +1,5 @@
 """The paper's seven sets as published (`published.yaml`): their sizes, and where they come from."""
 
-from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +7,7 @@ import yaml
 from torchvision.datasets import CIFAR100, Flowers102
 from torchvision.datasets.utils import download_and_extract_archive, extract_archive
 
-_TABLE = yaml.safe_load(resources.files("diffcore.data").joinpath("published.yaml").read_text())
+_TABLE = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
 _ABSENT = {"files": [], "md5": None, "how": "", "side": None}
 #: By the names of data.dataset; what the fields mean stands in ``published.yaml``.
 PUBLISHED = {name: SimpleNamespace(**_ABSENT | fields) for name, fields in _TABLE.items()}
@@ -31,9 +30,8 @@ def advice(dataset: str, root: str) -> str:
 
 def fetch(dataset: str, folder: Path) -> None:
     """Fetch a set and unpack it below a folder; RuntimeError for a file with another checksum."""
-    own = {"cifar100": CIFAR100, "flowers102": Flowers102}
-    if dataset in own:
-        own[dataset](folder, download=True)
+    if own := {"cifar100": CIFAR100, "flowers102": Flowers102}.get(dataset):
+        own(folder, download=True)
         return
     published = PUBLISHED[dataset]
     download_and_extract_archive(published.files[0], str(folder), md5=published.md5)

@@ -83,9 +83,8 @@ def load_split(
 ) -> Split:
     """Load "train", one of the `test_splits`, or "spare": photographs that limits leave over.
 
-    Photographs are decoded again and again but with `run_dir`, which keeps them. Changes are of
-    ``params.data``, like ``style=1.0``, for an experiment. ValueError for an unknown split, and
-    photographs that are missing, damaged, or, where `image_size` is null, of different sizes.
+    `run_dir` keeps decoded photographs. Changes are of ``params.data``, like ``style=1.0``.
+    ValueError for an unknown split, and for photographs that are missing, damaged, or of two sizes.
     """
     settings = params.data.model_copy(update=changes)
     if settings.dataset != "paperbirds":

@@ -102,7 +102,6 @@ def load_backbone(
         weights: as of `find_weights`, with its errors; ValueError if they do not fit.
         num_classes: 0 leaves out the last layer, so that the model gives features. Any number but
             that of the weights makes a new last layer, from torch's generator as it is.
-        model_args: of timm.create_model.
         new_last_layer: make one whatever the number, as as many classes need not be the same ones.
     """
     import timm

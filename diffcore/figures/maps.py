@@ -47,7 +47,8 @@ def stacked_bars(table: pd.DataFrame, groups: Sequence[tuple[str, str]]) -> Figu
     options = {"figsize": size, "height_ratios": np.add(counts, 0.4)} | style.LAID_OUT
     fig, axes = plt.subplots(len(groups), 1, **options)
     for ax, (group, unit) in zip(axes[:, 0], groups, strict=True):
-        rows = table[table["group"] == group].assign(row=table["row"].map(style.label_of))
+        rows = table[table["group"] == group]
+        rows = rows.assign(row=rows["row"].map(style.label_of))
         wide = rows.pivot(index="row", columns="part", values="ms")
         wide = wide.loc[rows["row"].unique()[::-1], rows["part"].unique()]
         wide.plot.barh(stacked=True, ax=ax, color=style.colours(table["part"]), width=0.65)

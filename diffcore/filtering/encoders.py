@@ -1,9 +1,8 @@
 """Encoders: embed images, and texts where they can, in unit length, each of them once.
 
-The part of the paper's hard-cosine filtration that looks; its encoder is CLIP ViT-B/32. Our choice:
-images go through the model in batches, and embeddings are kept on disk by content and model.
-Besides CLIP, a classifier of timm without its last layer may look, which a machine without the hub
-can have; it reads no texts. The cosines of each encoder are on a scale of their own.
+The paper's encoder is CLIP ViT-B/32. Our choice: images go through it in batches, and embeddings
+are kept on disk by content and model. A machine without the hub can take a classifier of timm
+without its last layer, which reads no texts; cosines of each encoder are on a scale of their own.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,32 +27,20 @@ _SAVED_TOGETHER = 4096  # embeddings in a file of the cache, about the most that
 
 
 class Encoder:
-    """CLIP, or the like, that remembers: embeds images and texts in batches, each of them once.
-
-    Attributes:
-        model: in evaluation mode, on `device`.
-        preprocess: from a PIL image to the tensor (3, H, W) that the model takes.
-        model_hash: of weights and image preprocessing.
-        reads_texts: whether `embed_texts` works.
-    """
+    """CLIP, or the like, that remembers: embeds images and texts in batches, each of them once."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        preprocess: Callable[[Image.Image], Tensor],
-        tokenizer: Callable[[list[str]], Tensor] | None,
-        *,
-        batch_size: int = 64,
-        device: str = "cpu",
-        cache_dir: str | Path | None = None,
-    ):
+        self, model: nn.Module, preprocess: Callable[[Image.Image], Tensor],
+        tokenizer: Callable[[list[str]], Tensor] | None, *, batch_size: int, device: str,
+        cache_dir: str | Path | None,
+    ):  # fmt: skip
         """Take what open_clip loads; without `cache_dir`, embeddings live as long as this does."""
         # Last channels first made a ResNet a third faster on a CPU; a transformer does not mind.
         self.model = model.eval().to(device, memory_format=torch.channels_last)
-        self.preprocess, self._tokenizer = preprocess, tokenizer
+        self.preprocess, self._tokenizer = preprocess, tokenizer  # preprocess: to (3, H, W)
         self._batch_size, self.device = batch_size, device
-        self.model_hash = _hash_model(model)
-        self.reads_texts = tokenizer is not None
+        self.model_hash = _hash_model(model)  # of weights and image preprocessing
+        self.reads_texts = tokenizer is not None  # whether `embed_texts` works
         self._folder = None if cache_dir is None else Path(cache_dir) / self.model_hash
         self._unsaved: dict[str, np.ndarray] = {}
 
@@ -127,9 +114,8 @@ class Encoder:
         """Write a file named by its content."""
         if self._unsaved and self._folder is not None:
             path = self._folder / f"{store.digest(*self._unsaved)}.npz"
-            embeddings = np.stack([*self._unsaved.values()])
             with store.written_whole(path) as aside, aside.open("wb") as file:
-                np.savez(file, keys=[*self._unsaved], embeddings=embeddings)
+                np.savez(file, keys=[*self._unsaved], embeddings=[*self._unsaved.values()])
         self._unsaved = {}
 
 
@@ -151,17 +137,12 @@ def _hash_model(model: nn.Module) -> str:
     return store.digest(model.visual.preprocess_cfg, architecture, *tensors)
 
 
-# ------------------------------------------------------------------------------------- the loading
 def load_encoder(spec: EncoderSpec, cache_dir: str | Path | None = None) -> Encoder:
     """Load an encoder on its device, with its own preprocessing and, if it has one, tokenizer.
 
-    Args:
-        cache_dir: folder for embeddings, shared by all encoders; None keeps them in memory.
-
-    Raises:
-        ValueError: for a GPU that is not there, and weights that cannot be used.
-        FileNotFoundError: for a local folder, a file or a package that is not there.
-        RuntimeError: from open_clip, for a model or weights that it does not know.
+    Embeddings are kept in `cache_dir`, which encoders may share, or else in memory. Raises
+    ValueError for an absent GPU and weights that cannot be used, FileNotFoundError for a folder,
+    file or package that is not there, and open_clip's RuntimeError for names it does not know.
     """
     device = resolve_device(spec.device, "filtering.encoder.device")
     if spec.kind == "timm":

@@ -23,22 +23,16 @@ SHARED = ["class and context", "class only", "context only", "neither"]
 Scores = Mapping[str, np.ndarray]  # rule -> similarities (N,)
 
 
-# ------------------------------------------------------------------------------- what a rule sees
-def class_texts(
-    encoder: Encoder, book: PromptBook, class_names: Sequence[str]
-) -> dict[str, np.ndarray]:
+def class_texts(encoder: Encoder, book: PromptBook, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Embed the plain prompt of each class: class -> (D,); empty if the encoder reads no texts."""
     if not encoder.reads_texts:
         return {}
-    found = encoder.embed_texts([write_prompt(book, name) for name in class_names])
-    return dict(zip(class_names, found, strict=True))
+    found = encoder.embed_texts([write_prompt(book, name) for name in names])
+    return dict(zip(names, found, strict=True))
 
 
 def similarities(images: pd.DataFrame, reference: pd.DataFrame, texts: Scores) -> Scores:
-    """Cosines of a table of images by all `RULES` and, as ``text``, to the text of its class.
-
-    Without `texts`, of `class_texts`, there is no ``text``.
-    """
+    """Cosines of images by all `RULES` and, as ``text``, to the text of their class, if given."""
     found = {rule: cosine_to_reference(images, reference, rule) for rule in RULES}
     if texts:
         found["text"] = cosine(stack(images), np.stack([texts[c] for c in images["class_name"]]))
@@ -46,51 +40,39 @@ def similarities(images: pd.DataFrame, reference: pd.DataFrame, texts: Scores) -
 
 
 def mismatched(
-    images: pd.DataFrame,
-    reference: pd.DataFrame,
-    *,
-    seed: int,
-    copies: int = 1,
-    alike: bool = False,
+    images: pd.DataFrame, real: pd.DataFrame, *, seed: int, copies: int = 1, alike: bool = False
 ) -> pd.DataFrame:
     """Pass images off as another class: label-mismatched pairs, which a filter has to reject.
 
-    Args:
-        images: table of images, each of which is taken `copies` times.
-        reference: real images, of which a random one of another class is claimed as source.
-        alike: only the most similar other class is claimed, by the classes' mean embeddings.
-
-    Raises:
-        ValueError: if there is one class only.
+    Each image, taken `copies` times, claims a random `real` one of another class as its source; if
+    `alike`, of the class that is most similar by the mean. ValueError if there is one class only.
     """
-    classes = reference["class_name"].unique()
+    classes = real["class_name"].unique()
     if len(classes) < 2:
         raise ValueError("label-mismatched pairs need two classes")
     rng, taken = np.random.default_rng(seed), images.iloc[np.tile(np.arange(len(images)), copies)]
-    nearest = _nearest_class(reference)
+    nearest = _nearest_class(real)
     claimed = np.empty(len(taken), int)
     for class_name, rows in taken.groupby("class_name").indices.items():
         others = [nearest[class_name]] if alike else classes[classes != class_name]
-        candidates = np.flatnonzero(reference["class_name"].isin(others))
+        candidates = np.flatnonzero(real["class_name"].isin(others))
         claimed[rows] = rng.choice(candidates, size=len(rows))
-    claims = reference.iloc[claimed][["class_name", "source_id"]].reset_index(drop=True)
+    claims = real.iloc[claimed][["class_name", "source_id"]].reset_index(drop=True)
     return claims.assign(embedding=taken["embedding"].to_numpy())
 
 
-def _nearest_class(reference: pd.DataFrame) -> dict[str, str]:
+def _nearest_class(real: pd.DataFrame) -> dict[str, str]:
     """Map each class to the other class with the most similar mean."""
-    names = reference["class_name"].unique()
-    means = np.stack([stack(reference[reference["class_name"] == n]).mean(0) for n in names])
+    names = real["class_name"].unique()
+    means = np.stack([stack(real[real["class_name"] == name]).mean(axis=0) for name in names])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     pairs = means @ means.T
     np.fill_diagonal(pairs, -np.inf)
     return dict(zip(names, names[pairs.argmax(axis=1)], strict=True))
 
 
-def render_pairs(
-    plan: pd.DataFrame, malformations: Sequence[str], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Render what a plan of Paperbirds asks for, whole and malformed: two (N, 64, 64, 3) uint8.
+def render_pairs(plan: pd.DataFrame, malformations: Sequence[str], seed: int) -> np.ndarray:
+    """Render what a plan of Paperbirds asks for, whole and malformed: (2, N, 64, 64, 3) uint8.
 
     The `malformations`, of `diffcore.paperbirds.MALFORMATIONS`, take turns.
     """
@@ -99,8 +81,7 @@ def render_pairs(
         scene = row.class_name, row.context or CONTEXTS[place % len(CONTEXTS)], (seed, place)
         wrong = malformations[place % len(malformations)]
         pairs.append([render(*scene, malformation=how).image for how in (None, wrong)])
-    whole, malformed = (np.stack(images) for images in zip(*pairs, strict=True))
-    return whole, malformed
+    return np.stack(pairs, axis=1)
 
 
 def pair_cosines(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
@@ -119,7 +100,6 @@ def pair_cosines(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"cosine": cosines, "shared": pd.Categorical.from_codes(kind, SHARED)})
 
 
-# ------------------------------------------------------------------------- what a threshold rejects
 def rejection_over(values: Scores, thresholds: np.ndarray) -> pd.DataFrame:
     """Share below each threshold, tidy: kind, threshold, rate."""
     tables = []
@@ -152,7 +132,6 @@ def captions(similarity: np.ndarray, judged: pd.DataFrame) -> list[str]:
     return [f"{value:.2f} {class_name}{note}" for value, class_name, note in rows]
 
 
-# ---------------------------------------------------------------------- a detector of wrong images
 def auc(wrong: np.ndarray, similarity: np.ndarray) -> float:
     """Chance that a wrong image is less similar than a right one; ties count half.
 
@@ -187,12 +166,10 @@ def auc_table(scores: Scores, wrong: np.ndarray, confidence: float, seed: int) -
     return pd.DataFrame(rows)
 
 
-def auc_by_cause(
-    scores: Scores, judged: pd.DataFrame, confidence: float, seed: int
-) -> pd.DataFrame:
+def auc_by_cause(scores: Scores, truth: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
     """AUC for each way of being wrong, against the right images: `auc_table` and cause."""
-    right = ~judged["wrong"].to_numpy()
-    species, form = (judged[name].to_numpy() for name in ("species_right", "wellformed"))
+    right = ~truth["wrong"].to_numpy()
+    species, form = (truth[name].to_numpy() for name in ("species_right", "wellformed"))
     tables = []
     for cause, hit in (("wrong species", ~species), ("malformed, species right", species & ~form)):
         used = hit | right

@@ -1,10 +1,9 @@
 """Filtration: keep a generated image only if it is enough like real images of its class.
 
-The paper's third step, hard-cosine filtration: the cosine of the CLIP embeddings of a generated
-image and its real counterpart has to reach a threshold. The authors' released code compares with
-the first file of the class folder instead (the rule `class_first`) and draws nothing again. Our
-choice: where the paper's 0.6 means nothing, as for any encoder but its ViT-B/32, the threshold is a
-quantile, fixed in advance, of similarities between *real* images of a class.
+The paper's hard-cosine filtration: the cosine of the CLIP embeddings of a generated image and its
+real counterpart has to reach a threshold. The authors' released code compares with the first file
+of the class folder instead (`class_first`) and draws nothing again. Our choice: for any encoder but
+the paper's the threshold is a quantile, fixed in advance, of similarities of *real* images.
 
 Tables of images have a row an image and the columns ``class_name``, ``source_id`` (of a real image
 its own id, of a generated one that of its counterpart) and ``embedding`` (unit vectors, (D,)).
@@ -25,25 +24,19 @@ RULES = ("source", "class_mean", "class_nearest", "class_first")
 MOST_COMPARED = 200
 
 
-# ------------------------------------------------------------------------------------------ embed
 def embed(table: pd.DataFrame, images: Iterable[np.ndarray], encoder: Encoder) -> pd.DataFrame:
     """Make a table of images from N rows of metadata and their images (H, W, 3) uint8, in order."""
     kept = [name for name in ("class_name", "source_id", "context") if name in table]
     return table[kept].assign(embedding=list(encoder.embed_images(images)))
 
 
-# ---------------------------------------------------------------------------------------- compare
 def cosine_to_reference(
     generated: pd.DataFrame, reference: pd.DataFrame, rule: str = "source"
 ) -> np.ndarray:
     """Cosine similarity of N generated images to what a rule compares them with: (N,) in [-1, 1].
 
-    Args:
-        generated: table of images.
-        reference: table of real images; their order decides for `class_first` alone.
-
-    Raises:
-        ValueError: for an unknown rule, and a source or class that the reference lacks.
+    The order of the reference decides for `class_first` alone. Raises ValueError for an unknown
+    rule, and for a source or class that the reference lacks.
     """
     _check_rule(rule)
     column = "source_id" if rule == "source" else "class_name"
@@ -87,7 +80,6 @@ _TO_CLASS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-# -------------------------------------------------------------------------------------- threshold
 def choose_threshold(settings: FilteringParams, reference: pd.DataFrame) -> float:
     """Take the threshold that the settings state, or else calibrate it on real images alone."""
     if settings.threshold is not None:
@@ -110,10 +102,8 @@ def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
     """What a rule says of real images as if each had been drawn for the others of its class.
 
     Of K images of a class, `source` gives K (K - 1) values, `class_first` K - 1, the other two K,
-    each against the rest. Only the first `MOST_COMPARED` of a class count.
-
-    Raises:
-        ValueError: for an unknown rule, and if no class has two images.
+    each against the rest. Only the first `MOST_COMPARED` of a class count. Raises ValueError for an
+    unknown rule, and if no class has two images.
     """
     _check_rule(rule)
     classes = reference.groupby("class_name", sort=False)
@@ -136,7 +126,6 @@ def _within_class(members: np.ndarray, rule: str) -> np.ndarray:
     return pairs[apart]
 
 
-# ----------------------------------------------------------------------------------------- decide
 def hard_filter(similarity: np.ndarray, threshold: float) -> np.ndarray:
     """Whether each similarity reaches the threshold, (N,) bool.
 
@@ -153,14 +142,10 @@ def score(generated: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
 
 
 def resample(
-    plan: pd.DataFrame,
-    replan: Callable[[int], pd.DataFrame],
+    plan: pd.DataFrame, replan: Callable[[int], pd.DataFrame],
     draw_and_score: Callable[[pd.DataFrame], pd.DataFrame],
-    *,
-    rule: str,
-    threshold: float,
-    max_attempts: int,
-) -> pd.DataFrame:
+    *, rule: str, threshold: float, max_attempts: int,
+) -> pd.DataFrame:  # fmt: skip
     """Decide on every sample of a plan, and draw what is rejected again until it passes.
 
     Args:
@@ -170,9 +155,8 @@ def resample(
         draw_and_score: plan -> its similarities (`score`), a row each in the plan's order.
         max_attempts: rounds of drawing again; 0 leaves rejected images unreplaced.
 
-    Returns:
-        All samples that were drawn, round by round: the plan's columns, the scores, ``attempt``,
-        ``rule``, ``similarity``, ``threshold`` and ``accepted``.
+    Returns all samples that were drawn, round by round: the plan's columns, the scores, attempt,
+    rule, similarity, threshold and accepted.
     """
     _check_rule(rule)
     rounds, asked = [], plan
@@ -196,10 +180,9 @@ def resample(
 
 
 def never_passed(decisions: pd.DataFrame) -> pd.DataFrame:
-    """List what is still without an accepted image, by the sample_id of its first attempt.
+    """List what is still without an accepted image.
 
-    Returns:
-        Columns sample_id, class_name, source_id, tries, and best (similarity of all tries).
+    Columns: sample_id (of the first attempt), class_name, source_id, tries, best (of similarities).
     """
     place = pd.concat(_places(rows, attempt) for attempt, rows in decisions.groupby("attempt"))
     by_place = decisions.groupby(place, sort=False)

@@ -1,10 +1,8 @@
 """Drawing: turn a plan into images, kept in Parquet shards that survive a kill.
 
-The third input of the paper's method, after the contextual and the negative prompt: a pre-trained
-text-to-image model. Differences from the authors' released code: each sample starts from noise of
-its own seed, so batch size, order and resume do not matter; what is drawn is not drawn again; each
-image keeps its prompt, seed, settings and the digest of its model beside it; and nothing is written
-into the training folder.
+Differences from the authors' released code: each sample starts from noise of its own seed, so batch
+size, order and resume do not matter; what is drawn is not drawn again; each image keeps its prompt,
+seed, settings and its model's digest beside it; and nothing is written into the training folder.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +30,6 @@ GENERATED_COLUMNS = tuple(_TYPES)
 #: What decides about an image's pixels beside its row of the plan; not what the model is called.
 SETTING_COLUMNS = GENERATED_COLUMNS[len(PLAN_COLUMNS) + 1 :]
 _KEYS = [*PLAN_COLUMNS, *SETTING_COLUMNS]
-_PREPARED_PROMPTS = 1024  # kept in memory; 1.3 MB each with SDXL's encoders in half precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +66,10 @@ class GeneratedSet:
 
 
 def generate(
-    plan: pd.DataFrame,
-    pipeline: LazyPipeline | DiffusionPipeline,
-    out_dir: str | Path,
-    *,
-    guidance_scale: float,
-    num_inference_steps: int,
-    height: int,
-    width: int,
-    batch_size: int = 8,
-    shard_size: int = 256,
-    progress: bool = True,
-) -> GeneratedSet:
+    plan: pd.DataFrame, pipeline: LazyPipeline | DiffusionPipeline, out_dir: str | Path, *,
+    guidance_scale: float, num_inference_steps: int, height: int, width: int, batch_size: int = 8,
+    shard_size: int = 256, progress: bool = True,
+) -> GeneratedSet:  # fmt: skip
     """Draw every row of a plan that is not yet in a folder; open all of them in the plan's order.
 
     A sample is drawn again if anything that decides about it differs: prompt, seed, setting or
@@ -89,12 +78,10 @@ def generate(
     Args:
         plan: table with `PLAN_COLUMNS`, as from `diffcore.prompts.plan_generation`.
         pipeline: loaded only if a row is missing.
-        out_dir: folder of the shards; made if needed.
         guidance_scale: classifier-free guidance; at 1 and below the negatives have no effect.
         num_inference_steps, height, width: denoising steps; pixels, multiples of 8.
         batch_size: images denoised together; changes speed and memory only.
         shard_size: images per Parquet file, the most that a kill can lose.
-        progress: show a bar with images per second.
 
     Raises:
         ValueError: for a plan with missing values or repeated sample ids.
@@ -105,13 +92,15 @@ def generate(
     settings = {"num_inference_steps": num_inference_steps, "guidance_scale": float(guidance_scale),
                 "height": height, "width": width}  # fmt: skip
 
-    @lru_cache(maxsize=_PREPARED_PROMPTS)
+    @lru_cache(maxsize=1024)  # 1.3 MB each with SDXL's encoders in half precision
     def encode(prompt: str, negative: str) -> dict[str, torch.Tensor]:
         return _encode(pipeline.load(), prompt, negative)
 
     def drawn(rows: pd.DataFrame) -> Iterator[np.ndarray]:
         for batch in in_batches(rows, batch_size):
-            yield from _draw(pipeline.load(), batch, encode, settings)
+            pairs = zip(batch["prompt"], batch["negative_prompt"], strict=True)
+            encoded = [encode(*pair) for pair in pairs]
+            yield from _draw(pipeline.load(), batch["seed"].tolist(), encoded, **settings)
 
     wanted = plan.assign(model=pipeline.name, model_hash=pipeline.digest, **settings)
     return fill_shards(wanted, drawn, out_dir, shard_size, "generate" if progress else None)
@@ -130,36 +119,17 @@ def _encode(pipeline: DiffusionPipeline, prompt: str, negative: str) -> dict[str
 
 @torch.inference_mode()
 def _draw(
-    pipeline: DiffusionPipeline,
-    rows: pd.DataFrame,
-    encode: Callable[[str, str], dict[str, torch.Tensor]],
-    settings: dict[str, Any],
+    pipeline: DiffusionPipeline, seeds: list[int], encoded: list[dict], **settings: float
 ) -> np.ndarray:
     """Draw one batch: (B, H, W, 3) uint8. Each sample uses the random numbers of its own seed."""
-    generators = [torch.Generator().manual_seed(seed) for seed in rows["seed"].tolist()]
-    pairs = zip(rows["prompt"], rows["negative_prompt"], strict=True)
-    encoded = [encode(*pair) for pair in pairs]
-    images = pipeline(
-        **{name: torch.cat([each[name] for each in encoded]) for name in encoded[0]},
-        latents=_noise(pipeline, generators, settings["height"], settings["width"]),
-        generator=generators,
-        output_type="pt",
-        **settings,
-    ).images
-    return as_pixels(images)
-
-
-def _noise(
-    pipeline: DiffusionPipeline, generators: list[torch.Generator], height: int, width: int
-) -> torch.Tensor:
-    """Draw standard normal latents (B, C, H/f, W/f), one generator each.
-
-    On the CPU in single precision, so that they are the same for every device and precision.
-    """
-    scale = pipeline.vae_scale_factor
-    shape = (pipeline.unet.config.in_channels, height // scale, width // scale)
+    sides = (settings[side] // pipeline.vae_scale_factor for side in ("height", "width"))
+    shape = (pipeline.unet.config.in_channels, *sides)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    # On the CPU in single precision, so that noise is the same for every device and precision.
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    return noise.to(pipeline.unet.dtype)
+    texts = {name: torch.cat([each[name] for each in encoded]) for name in encoded[0]}
+    settings |= {"latents": noise.to(pipeline.unet.dtype), "generator": generators}
+    return as_pixels(pipeline(**texts, **settings, output_type="pt").images)
 
 
 def as_pixels(images: torch.Tensor) -> np.ndarray:
@@ -177,16 +147,12 @@ def in_batches(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
     return (rows.iloc[start : start + size] for start in range(0, len(rows), size))
 
 
-# -------------------------------------------------------------------------------------- the shards
 def read_generated(out_dir: str | Path, plan: pd.DataFrame | None = None) -> GeneratedSet:
     """Open the generated images of a folder, each once, or those of a plan, in its order.
 
-    The plan may hold settings like ``guidance_scale`` besides, to choose among several drawings.
-    Rows of it that are not drawn yet are absent from the result.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist.
-        ValueError: for a damaged shard, or a plan that fits several drawings of one sample.
+    The plan may hold settings like ``guidance_scale`` besides, to choose among several drawings;
+    its rows that are not drawn yet are absent from the result. Raises ValueError for a damaged
+    shard, or a plan that fits several drawings of one sample.
     """
     if not Path(out_dir).is_dir():
         raise FileNotFoundError(f"{out_dir} does not exist; generate into it first")

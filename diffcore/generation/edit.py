@@ -1,22 +1,17 @@
 """Editing: training images changed by a style prompt, the first step of DiffuseMix.
 
-Our choice: the edit is made by the study's own text-to-image model, started from the noised image
-(SDEdit, Meng et al., arXiv 2108.01073), where DiffuseMix (Islam et al., CVPR 2024) takes
-InstructPix2Pix: so both methods draw on one model. Its prompt also names the class, as without it
-little of a fine-grained class is left, which favours that baseline.
+Our choice: the study's own text-to-image model edits, from the noised image (SDEdit, Meng et al.,
+arXiv 2108.01073), where DiffuseMix (Islam et al., CVPR 2024) takes InstructPix2Pix: so both methods
+draw on one model. In DiffuseMix's favour the prompt names the class, of which else little is left.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import (
-    AutoPipelineForImage2Image,
-    DiffusionPipeline,
-    StableDiffusionXLImg2ImgPipeline,
-)
 
 from diffcore.data.images import View
 from diffcore.data.splits import Split
@@ -38,33 +33,18 @@ def plan_edits(sources: pd.DataFrame, params: StudyParams) -> pd.DataFrame:
 
 
 def edit_images(
-    plan: pd.DataFrame,
-    sources: Split,
-    pipeline: LazyPipeline | DiffusionPipeline,
-    out_dir: str | Path,
-    *,
-    strength: float,
-    guidance_scale: float,
-    num_inference_steps: int,
-    height: int,
-    width: int,
-    batch_size: int = 8,
-    shard_size: int = 256,
-    progress: bool = True,
-) -> GeneratedSet:
-    """Edit the source image of every row of a plan, where a folder does not hold the edit yet.
+    plan: pd.DataFrame, sources: Split, pipeline: LazyPipeline | diffusers.DiffusionPipeline,
+    out_dir: str | Path, *, strength: float, guidance_scale: float, num_inference_steps: int,
+    height: int, width: int, batch_size: int = 8, shard_size: int = 256, progress: bool = True,
+) -> GeneratedSet:  # fmt: skip
+    """Edit the source image of every row of `plan_edits`, where a folder does not hold the edit.
 
     Args:
-        plan: from `plan_edits`.
-        sources: the images that it names.
+        sources: the images that the plan names; raises KeyError for one that is not there.
         strength: how far back into noise an image is sent, in (0, 1]; at 1 nothing is left of it.
-            It is the share of the `num_inference_steps` that is run.
+            It is the share of the `num_inference_steps` that is run; ValueError if that is none.
 
     The other arguments and the result are as of `diffcore.generation.generate`.
-
-    Raises:
-        ValueError: if no step is left to run.
-        KeyError: for a source that is not there.
     """
     if not (0 < strength <= 1 and int(strength * num_inference_steps) >= 1):
         raise ValueError(f"strength {strength} leaves none of {num_inference_steps} steps to run")
@@ -76,7 +56,8 @@ def edit_images(
     made_by = [digest(pipeline.digest, "edit", strength, image) for image in images]
 
     def edited(rows: pd.DataFrame) -> Iterator[np.ndarray]:
-        editor = AutoPipelineForImage2Image.from_pipe(pipeline.load(), add_watermarker=False)
+        make = diffusers.AutoPipelineForImage2Image.from_pipe
+        editor = make(pipeline.load(), add_watermarker=False)
         editor.set_progress_bar_config(disable=True)
         for batch in in_batches(rows, batch_size):
             yield from _edit(editor, batch, images[batch.index], strength=strength, **settings)
@@ -88,19 +69,16 @@ def edit_images(
 
 @torch.inference_mode()
 def _edit(
-    editor: DiffusionPipeline, rows: pd.DataFrame, images: np.ndarray, **settings: float
+    editor: diffusers.DiffusionPipeline, rows: pd.DataFrame, images: np.ndarray, **settings: float
 ) -> np.ndarray:
     """Edit one batch: (B, H, W, 3) uint8 to the same. Each image has a generator of its own."""
-    sizes = {}
-    if isinstance(editor, StableDiffusionXLImg2ImgPipeline):  # which is told the size in words
-        sizes = dict.fromkeys(("original_size", "target_size"), images.shape[1:3])
+    is_xl = isinstance(editor, diffusers.StableDiffusionXLImg2ImgPipeline)
+    told = ("original_size", "target_size") if is_xl else ()  # SDXL's prompts hold the size
     drawn = editor(
         prompt=rows["prompt"].tolist(),
         negative_prompt=rows["negative_prompt"].tolist(),
         image=torch.from_numpy(images).permute(0, 3, 1, 2) / 255,
         generator=[torch.Generator().manual_seed(seed) for seed in rows["seed"].tolist()],
-        output_type="pt",
-        **sizes,
-        **settings,
-    ).images
+        output_type="pt", **dict.fromkeys(told, images.shape[1:3]), **settings,
+    ).images  # fmt: skip
     return as_pixels(drawn)

@@ -14,27 +14,20 @@ from diffcore.generation.draw import GeneratedSet
 from diffcore.paperbirds import DISTRACTORS, Reading, load_oracle
 from diffcore.prompts.book import PromptBook, negatives_for, write_prompt
 
-#: What a sweep looks at.
-SWEPT = ("species_right", "context_right", "wellformed", "wrong")
+SWEPT = ("species_right", "context_right", "wellformed", "wrong")  # what a sweep looks at
 
 
-# --------------------------------------------------------------------------------------- the truth
 def judge(metadata: pd.DataFrame, seen: Reading, book: PromptBook) -> pd.DataFrame:
-    """Compare what an oracle sees in N images with what their prompts asked for.
+    """Compare what an oracle sees in N images with what their prompts, from a book, asked for.
 
     Of distractors only those that the book steers away from in a context count as uninvited; a
     tree is no clutter in a forest.
 
-    Args:
-        metadata: N rows with sample_id, class_name and context, which may be empty.
-        seen: of the same images.
-        book: that the prompts were written with.
-
     Returns:
-        One row an image: ``sample_id``, ``class_name``, ``context``, ``seen_species``,
-        ``seen_context`` and the booleans ``species_right``, ``context_right`` (True where no
-        context was asked for), ``wellformed``, ``wrong`` (wrong species or malformed) and
-        ``uninvited`` (at least one distractor), besides one ``uninvited: <name>`` each.
+        One row an image: ``sample_id``, ``class_name`` and ``context`` of the metadata,
+        ``seen_species``, ``seen_context`` and the booleans ``species_right``, ``context_right``
+        (True where no context was asked for), ``wellformed``, ``wrong`` (wrong species or
+        malformed) and ``uninvited`` (a distractor), besides one ``uninvited: <name>`` each.
     """
     judged = metadata[["sample_id", "class_name", "context"]].reset_index(drop=True)
     judged = judged.assign(seen_species=seen.species, seen_context=seen.context)
@@ -47,8 +40,7 @@ def judge(metadata: pd.DataFrame, seen: Reading, book: PromptBook) -> pd.DataFra
     counted = np.array([[name in steered[context] for name in DISTRACTORS] for context in asked])
     uninvited = (seen.distractors > 0.5) & counted.reshape(-1, len(DISTRACTORS))
     judged["uninvited"] = uninvited.any(axis=1)
-    return judged.assign(**{f"uninvited: {name}": uninvited[:, column]
-                            for column, name in enumerate(DISTRACTORS)})  # fmt: skip
+    return judged.join(pd.DataFrame(uninvited, columns=DISTRACTORS).add_prefix("uninvited: "))
 
 
 def judge_images(metadata: pd.DataFrame, images: np.ndarray, book: PromptBook) -> pd.DataFrame:
@@ -56,16 +48,10 @@ def judge_images(metadata: pd.DataFrame, images: np.ndarray, book: PromptBook) -
     return judge(metadata, load_oracle().read(images), book)
 
 
-# --------------------------------------------------------------------------------- what to compare
 def ablations(
     plan: pd.DataFrame, book: PromptBook, count: int, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """`count` samples of a plan, drawn by chance, from the same noise under three prompts.
-
-    Returns:
-        "plain prompt" without context and negatives, "with context" without negatives, and
-        "context and negatives", which is the plan's own wording.
-    """
+    """`count` samples of a plan, by chance, each from the same noise under three prompts."""
     chosen = plan.sample(min(count, len(plan)), random_state=seed).sort_index(ignore_index=True)
     return {
         "plain prompt": without_context(chosen, book).assign(negative_prompt=""),
@@ -91,25 +77,17 @@ def sweep(
     points: Mapping[str, Sequence[float]],
     confidence: float,
 ) -> pd.DataFrame:
-    """Draw the same plan at several settings, one changed at a time.
+    """Draw the same plan at several settings, one changed at a time, and judge, as a `Study` does.
 
-    Args:
-        draw: as of `Study.draw`.
-        judge: as of `Study.judge`.
-        points: setting -> its values.
-
-    Returns:
-        Tidy table: setting, point, measure (of `SWEPT`), value, low, high, n.
+    Takes setting -> its values. Returns a tidy table: setting, point, measure (of `SWEPT`), value,
+    low, high, n.
     """
-    tables = [
-        stats.tabulate(
-            judge(draw(plan, **{setting: point})).assign(setting=setting, point=point),
-            ["setting", "point"], SWEPT, stats.proportion, confidence,
-        )
+    judged = pd.concat(
+        judge(draw(plan, **{setting: point})).assign(setting=setting, point=point)
         for setting, values in points.items()
         for point in values
-    ]  # fmt: skip
-    return pd.concat(tables, ignore_index=True)
+    )
+    return stats.tabulate(judged, ["setting", "point"], SWEPT, stats.proportion, confidence)
 
 
 def compare(
@@ -125,13 +103,9 @@ def context_statistics(
 ) -> pd.DataFrame:
     """How varied contexts are, and how many pairs of class and context the training set lacks.
 
-    Args:
-        seen: condition -> table of `judge`.
-        training: metadata of the training set.
-
-    Returns:
-        Tidy table: condition, the training set first, measure ("entropy" of the contexts within a
-        class in bits, "new_pairs" as a share), value, low, high, n.
+    Takes condition -> table of `judge`. Returns a tidy table: condition, the training set first,
+    measure ("entropy" of the contexts within a class in bits, "new_pairs" as a share), value, low,
+    high, n.
     """
     known = set(zip(training["class_name"], training["context"], strict=True))
     tables, rows = {"training set": training.assign(seen_context=training["context"])} | seen, []

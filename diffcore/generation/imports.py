@@ -1,9 +1,8 @@
 """Importing: generated images that another tool drew take the place of those drawn here.
 
-Images from ComfyUI, from a service or from the authors' script come as a tree with a folder for
-each class, ``<folder>/<class>/image.png``, which is read only. Our choice: which training image an
-imported one is the counterpart of, since the tree does not say. They are dealt out evenly in an
-order drawn by the seed, every training image of a class before any a second time.
+Images from ComfyUI, a service or the authors' script come as a tree, ``<class>/image.png``, which
+is read only. Our choice: which training image one is the counterpart of, as the tree does not say.
+They are dealt out evenly in an order drawn by the seed, each of a class before any a second time.
 """
 
 import difflib
@@ -25,21 +24,19 @@ def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.Data
     """Make the plan of a tree of images: one row each, class by class, in order of their paths.
 
     Args:
-        folder: holds a folder for each class, with images at any depth. A class folder is named
-            as the data set names it or in readable words; case, underscores and a leading number
-            do not matter. Hidden files and folders without images are passed over. A text file of
-            the same name beside an image is its prompt.
+        folder: holds a folder for each class, with images at any depth. It is named as the data
+            set names the class or in readable words; case, underscores and a leading number do not
+            matter. Hidden files and folders without images are passed over. A text file of the
+            same name beside an image is its prompt.
         sources: training images, columns ``source_id`` (distinct), ``class_name`` and, if the
-            data set's own names of its classes differ, ``folder``.
-        seed: of the study; decides about sources.
+            data set's own names of its classes differ, ``folder``; the seed decides about them.
 
     Returns:
         Table with `PLAN_COLUMNS` and ``file`` (path relative to the folder). ``sample_id`` is
         ``imported/<file>``, ``context`` and ``negative_prompt`` are empty, ``seed`` is 0.
 
-    Raises:
-        FileNotFoundError: if the folder does not exist or holds no image.
-        ValueError: for an image outside a class folder, or a folder that fits no class or two.
+    Raises FileNotFoundError if the folder does not exist or holds no image, and ValueError for an
+    image outside a class folder, or a folder that fits no class or two.
     """
     root = Path(folder)
     files = _find(root)
@@ -48,10 +45,9 @@ def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.Data
         "file": [file.as_posix() for file in files],
         "class_name": [classes[file.parts[0]] for file in files],
         "prompt": [_caption(root / file) for file in files],
-    })  # fmt: skip
-    plan = plan.sort_values("class_name", kind="stable", ignore_index=True)
-    plan = plan.assign(sample_id="imported/" + plan["file"], source_id="", context="",
-                       negative_prompt="", seed=0)  # fmt: skip
+        "source_id": "", "context": "", "negative_prompt": "", "seed": 0,
+    }).sort_values("class_name", kind="stable", ignore_index=True)  # fmt: skip
+    plan["sample_id"] = "imported/" + plan["file"]
     owners = sources["source_id"].astype(str).groupby(sources["class_name"].astype(str))
     for name, places in plan.groupby("class_name").indices.items():
         own = owners.get_group(name).sort_values().to_numpy()

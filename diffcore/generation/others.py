@@ -53,10 +53,7 @@ class OtherImages:
 def plan_others(
     params: StudyParams, sources: pd.DataFrame, spare: Split | None = None
 ) -> OtherImages:
-    """Plan the counterparts of training images (source_id, class_name) in a study that draws none.
-
-    Surrogates are taken from the spare photographs; imports need none.
-    """
+    """Plan what stands in for drawn images: imports, or surrogates out of spare photographs."""
     generation, columns = params.generation, list(PLAN_COLUMNS)
     if generation.pipeline.kind == "import":
         root = Path(generation.pipeline.location)

@@ -6,34 +6,25 @@ watermark is drawn, since its presence would hang on an optional package.
 """
 
 import json
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-)
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 
 from diffcore.paperbirds.weights import pipeline_dir
-from diffcore.params import PipelineSpec, resolve_device
+from diffcore.params import PipelineSpec, is_hub_id, resolve_device
 from diffcore.store import digest, file_digest
 
+_EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 #: Family -> what its prompts are encoded to, in the order in which it returns them.
 FAMILIES: dict[type[DiffusionPipeline], tuple[str, ...]] = {
-    StableDiffusionXLPipeline: (
-        "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
-        "negative_pooled_prompt_embeds",
-    ),
-    StableDiffusionPipeline: ("prompt_embeds", "negative_prompt_embeds"),
-}  # fmt: skip
+    StableDiffusionXLPipeline: (*_EMBEDS, "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
+    StableDiffusionPipeline: _EMBEDS,
+}
 
 _MODEL_FILES = (".json", ".safetensors", ".txt")
 # What of a configuration depends on the version of a library, or is told by the weights.
@@ -94,7 +85,8 @@ def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
         raise FileNotFoundError(f"{source} does not exist; set generation.pipeline.location")
     options = {"dtype": getattr(torch, spec.dtype), "local_files_only": spec.local_files_only,
                "use_safetensors": True}  # fmt: skip
-    parts = {} if spec.vae is None else {"vae": AutoencoderKL.from_pretrained(spec.vae, **options)}
+    load_vae = diffusers.AutoencoderKL.from_pretrained
+    parts = {} if spec.vae is None else {"vae": load_vae(spec.vae, **options)}
     if spec.kind == "single_file":
         del options["use_safetensors"]  # which it is
         given = parts if spec.config is None else parts | {"config": spec.config}
@@ -148,14 +140,13 @@ def _contents(spec: PipelineSpec) -> list[Any]:
 
 def _content(location: str, index: str) -> Any:
     """Digests of local files, or the commit of the hub's; None if neither is on this machine."""
-    root = Path(location)
-    if root.exists():
-        files = [root] if root.is_file() else sorted(root.rglob("*"))
-        chosen = [file for file in files if file.suffix in _MODEL_FILES]
-        return [(file.relative_to(root).as_posix(), file_digest(file)) for file in chosen]
-    with suppress(HFValidationError):  # it is a path
+    if is_hub_id(location):
         cached = try_to_load_from_cache(location, index)
         return Path(cached).parent.name if isinstance(cached, str) else None
+    root = Path(location)
+    files = [root] if root.is_file() else sorted(root.rglob("*"))
+    chosen = [file for file in files if file.suffix in _MODEL_FILES]
+    return [(file.relative_to(root).as_posix(), file_digest(file)) for file in chosen] or None
 
 
 def _family(config: str | None) -> type[DiffusionPipeline]:

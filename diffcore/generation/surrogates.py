@@ -1,10 +1,9 @@
 """Surrogates: other real photographs of a class take the place of generated images.
 
-Where no generated images are at hand, what a text-to-image model would draw is replaced by a
-photograph of the class that is neither trained nor tested on, put through a stated transformation
-(`RANGES`). A share of them carries injected label noise: it shows another class, as do the images
-that the paper's filter is to reject. Our choice: all of it. A surrogate is new real data for the
-class, more than a generated image brings, so gains from surrogates are not gains from generation.
+What a text-to-image model would draw is replaced by a photograph of the class that is neither
+trained nor tested on, transformed (`RANGES`). A share carries injected label noise: they show
+another class, as do the images that the paper's filter is to reject. Our choice: all of it. New
+real data is more than a generated image brings, so gains from it are not gains from generation.
 """
 
 import math
@@ -38,12 +37,7 @@ _BOOK = PromptBook("surrogates", "a {class_name}", ("unknown",))  # of its words
 
 
 def plan_surrogates(
-    sources: pd.DataFrame,
-    spare: Split,
-    *,
-    generated_share: float,
-    noise_share: float,
-    seed: int,
+    sources: pd.DataFrame, spare: Split, *, generated_share: float, noise_share: float, seed: int
 ) -> pd.DataFrame:
     """Choose the photographs that stand in for generated images; the same for the same arguments.
 
@@ -53,22 +47,16 @@ def plan_surrogates(
 
     Args:
         sources: training images, columns ``source_id`` (distinct) and ``class_name``.
-        spare: photographs that are not trained or tested on.
-        generated_share: surrogates per training image of a class; at least one a class.
+        spare: photographs that are not trained or tested on; ValueError for a class without any.
         noise_share: of all surrogates, drawn by chance, that show another class, in [0, 1].
-        seed: of the study.
 
     Returns:
         Table with `PLAN_COLUMNS`, ``photograph`` (id in `spare`) and ``shows`` (its class);
         ``class_name`` is the class that it claims to show. ``seed`` is of its transformation.
-
-    Raises:
-        ValueError: for a class without a spare photograph.
     """
     plan = plan_generation(
-        sources, _BOOK, generated_share=generated_share, seed=seed,
-        use_context=False, use_negatives=False,
-    )  # fmt: skip
+        sources, _BOOK, generated_share=generated_share, seed=seed, use_context=False
+    )
     ids = spare.metadata["source_id"].groupby(spare.metadata["class_name"])
     classes = plan["class_name"].unique()
     if without := [name for name in classes if name not in ids.groups]:
@@ -130,22 +118,13 @@ def transform(image: np.ndarray, seed: int) -> np.ndarray:
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if mirrored:
         pixels = F.horizontal_flip(pixels)
-    pixels = _crop(pixels, drawn["area"], where)
-    pixels = F.adjust_brightness(pixels, drawn["brightness"])
-    pixels = F.adjust_contrast(pixels, drawn["contrast"])
-    pixels = F.adjust_saturation(pixels, drawn["saturation"])
-    pixels = F.adjust_hue(pixels, drawn["hue"])
+    size = np.array(image.shape[:2])
+    part = np.maximum(1, np.round(size * math.sqrt(drawn["area"]))).astype(int)
+    box = [*np.floor(where * (size - part + 1)).astype(int), *part]  # top, left, height, width
+    pixels = F.resized_crop(pixels, *map(int, box), size.tolist(), InterpolationMode.BICUBIC)
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        pixels = getattr(F, f"adjust_{name}")(pixels, drawn[name])
     sigma = drawn["blur"] * min(image.shape[:2])
     if sigma >= 0.1:  # below that, eight bits show nothing
         pixels = F.gaussian_blur(pixels, 2 * math.ceil(3 * sigma) + 1, sigma)
     return pixels.permute(1, 2, 0).contiguous().numpy()
-
-
-def _crop(pixels: torch.Tensor, area: float, where: np.ndarray) -> torch.Tensor:
-    """Keep a part (3, H, W) of an image with its proportions, and enlarge it to the whole."""
-    size = np.array(pixels.shape[1:])
-    part = np.maximum(1, np.round(size * math.sqrt(area))).astype(int)
-    box = [*np.floor(where * (size - part + 1)).astype(int), *part]  # top, left, height, width
-    return F.resized_crop(
-        pixels, *map(int, box), size.tolist(), InterpolationMode.BICUBIC, antialias=True
-    )

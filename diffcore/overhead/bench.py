@@ -1,7 +1,6 @@
 """Benchmark: what the parts of the study cost on this machine, as ratios within one run.
 
-Drawing and filtering in batches are held against one image a call, by way of files, as the authors'
-released code works. Of jobs that take turns the fastest run counts, as others can only slow it.
+Drawing and filtering in batches are held against the authors' way, one image a call and by files.
 """
 
 import argparse
@@ -9,7 +8,6 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from diffcore.filtering.encoders import Encoder, load_encoder
-from diffcore.filtering.rules import cosine_to_reference, embed
+from diffcore.filtering import Encoder, cosine_to_reference, embed, load_encoder
 from diffcore.generation.pipelines import load_pipeline
 from diffcore.mixing.mix import DiffCoReMix, draw_lam, patch_mix, pixel_mix
 from diffcore.overhead import timing
@@ -33,7 +30,7 @@ from diffcore.prompts.book import load_prompt_book
 from diffcore.prompts.plan import plan_generation
 from diffcore.store import write_text
 
-_REPEATS = 3
+_REPEATS = 3  # of jobs in turn; the fastest run counts, as whatever else runs can only slow it
 
 
 def bench_renderer(images: int = 200) -> dict[str, float]:
@@ -101,8 +98,7 @@ def bench_filtering(spec: EncoderSpec, images: int = 1000) -> dict[str, float]:
 def make_renders(split: str, style: float, images: int) -> pd.DataFrame:
     """Render that many images of Paperbirds, of as many species as there can be."""
     birds = Paperbirds(split, style=style, images_per_class=-(-images // len(SPECIES)))
-    items = pd.DataFrame([birds[place] for place in range(images)])
-    return items[["class_name", "image"]].assign(source_id="")
+    return pd.DataFrame([birds[place] for place in range(images)])[["class_name", "image"]]
 
 
 def filter_at_once(encoder: Encoder, drawn: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
@@ -137,7 +133,7 @@ def bench_mixing(batch: int = 16, size: int = 224, repeats: int = 30) -> dict[st
     images, generated = torch.rand(2, batch, 3, size, size).unbind()
     labels, cutmix = torch.arange(batch), v2.CutMix(num_classes=batch)
     generator = torch.Generator().manual_seed(0)
-    ways: dict[str, Callable[[], Any]] = {
+    ways = {
         "cutmix": lambda: cutmix(images, labels),
         "patch_mix": lambda: patch_mix(images, generated, draw_lam(batch, 1.0, generator)),
         "pixel_mix": lambda: pixel_mix(images, generated, draw_lam(batch, 1.0, generator)),
@@ -151,9 +147,8 @@ def bench_mixing(batch: int = 16, size: int = 224, repeats: int = 30) -> dict[st
 def run(profile: str = "demo", images: int = 64) -> dict[str, Any]:
     """Measure everything at the settings of a profile; see the functions above for the keys."""
     params = load_params(profile)
-    pipeline = load_pipeline(params.generation.pipeline)
+    pipeline, book = load_pipeline(params.generation.pipeline), load_prompt_book("paperbirds")
     sources = {"source_id": np.arange(images), "class_name": np.resize(SPECIES, images)}
-    book = load_prompt_book("paperbirds")
     plan = plan_generation(pd.DataFrame(sources), book, generated_share=1, seed=0)
     found = {
         "profile": profile, "device": str(pipeline.device),

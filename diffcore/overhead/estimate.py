@@ -1,8 +1,8 @@
 """What a profile will need before it is started: hours of a GPU, and disk.
 
-Networks are built on torch's meta device, where tensors have shapes but no memory, and run once, so
-that torch counts the operations of one image. Our choice: what is not counted is small (side
-studies, images drawn again, reading of prompts and photographs). Expect a factor of two either way.
+Networks run once on torch's meta device, where tensors have shapes but no memory, and torch counts
+the operations. Our choice: what is not counted is small (side studies, images drawn again, reading
+of prompts and photographs). Expect a factor of two either way.
 """
 
 import argparse
@@ -104,8 +104,7 @@ def data_size(params: StudyParams) -> tuple[int, int, int, float]:
     if data.dataset == "paperbirds":
         train, test = (len(SPECIES) * (limit or BIRDS["images"]) for limit in limits)
         return train, BIRDS["test_splits"] * test, len(SPECIES), 0.0
-    missing = find_missing(data)
-    if not missing:
+    if not (missing := find_missing(data)):
         train, test = (load_split(params, split) for split in ("train", "test"))
         return len(train), len(test), len(train.classes), 0.0
     if data.dataset not in PUBLISHED:
@@ -198,9 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
     given("--draw-share", type=float, default=0.4, help="of it, reached in drawing")
     given("--train-share", type=float, default=0.2, help="of it, reached in training")
     told = parser.parse_args(arguments)
-    files = sorted((settings_of.project_root() / "params").glob("*.yaml"))
     changes = settings_of.parse_assignments(told.set)
-    names = told.profile or [file.stem for file in files]
+    names = told.profile or settings_of.list_profiles()
     studies = [settings_of.load_params(name, changes) for name in names]
     device = told.tflops, told.draw_share, told.train_share
     table = pd.DataFrame(estimate(study, *device) for study in studies).map(rough)

@@ -1,16 +1,15 @@
 """What augmentation costs: in a training step, in the images it rests on, and over the epochs.
 
-The paper's Figure 4 lays the overhead of training (CUB, batches of 16) beside accuracy. Here it is
-(T_method - T_vanilla) / T_vanilla, with T the seconds of one step of `diffcore.training`, its
-images in memory as 8-bit pixels. Our choice: what a method does by itself (fetch and crop
-counterparts, change the batch) is timed apart, as it would be lost in the spread of whole steps,
-which are a check; and what is paid once, before training, is spread over the epochs (`Budget`).
+The paper's Figure 4 lays overhead (CUB, batches of 16) beside accuracy. Here it is (T_method -
+T_vanilla) / T_vanilla, with T the seconds of a step of `diffcore.training`, its images in memory.
+Our choice: what a method does by itself is timed apart, as it would be lost in the spread of whole
+steps, which are a check; what is paid once, before training, is spread over the epochs (`Budget`).
 """
 
 import io
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,8 +23,7 @@ from torch.nn.functional import interpolate
 from diffcore.data.images import as_pixels
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
-from diffcore.filtering import rules
-from diffcore.filtering.encoders import Encoder, load_encoder
+from diffcore.filtering import Encoder, load_encoder, rules
 from diffcore.generation.draw import GeneratedSet
 from diffcore.generation.edit import edit_images, plan_edits
 from diffcore.generation.pipelines import LazyPipeline
@@ -91,9 +89,7 @@ def _make_setting(
     )  # fmt: skip
 
 
-def step_phases(
-    setting: Setting, step: Step, method: str, generator: Generator
-) -> dict[str, Callable[[], None]]:
+def step_phases(setting: Setting, step: Step, method: str, generator: Generator) -> timing.Jobs:
     """Return the phases of a training step of a method, from the drawing of a batch on."""
     rows, count = torch.empty(0), setting.training.batch_size
 
@@ -132,7 +128,7 @@ def time_steps(setting: Setting, repeats: int, draws: int = 3, seed: int = 0) ->
     return table.assign(setting=setting.name, gpu_gigabytes=timing.gpu_gigabytes())
 
 
-def _time_own(phases: Mapping[str, Callable[[], None]], draws: int) -> timing.Seconds:
+def _time_own(phases: timing.Jobs, draws: int) -> timing.Seconds:
     """Mean seconds of each phase that a method adds, after the real images are fetched."""
     own = {name: phase for name, phase in phases.items() if name in STEP_PARTS[:3]}
     runs = pd.DataFrame(timing.laps(own) for _ in range(draws))
@@ -154,12 +150,10 @@ def step_overheads(
         step, own = (seconds.loc[kind].unstack("method", sort=False) for kind in ("step", run))
         vanilla = step[VANILLA]
         for method, added in own.sub(own[VANILLA], axis="index").items():
-            rows.append({
-                "setting": setting, "method": method,
-                **ratio_of_medians(added, vanilla, confidence, seed),
-                "own_ms": 1000 * added.median(), "step_ms": 1000 * vanilla.median(),
-                "gpu_gigabytes": gigabytes,
-            })  # fmt: skip
+            row = {"setting": setting, "method": method}
+            row |= ratio_of_medians(added, vanilla, confidence, seed)
+            row |= {"own_ms": 1000 * added.median(), "step_ms": 1000 * vanilla.median()}
+            rows.append(row | {"gpu_gigabytes": gigabytes})
     return pd.DataFrame(rows)
 
 
@@ -181,8 +175,7 @@ def time_images(
     and training images are edited; without a pipeline only filtered. Nothing on the disk is used,
     or left there. Tidy: kind ("counterpart" or "edit"), repeat, part, seconds for one image.
     """
-    settings = params.filtering
-    threshold = rules.choose_threshold(settings, reference)
+    settings, threshold = params.filtering, rules.choose_threshold(params.filtering, reference)
 
     def judge(encoder: Encoder) -> None:
         embedded = rules.embed(generated.metadata, generated.images, encoder)

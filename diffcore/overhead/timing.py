@@ -1,7 +1,6 @@
 """Clocks: what the parts of a job take, jobs in turn, and the time inside a pipeline's networks.
 
-Absolute times differ between machines, and on one from minute to minute; ratios of jobs that take
-turns can be compared.
+Times differ from machine to machine and minute to minute; ratios of jobs in turn can be compared.
 """
 
 import tempfile
@@ -25,6 +24,7 @@ from diffcore.params import GenerationParams
 
 #: Settings that drawing and editing take as they are.
 SAMPLER = {"guidance_scale", "num_inference_steps", "height", "width", "batch_size", "shard_size"}
+Jobs = Mapping[str, Callable[[], Any]]  # or the parts of one
 Seconds = dict[str, float]  # of the parts of a job
 
 
@@ -44,7 +44,7 @@ def gpu_gigabytes() -> float:
     return most
 
 
-def laps(parts: Mapping[str, Callable[[], Any]]) -> Seconds:
+def laps(parts: Jobs) -> Seconds:
     """Run the parts of one job in order: part -> seconds that it took."""
     seconds = {}
     for name, part in parts.items():
@@ -54,21 +54,19 @@ def laps(parts: Mapping[str, Callable[[], Any]]) -> Seconds:
     return seconds
 
 
-def take_repeats(
-    jobs: Mapping[str, Callable[[], Seconds]], repeats: int, seed: int = 0, describe: str = "time"
-) -> pd.DataFrame:
-    """Run jobs that time themselves in turns: a tidy table of repeat, job, part, seconds.
+def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time") -> pd.DataFrame:
+    """Run jobs that return their `Seconds` in turns: a tidy table of repeat, job, part, seconds.
 
     They change their order, so that whatever else the machine does meets all alike.
     """
-    rng, names, rows = np.random.default_rng(seed), list(jobs), []
+    rng, rows = np.random.default_rng(seed), []
     for repeat in tqdm(range(repeats), describe, unit="repeat"):
-        runs = {str(name): jobs[name]() for name in rng.permutation(names)}
-        rows += [(repeat, name, *part) for name in names for part in runs[name].items()]
+        runs = {str(name): jobs[name]() for name in rng.permutation(list(jobs))}
+        rows += [(repeat, name, *part) for name in jobs for part in runs[name].items()]
     return pd.DataFrame(rows, columns=["repeat", "job", "part", "seconds"])
 
 
-def median_seconds(jobs: Mapping[str, Callable[[], Any]], repeats: int, describe: str) -> pd.Series:
+def median_seconds(jobs: Jobs, repeats: int, describe: str) -> pd.Series:
     """Median seconds of each of several jobs that take turns."""
     timed = {name: partial(laps, {"all": job}) for name, job in jobs.items()}
     return take_repeats(timed, repeats, describe=describe).groupby("job")["seconds"].median()

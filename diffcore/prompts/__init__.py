@@ -1,7 +1,6 @@
 """Prompts: what is asked of the text-to-image model, from a class name to the plan of all draws."""
 
 from diffcore.prompts.book import (
-    Conflict,
     PromptBook,
     clean_class_name,
     find_conflicts,
@@ -13,6 +12,6 @@ from diffcore.prompts.book import (
 from diffcore.prompts.plan import PLAN_COLUMNS, plan_generation
 
 __all__ = [
-    "PLAN_COLUMNS", "Conflict", "PromptBook", "clean_class_name", "find_conflicts",
+    "PLAN_COLUMNS", "PromptBook", "clean_class_name", "find_conflicts",
     "list_prompt_books", "load_prompt_book", "negatives_for", "plan_generation", "write_prompt",
 ]  # fmt: skip

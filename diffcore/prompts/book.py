@@ -1,7 +1,6 @@
 """Contextual and negative prompts: the wording of one domain, and what in it contradicts itself.
 
-The first two steps of the paper: a training image gets generative counterparts from the prompt
-"a {class}, a {domain}, {context}", and a negative prompt steers the sampler away from clutter.
+The paper's prompt is "a {class}, a {domain}, {context}"; a negative one steers away from clutter.
 Differences from the authors' released code: the domain is a noun of the language ("a bird"), not
 the name of a data set; every domain has contexts of its own; and a negative that contradicts the
 context or the class of a prompt is named by `find_conflicts` and left out by `negatives_for`.
@@ -21,7 +20,6 @@ import yaml
 
 _PLACEHOLDERS = frozenset({"class_name", "domain_noun", "context"})
 _BOOKS = Path(__file__).with_name("books")
-
 _WORDS = yaml.safe_load((_BOOKS.parent / "words.yaml").read_text("utf-8"))
 _SYNONYMS = _WORDS["synonyms"]
 _SHOWN_BY = {shown: frozenset(words) for shown, words in _WORDS["shown_by"].items()}
@@ -29,7 +27,7 @@ _SHOWN_BY = {shown: frozenset(words) for shown, words in _WORDS["shown_by"].item
 
 @dataclass(frozen=True)
 class PromptBook:
-    """What the prompts of one domain are made of.
+    """What the prompts of one domain are made of; ValueError for what breaks these rules.
 
     Attributes:
         domain: name of the book.
@@ -40,9 +38,6 @@ class PromptBook:
         negatives: what no image should show, each once; may be empty.
         domain_noun: what all classes are ("bird"); needed if the template uses it.
         exceptions: context -> negatives that it is made of and that are not named with it.
-
-    Raises:
-        ValueError: for a template, contexts or negatives that break these rules.
     """
 
     domain: str
@@ -73,20 +68,13 @@ class Conflict:
     why: str
 
 
-# ---------------------------------------------------------------------------------------- the books
 def list_prompt_books() -> list[str]:
     """Name the books that ship with the package, sorted."""
     return sorted(book.name.removesuffix(".yaml") for book in _BOOKS.iterdir())
 
 
-def load_prompt_book(
-    domain: str,
-    *,
-    template: str | None = None,
-    contexts: Sequence[str] | None = None,
-    negatives: Sequence[str] | None = None,
-) -> PromptBook:
-    """Load the book of a domain, with parts of it replaced where they are given.
+def load_prompt_book(domain: str, **parts: str | Sequence[str] | None) -> PromptBook:
+    """Load the book of a domain, with its template, contexts or negatives replaced if given.
 
     Raises:
         ValueError: for an unknown domain (the message lists the known ones and the nearest),
@@ -102,8 +90,7 @@ def load_prompt_book(
             f"no prompt book {domain!r}; there are {', '.join(known)} (nearest: {nearest})"
         )
     book = yaml.safe_load((_BOOKS / f"{domain}.yaml").read_text("utf-8"))
-    given = {"template": template, "contexts": contexts, "negatives": negatives}
-    return PromptBook(**(book | {key: value for key, value in given.items() if value is not None}))
+    return PromptBook(**(book | {key: value for key, value in parts.items() if value is not None}))
 
 
 def _distinct(book: PromptBook, name: str) -> tuple[str, ...]:
@@ -138,7 +125,6 @@ def _clauses(template: str) -> list[str]:
     return re.split(r",\s*", template)
 
 
-# -------------------------------------------------------------------------------------- the prompts
 def clean_class_name(name: str) -> str:
     """Turn the name of a class folder or label into words.
 
@@ -175,7 +161,6 @@ def write_prompt(book: PromptBook, class_name: str, context: str = "") -> str:
     return re.sub(r"\ba (?=[aeiou])", "an ", filled)
 
 
-# ----------------------------------------------------------------------------------- contradictions
 def find_conflicts(book: PromptBook, class_names: Iterable[str] = ()) -> list[Conflict]:
     """Name every negative that contradicts a context, the domain or one of the classes.
 

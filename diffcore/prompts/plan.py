@@ -20,30 +20,20 @@ PLAN_COLUMNS = (
 
 
 def plan_generation(
-    sources: pd.DataFrame,
-    book: PromptBook,
-    *,
-    generated_share: float,
-    seed: int,
-    use_context: bool = True,
-    use_negatives: bool = True,
-    attempt: int = 0,
-) -> pd.DataFrame:
+    sources: pd.DataFrame, book: PromptBook, *, generated_share: float, seed: int,
+    use_context: bool = True, use_negatives: bool = True, attempt: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Make the table of what to draw: one row per generated image, in the order of the sources.
 
-    The draw's own seed depends on (seed, source, copy, attempt) alone: neither other rows nor
-    the wording change it, so plans with and without a context share their noise. Which images
-    get a counterpart depends on the seed, the image and its class; contexts are dealt out in
-    equal numbers (give or take one) within a class, and the copies of an image get different
-    ones as far as there are enough.
+    A draw's own seed depends on (seed, source, copy, attempt) alone: neither other rows nor the
+    wording change it, so plans with and without a context share their noise. Which images get a
+    counterpart depends on seed, image and class; contexts are dealt out in equal numbers (give or
+    take one) within a class, and copies of an image get different ones if there are enough.
 
     Args:
-        sources: training images, columns ``source_id`` (distinct) and ``class_name``; kept as
-            text. Other columns are ignored.
-        book: wording.
+        sources: training images, columns ``source_id`` (distinct) and ``class_name``.
         generated_share: generated images per training image of a class, >= 0; above 1 some or
             all images get several. A class gets at least one unless the share is 0.
-        seed: of the study.
         use_context: name a context; else ``context`` is empty.
         use_negatives: name negatives that fit the prompt; else ``negative_prompt`` is empty.
         attempt: 0 at first; higher draws replacements: other noise, contexts dealt anew.

@@ -6,8 +6,8 @@ number that it was applied to, beside the verdict.
 """
 
 import json
+from collections import ChainMap
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from diffcore.figures import METHODS
+from diffcore.figures.style import label_of
 from diffcore.report.pages import ENVIRONMENT, executed_notebooks, read_numbers
 from diffcore.store import write_text
 
@@ -23,9 +23,7 @@ HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold"
 UNTESTED, NOT_RUN = "cannot be tested here", "not run yet"
 VERDICTS = (HOLDS, PARTLY, FAILS, UNTESTED, NOT_RUN)
 #: name -> claim, source, notebook, figure, rule, needs_generated
-CLAIMS = yaml.safe_load(
-    resources.files("diffcore.report").joinpath("claims.yaml").read_text(encoding="utf-8")
-)
+CLAIMS = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
 _JUDGED = sorted({claim["notebook"] for claim in CLAIMS.values()})
 
 #: What a notebook recorded, by name; and a verdict, with what was measured.
@@ -33,13 +31,9 @@ Numbers = Mapping[str, Any]
 Judged = tuple[str, str]
 
 
-# ------------------------------------------------------------------------------------ the verdicts
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read what the notebooks of a report recorded, times included; those not run are missing.
-
-    An earlier summary is not among them: it would sum up itself.
-    """
-    found = (folder / name for name in _JUDGED)
+    """Read what the notebooks of a report recorded, times included; those not run are missing."""
+    found = (folder / name for name in _JUDGED)  # an earlier summary would sum up itself
     return {at.name: read_numbers(at) for at in found if (at / "metrics.json").is_file()}
 
 
@@ -48,13 +42,10 @@ def judge_claims(metrics: Mapping[str, Numbers]) -> pd.DataFrame:
     rows = []
     for name, claim in CLAIMS.items():
         verdict, measured = _judge(name, claim, metrics)
-        figure = claim.get("figure", "")
-        rows.append({
-            "claim": claim["claim"], "source": claim["source"], "measured": measured,
-            "verdict": verdict, "rule": claim["rule"],
-            "notebook": claim["notebook"] if figure else "", "figure": figure,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        place = {} if "figure" in claim else {"notebook": "", "figure": ""}
+        rows.append({**claim, **place, "measured": measured, "verdict": verdict})
+    columns = ["claim", "source", "measured", "verdict", "rule", "notebook", "figure"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _judge(name: str, claim: Mapping[str, Any], metrics: Mapping[str, Numbers]) -> Judged:
@@ -63,8 +54,7 @@ def _judge(name: str, claim: Mapping[str, Any], metrics: Mapping[str, Numbers]) 
         return NOT_RUN, f"no {claim['notebook']}"
     surrogates = metrics.get("04_training", {}).get("counterparts") == "surrogate"
     try:
-        found = {"surrogates": surrogates} | metrics[claim["notebook"]]
-        verdict, measured = _RULES[name](found)
+        verdict, measured = _RULES[name]({"surrogates": surrogates} | metrics[claim["notebook"]])
     except KeyError:
         verdict, measured = UNTESTED, "what it takes is not known on this data set"
     if surrogates and claim.get("needs_generated", True):
@@ -107,7 +97,7 @@ def effects(metrics: Mapping[str, Numbers]) -> pd.DataFrame:
         "top-1 under corruptions, above vanilla": "corruption_gain_vs_vanilla",
         "top-1 under PGD, above vanilla": "pgd_gain_vs_vanilla",
     }
-    found = _all_numbers(metrics)
+    found = ChainMap(*reversed(metrics.values()))
     rows = [
         (effect, found[name], found[f"{name}_low"], found[f"{name}_high"])
         for effect, name in names.items()
@@ -120,10 +110,10 @@ def results_table(folder: Path) -> str:
     """Write the results of a report as Markdown: claims, accuracies, and what was measured."""
     metrics = read_metrics(folder)
     return ENVIRONMENT.get_template("results.md.j2").render(
-        n=_all_numbers(metrics),
+        n=dict(ChainMap(*reversed(metrics.values()))),
         claims=judge_claims(metrics).to_dict("records"),
         accuracies=pd.read_csv(folder / "04_training" / "tables" / "main.csv").to_dict("records"),
-        label=_label,
+        label=label_of,
     )
 
 
@@ -132,11 +122,6 @@ def write_results(folder: Path, path: Path) -> Path:
     return write_text(path, results_table(folder))
 
 
-def _all_numbers(metrics: Mapping[str, Numbers]) -> dict[str, Any]:
-    return {name: value for numbers in metrics.values() for name, value in numbers.items()}
-
-
-# --------------------------------------------------------------------------------------- the rules
 def _of(*conditions: bool) -> str:
     """All, some or none of the conditions."""
     return HOLDS if all(conditions) else PARTLY if any(conditions) else FAILS
@@ -148,19 +133,13 @@ def _points(found: Numbers, name: str) -> str:
     return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*values)
 
 
-def _label(method: str) -> str:
-    return METHODS.get(method, (method,))[0]
-
-
-def steering(found: Numbers) -> Judged:
-    """Judge whether prompts steer what is drawn."""
+def _steering(found: Numbers) -> Judged:
     context, rarer = found["context_accuracy"], found["distractor_reduction"]
     text = f"context as asked in {context:.1%}; distractors {rarer:.0f} times rarer"
     return _of(context >= 0.9, rarer >= 3), text
 
 
-def rejection(found: Numbers) -> Judged:
-    """Judge whether the filter rejects about as many as the paper's, and the wrong ones."""
+def _rejection(found: Numbers) -> Judged:
     rate = found["rejection_rate"]
     if "auc_best" not in found:
         kept = PARTLY if 0.05 <= rate <= 0.15 else FAILS
@@ -175,24 +154,22 @@ def rejection(found: Numbers) -> Judged:
     return _of(0.05 <= rate <= 0.15, area >= 0.85), text
 
 
-def labels(found: Numbers) -> Judged:
-    """Judge whether mixing leaves the class visible."""
+def _labels(found: Numbers) -> Judged:
     seen = {name: found[f"label_seen_{name}"] for name in ("pixel", "patch", "mixup", "cutmix")}
-    text = "class seen at λ = ½: " + ", ".join(f"{_label(n)} {seen[n]:.0%}" for n in seen)
+    text = "class seen at λ = ½: " + ", ".join(f"{label_of(n)} {seen[n]:.0%}" for n in seen)
     return _of(seen["pixel"] >= 0.95, seen["patch"] >= 0.95), text
 
 
-def accuracy(found: Numbers) -> Judged:
-    """Judge the accuracy against the best of the other methods, the hardest test set first."""
+def _accuracy(found: Numbers) -> Judged:
     names = {test: f"{test}_gain_vs_best_other" for test in found["tests"][::-1]}
     text = "; ".join(
-        f"{test}: {_points(found, name)} above {_label(found[f'best_other_{test}'])}"
+        f"{test}: {_points(found, name)} above {label_of(found[f'best_other_{test}'])}"
         for test, name in names.items()
     )
     return _of(*(found[f"{name}_low"] > 0 for name in names.values())), text
 
 
-def mixing_or_adding(found: Numbers) -> Judged:
+def _mixing_or_adding(found: Numbers) -> Judged:
     """Judge mixing against adding the same images, also at the shares that the sweeps tried."""
     hardest = found["tests"][-1]
     mixed, both = f"{hardest}_gain_mixed_vs_added", f"{hardest}_gain_both_vs_added"
@@ -207,8 +184,7 @@ def mixing_or_adding(found: Numbers) -> Judged:
     return _of(*clear), "; ".join(filter(None, texts))
 
 
-def overhead(found: Numbers) -> Judged:
-    """Judge the own step of the method, and the drawing of its images."""
+def _overhead(found: Numbers) -> Judged:
     step, high = found["diffcoremix_step_overhead"], found["diffcoremix_step_overhead_high"]
     spread = {int(epochs): share for epochs, share in found["amortised_overhead"].items()}
     own, most = round(found["epochs"]), max(spread)
@@ -219,38 +195,30 @@ def overhead(found: Numbers) -> Judged:
     return _of(high <= 0.05, spread[own] <= 0.05), text
 
 
-def saliency(found: Numbers) -> Judged:
-    """Judge the energy in the mask, if the maps pass their own check."""
+def _saliency(found: Numbers) -> Judged:
     names = {other: f"energy_in_mask_gain_vs_{other}" for other in ("vanilla", "cutmix")}
-    text = "; ".join(f"above {_label(other)}: {_points(found, n)}" for other, n in names.items())
+    text = "; ".join(f"above {label_of(other)}: {_points(found, n)}" for other, n in names.items())
     clear = [found[f"{name}_low"] > 0 for name in names.values()]
     return _of(*clear, bool(found["sanity_check_passes"]) and any(clear)), text
 
 
-def robustness(found: Numbers) -> Judged:
-    """Judge the accuracy under corruptions and attacks."""
+def _robustness(found: Numbers) -> Judged:
     names = {"corruptions": "corruption_gain_vs_vanilla", "PGD": "pgd_gain_vs_vanilla"}
     text = "; ".join(f"{label}: {_points(found, name)}" for label, name in names.items())
     return _of(*(found[f"{name}_low"] > 0 for name in names.values())), text
 
 
-def copies(found: Numbers) -> Judged:
-    """Judge whether generated images are copies more often than real ones."""
+def _copies(found: Numbers) -> Judged:
     generated, real = found["near_copy_rate"], found["near_copy_rate_real"]
     text = f"near-copies: {generated:.1%} of the generated images, {real:.1%} of real ones"
     return _of(generated <= max(real, 0.01)), text
 
 
-def real_sets(found: Numbers) -> Judged:
-    """Say what is known of the paper's own sets, whose table is not at hand."""
+def _real_sets(found: Numbers) -> Judged:
     if "test" not in found["top1"]:
         return UNTESTED, "needs its data sets, CosXL and GPUs; profiles for all seven are there"
-    tops = (f"{_label(name)} {value:.1%}" for name, value in found["top1"]["test"].items())
+    tops = (f"{label_of(name)} {value:.1%}" for name, value in found["top1"]["test"].items())
     return UNTESTED, f"top-1 here: {', '.join(tops)}; the paper's table is not at hand"
 
 
-_RULES = {
-    rule.__name__: rule
-    for rule in (steering, rejection, labels, accuracy, mixing_or_adding, overhead, saliency,
-                 robustness, copies, real_sets)
-}  # fmt: skip
+_RULES = {name: globals()[f"_{name}"] for name in CLAIMS}  # what judges each claim

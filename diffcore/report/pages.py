@@ -4,7 +4,6 @@ They load nothing from other hosts; so maths in a notebook is written in Unicode
 are linked from the folder beside the page, not embedded once more.
 """
 
-import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
@@ -23,37 +23,28 @@ ENVIRONMENT = Environment(
     loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["html.j2"]), trim_blocks=True
 )
 #: Of several forms of one output the first listed is shown; widgets, as progress bars, are not.
-_SHOWN = (
-    *("application/vnd.jupyter.widget-view+json", "image/svg+xml", "image/png", "image/jpeg"),
-    *("text/html", "text/markdown", "text/plain"),
-)
+_SHOWN = ["application/vnd.jupyter.widget-view+json", "image/svg+xml", "image/png", "image/jpeg",
+          "text/html", "text/markdown", "text/plain"]  # fmt: skip
 
 
 def notebook_page(notebook: NotebookNode) -> str:
     """Render an executed notebook as one HTML page: code folded, figures linked, no other host."""
-    exporter = HTMLExporter(
-        config=Config(NbConvertBase={"display_data_priority": list(_SHOWN)}),
-        template_name="basic",
-        raw_template=(TEMPLATES / "cells.html.j2").read_text(encoding="utf-8"),
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-    )
-    body, _ = exporter.from_notebook_node(_link_figures(notebook))
-    # A link to another notebook, right in JupyterLab, leads to that notebook's page.
-    body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="../\1/\1.html"', body)
-    code_style = HtmlFormatter(style="friendly").get_style_defs(".highlight")
-    title, _ = _title_and_sentence(notebook)
-    page = ENVIRONMENT.get_template("page.html.j2")
-    return page.render(title=title, body=body, more_style=code_style)
-
-
-def _link_figures(notebook: NotebookNode) -> NotebookNode:
-    """Refer to each figure that `Report.show` named by its file in ``figures/``."""
     linked = nbformat.from_dict(notebook)
-    for output in (o for cell in linked.cells for o in cell.get("outputs", [])):
+    for output in (output for cell in linked.cells for output in cell.get("outputs", [])):
+        # `Report.show` named the figure, whose file lies beside the page.
         if name := output.get("metadata", {}).get("image/png", {}).get("figure"):
             output.metadata["filenames"] = {"image/png": f"figures/{name}.png"}
-    return linked
+    exporter = HTMLExporter(
+        config=Config(NbConvertBase={"display_data_priority": _SHOWN}), template_name="basic",
+        raw_template=(TEMPLATES / "cells.html.j2").read_text(encoding="utf-8"),
+        exclude_input_prompt=True, exclude_output_prompt=True,
+    )  # fmt: skip
+    body, _ = exporter.from_notebook_node(linked)
+    # A link to another notebook, right in JupyterLab, leads to that notebook's page.
+    body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="../\1/\1.html"', body)
+    style = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    title, _ = _title_and_sentence(notebook)
+    return ENVIRONMENT.get_template("page.html.j2").render(title=title, body=body, more_style=style)
 
 
 def executed_notebooks(folder: Path) -> list[Path]:
@@ -63,14 +54,11 @@ def executed_notebooks(folder: Path) -> list[Path]:
 
 def index_page(folder: Path, profile: str) -> str:
     """Render the index of a report: its claims, and a card for each executed notebook."""
-    judged, claims = folder / "08_report" / "tables" / "claims.csv", []
-    if judged.is_file():
-        claims = list(csv.DictReader(judged.read_text(encoding="utf-8").splitlines()))
-    return ENVIRONMENT.get_template("index.html.j2").render(
-        title=f"DiffCoRe-Mix, a reproducible study: profile {profile}",
-        claims=claims,
-        cards=[_card(path) for path in executed_notebooks(folder)],
-    )
+    judged = folder / "08_report" / "tables" / "claims.csv"
+    claims = pd.read_csv(judged, na_filter=False).to_dict("records") if judged.is_file() else []
+    cards = [_card(path) for path in executed_notebooks(folder)]
+    title = f"DiffCoRe-Mix, a reproducible study: profile {profile}"
+    return ENVIRONMENT.get_template("index.html.j2").render(title=title, claims=claims, cards=cards)
 
 
 def _card(executed: Path) -> dict[str, Any]:
@@ -78,13 +66,11 @@ def _card(executed: Path) -> dict[str, Any]:
     notebook = nbformat.read(executed, as_version=4)
     title, sentence = _title_and_sentence(notebook)
     return {
-        "name": executed.stem,
-        "title": title,
-        "sentence": sentence,
+        "name": executed.stem, "title": title, "sentence": sentence,
         "figure": min((path.name for path in executed.parent.glob("figures/*.png")), default=None),
         "numbers": list(_numbers(read_numbers(executed.parent))),
         "minutes": notebook.metadata["duration_seconds"] / 60,
-    }
+    }  # fmt: skip
 
 
 def read_numbers(folder: Path) -> dict[str, Any]:

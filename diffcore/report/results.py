@@ -1,7 +1,6 @@
 """Where the results of one notebook go: figures, tables, numbers, and what they rest on.
 
-What a clock decided is kept apart, in ``times.json`` and ``times/``: no other run can equal it, so
-it is no part of a comparison of two reports.
+What a clock decided, which no other run can equal, is kept apart in ``times.json`` and ``times/``.
 """
 
 import io
@@ -9,17 +8,17 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from IPython import display
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from PIL import Image
 
 from diffcore.params import StudyParams, dump_params
 from diffcore.store import write_bytes, write_text, written_whole
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
 _DIGITS = 6  # that count in a saved number: more would differ between machines
 
@@ -40,48 +39,35 @@ class Report:
         print(", ".join(f"{name} {version}" for name, version in versions["packages"].items()))
         print("\n" + dump_params(params), end="")
 
-    def show(self, fig: "Figure", name: str) -> None:
-        """Save a figure as PNG, and as SVG unless it holds images, and show it.
-
-        What is shown names its file, so that a page can link it.
-        """
-        import matplotlib.pyplot as plt
-        from IPython.display import Image as Shown
-        from IPython.display import display
-
+    def show(self, fig: Figure, name: str) -> None:
+        """Save a figure as PNG, and as SVG unless it holds images, and show it."""
         folder = self.report_dir / "figures"
         if not any(ax.images for ax in fig.axes):
             # No date and a fixed salt for its ids: an SVG changes only if the figure does.
-            with (
-                plt.rc_context({"svg.hashsalt": name}),
-                written_whole(folder / f"{name}.svg") as at,
-            ):
+            svg = folder / f"{name}.svg"
+            with plt.rc_context({"svg.hashsalt": name}), written_whole(svg) as at:
                 fig.savefig(at, format="svg", bbox_inches="tight", metadata={"Date": None})
         drawn = io.BytesIO()
         fig.savefig(drawn, format="png", bbox_inches="tight", dpi=110)
-        slim = slim_png(drawn.getvalue())
-        write_bytes(folder / f"{name}.png", slim)
+        # 256 colours of its own are a third of the bytes, and look the same.
+        slim = io.BytesIO()
+        picture = Image.open(drawn).convert("RGB").quantize(256, kmeans=1)
+        picture.save(slim, "PNG", optimize=True)
+        write_bytes(folder / f"{name}.png", slim.getvalue())
         plt.close(fig)  # or the notebook would show it once more
-        display(Shown(slim, metadata={"figure": name, "alt": f"Figure {name}"}))
+        told = {"figure": name, "alt": f"Figure {name}"}  # by its name a page links the file
+        display.display(display.Image(slim.getvalue(), metadata=told))
 
     def table(
         self, table: pd.DataFrame, name: str, precision: int = 3, times: bool = False
-    ) -> "Styler":
-        """Save a table as CSV, with six digits that count, and return it to be shown.
-
-        Args:
-            times: whether it holds measured times, which no other run can equal.
-        """
+    ) -> Styler:
+        """Save a table, of measured times or not, as CSV with six digits; return it to be shown."""
         path = self.report_dir / ("times" if times else "tables") / f"{name}.csv"
         write_text(path, table.to_csv(index=False, float_format=f"%.{_DIGITS}g"))
         return table.style.format(precision=precision, na_rep="").hide(axis="index")
 
     def record(self, **numbers: Any) -> None:
-        """Add numbers to ``metrics.json``: finite ones, texts, and mappings or lists of them.
-
-        Raises:
-            ValueError: for a number that is not finite.
-        """
+        """Add numbers (ValueError unless finite), texts, mappings or lists to ``metrics.json``."""
         self._save("metrics", numbers)
 
     def record_times(self, **numbers: Any) -> None:
@@ -107,11 +93,3 @@ def _plain(value: Any, name: str) -> Any:
             raise ValueError(f"{name} is {value}; a recorded number must be finite")
         return float(f"{value:.{_DIGITS}g}")
     return value
-
-
-def slim_png(encoded: bytes) -> bytes:
-    """Write a picture with 256 colours of its own: a third of the bytes, and looks the same."""
-    picture = Image.open(io.BytesIO(encoded)).convert("RGB")
-    slim = io.BytesIO()
-    picture.quantize(256, kmeans=1).save(slim, "PNG", optimize=True)
-    return slim.getvalue()

@@ -46,10 +46,8 @@ def run_notebook(
 ) -> Path:
     """Execute a notebook; return the executed copy in ``runs/<profile>/report/<name>/``.
 
-    Raises:
-        ParamsError: if a parameter is not legal; no kernel is started then.
-        MissingFilesError: if data or weights are not there; no kernel is started then.
-        NotebookError: if there is no such notebook, or one of its cells raises.
+    No kernel is started, but ParamsError or MissingFilesError raised, if a parameter is not legal,
+    or data or weights are not there; NotebookError names a cell that raises.
     """
     with contextlib.chdir(root or project_root()):
         params = load_params(profile, overrides)
@@ -60,7 +58,7 @@ def run_notebook(
         given = {"profile": profile, "overrides": dict(overrides or {})}
         folder = Path("runs", params.profile, "report", name).resolve()
         with _report_aside(folder) as aside:
-            executed = _execute(notebook, name, given, aside, folder)
+            executed = _execute(notebook, given, aside, folder)
             write_text(aside / f"{name}.html", notebook_page(executed))
             write_text(aside / f"{name}.ipynb", nbformat.writes(executed) + "\n")
     return folder / f"{name}.ipynb"
@@ -85,8 +83,7 @@ def fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
             "for generated images.*"
         )
     if notes:
-        note = nbformat.v4.new_markdown_cell("\n\n".join(notes), id="left-out")
-        notebook.cells.insert(1, note)
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell("\n\n".join(notes), id="left-out"))
     return notebook
 
 
@@ -105,11 +102,9 @@ def _report_aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _execute(
-    notebook: NotebookNode, name: str, given: Mapping[str, Any], aside: Path, folder: Path
-) -> NotebookNode:
+def _execute(notebook: NotebookNode, given: dict, aside: Path, folder: Path) -> NotebookNode:
     """Execute a notebook in the working directory; return it without papermill's bookkeeping."""
-    running = aside / f"{name}.ipynb"  # saved after every cell, so it shows how far it came
+    running = aside / f"{folder.name}.ipynb"  # saved after every cell, so it shows how far it came
     try:
         executed = papermill.execute_notebook(
             notebook, running, given, kernel_name="python3", language="python", cwd=Path.cwd(),
@@ -117,8 +112,8 @@ def _execute(
         )  # fmt: skip
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
         folder.mkdir(exist_ok=True)
-        failed = running.replace(folder / f"{name}.failed.ipynb")
-        raise NotebookError(f"{_reason(name, error)}; see {failed}") from None
+        failed = running.replace(folder / f"{folder.name}.failed.ipynb")
+        raise NotebookError(f"{_reason(folder.name, error)}; see {failed}") from None
     executed.metadata["duration_seconds"] = round(executed.metadata.pop("papermill")["duration"], 1)
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)
@@ -136,11 +131,7 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def build_index(profile: str, root: Path | None = None) -> Path:
-    """Write ``runs/<profile>/report/index.html``: the claims, and a card for each notebook.
-
-    Raises:
-        NotebookError: if no notebook has been executed under this profile.
-    """
+    """Write ``runs/<profile>/report/index.html``; NotebookError if no notebook was executed."""
     profile = Path(profile).stem
     folder = (root or project_root()) / "runs" / profile / "report"
     if not executed_notebooks(folder):

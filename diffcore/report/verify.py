@@ -16,40 +16,32 @@ import pandas as pd
 
 from diffcore.params import project_root
 
-EQUAL, WITHIN, DIFFERENT, MISSING, NEW = (
-    "equal", "within tolerance", "different", "missing", "new",
-)  # fmt: skip
+EQUAL, WITHIN, DIFFERENT = "equal", "within tolerance", "different"
+MISSING, NEW = "missing", "new"
 _ROUNDING = 1e-6  # relative; numbers are saved with six digits
 _NOTHING = 1e-9  # so small, numbers are zero but for rounding
 
 
 def verify(fresh: Path, committed: Path, tolerance: float = 1e-3) -> pd.DataFrame:
-    """Compare two report folders: file, number, committed, fresh, status; a row a number.
+    """Compare two folders with a folder a notebook: file, number, committed, fresh, status.
 
-    Args:
-        fresh: folder with a folder a notebook.
-        committed: what it should equal; a number that only this one has is missing.
-        tolerance: relative difference that the arithmetic of another machine may make.
+    The tolerance is the relative difference that the arithmetic of another machine may make.
     """
     return compare(dict(_read(fresh)), dict(_read(committed)), tolerance)
 
 
 def compare(fresh: dict, committed: dict, tolerance: float = 1e-3) -> pd.DataFrame:
     """Compare numbers by (file, name), those of the committed report first."""
-    rows = [
-        {"file": key[0], "number": key[1], "committed": committed.get(key), "fresh": fresh.get(key),
-         "status": _status(fresh.get(key), committed.get(key), tolerance)}
-        for key in dict.fromkeys([*committed, *fresh])
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["file", "number", "committed", "fresh", "status"])
+    rows = [(*key, committed.get(key), fresh.get(key)) for key in committed | fresh]
+    table = pd.DataFrame(rows, columns=["file", "number", "committed", "fresh"])
+    return table.assign(status=[_status(new, old, tolerance) for *_, old, new in rows])
 
 
 def _status(fresh: float | None, committed: float | None, tolerance: float) -> str:
     if fresh is None or committed is None:
         return MISSING if fresh is None else NEW
-    if fresh == committed or (math.isnan(fresh) and math.isnan(committed)):
-        return EQUAL
-    if math.isclose(fresh, committed, rel_tol=_ROUNDING, abs_tol=_NOTHING):
+    both_empty = math.isnan(fresh) and math.isnan(committed)
+    if both_empty or math.isclose(fresh, committed, rel_tol=_ROUNDING, abs_tol=_NOTHING):
         return EQUAL
     return WITHIN if math.isclose(fresh, committed, rel_tol=tolerance) else DIFFERENT
 

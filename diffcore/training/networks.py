@@ -1,9 +1,8 @@
 """Classifiers: timm models, by name, that take images as they are.
 
-The authors train from random weights, as the study does by default. A small set of photographs
-needs a network that has seen others; its weights are named by a path or by a package
-(`diffcore.data.weights`). Our choice: ``resnetv2_18_small`` for small photographs, which timm
-lacks, as its ResNets begin at a quarter of an image.
+The authors train from random weights, as the study does by default; few photographs need a network
+that has seen others (`diffcore.data.weights`). Our choice: ``resnetv2_18_small`` for small images,
+which timm lacks, as its ResNets begin at a quarter of an image.
 """
 
 from collections import OrderedDict
@@ -29,8 +28,7 @@ _MEAN, _STD = 0.5, 0.25  # for networks that start from random weights
 def resnetv2_18_small(pretrained: bool = False, **kwargs: Any) -> ResNetV2:
     """Build a pre-activation ResNet-18 whose first stage sees every pixel.
 
-    It has the 3 x 3 stem of experiments on CIFAR (He et al., 2016): at 32 x 32 the maps of its
-    stages have sides of 32, 16, 8 and 4.
+    It has the 3 x 3 stem of CIFAR (He et al., 2016): 32 x 32 becomes maps of 32, 16, 8 and 4.
     """
     net = resnetv2_18(pretrained=False, **kwargs)
     first = net.stem.conv
@@ -59,10 +57,8 @@ class Classifier(nn.Module):
 def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) -> Classifier:
     """Build a classifier: with random weights, or with `settings.weights` and a new last layer.
 
-    What is random follows from the seed.
-
-    Raises:
-        ValueError, FileNotFoundError: for an unknown model, and weights that do not fit or lack.
+    What is random follows from the seed. Raises ValueError for an unknown model and for weights
+    that do not fit, FileNotFoundError for weights that lack.
     """
     check_model_name(settings.model, "training.model")
     with torch.random.fork_rng(devices=[]):
@@ -70,10 +66,8 @@ def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) 
         if settings.weights is None:
             net = _untrained(settings, num_classes)
         else:
-            net = load_backbone(
-                settings.model, settings.weights, num_classes=num_classes,
-                model_args=settings.model_args, new_last_layer=True,
-            )  # fmt: skip
+            net = load_backbone(settings.model, settings.weights, num_classes=num_classes,
+                                model_args=settings.model_args, new_last_layer=True)  # fmt: skip
     return _wrap(net, settings)
 
 
@@ -96,10 +90,7 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
 
 
 def load_classifier(path: Path, settings: TrainingParams, num_classes: int) -> Classifier:
-    """Load what `save_classifier` saved, in evaluation mode, on the device of the settings.
-
-    The weights that its training started from are not read.
-    """
+    """Load what `save_classifier` saved, and no other weights, for evaluation on its device."""
     with torch.random.fork_rng(devices=[]):
         classifier = _wrap(_untrained(settings, num_classes), settings)
     classifier.load_state_dict(load_file(path))
@@ -108,13 +99,9 @@ def load_classifier(path: Path, settings: TrainingParams, num_classes: int) -> C
 
 @torch.inference_mode()
 def predict(classifier: Classifier, images: np.ndarray | Tensor, batch_size: int = 256) -> Tensor:
-    """Classify N images in batches, on the classifier's device.
+    """Classify N images in batches: float32 logits (N, K) in main memory, in evaluation mode.
 
-    Args:
-        images: (N, H, W, 3) uint8, also read on demand, or (N, 3, H, W) in [0, 1].
-
-    Returns:
-        Logits (N, K) in evaluation mode, float32, in main memory.
+    Images are (N, H, W, 3) uint8, also read on demand, or (N, 3, H, W) in [0, 1].
     """
     device, trained = next(classifier.parameters()).device, classifier.training
     classifier.eval()

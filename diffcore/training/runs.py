@@ -1,10 +1,8 @@
 """Train many classifiers, each once: from a list of runs to a table of results.
 
-Results and weights of a run lie under a key of all that decides them: method and its settings,
-recipe, seed, images, and the code that trains. So a killed study goes on where it was, two
-comparisons that share a run train it once, and figures are drawn again without training. On a CPU
-runs go side by side, one thread each, which makes them the same on every number of cores; on a GPU
-one after the other.
+Results and weights of a run lie under a key of all that decides them, so that a killed study goes
+on where it was and comparisons share runs. On a CPU runs go side by side, one thread each, which
+makes them the same on every number of cores; on a GPU one after the other.
 """
 
 import ast
@@ -43,25 +41,15 @@ _NEUTRAL = {"methods", "loader_workers", "checkpoint_every"}
 
 @dataclass(frozen=True)
 class Run:
-    """One classifier to train and test.
+    """One classifier to train and test; `columns` are for the table of results."""
 
-    Attributes:
-        method: one of `diffcore.mixing.METHODS`.
-        settings: of the method, from `diffcore.mixing.method_settings`.
-        seed: of the weights and of all draws.
-        pairs: what it is trained on.
-        tests: name -> images that it is tested on.
-        columns: what the table of results says of this run, besides method and seed.
-        curve_points: how often it is tested on the way.
-    """
-
-    method: str
-    settings: Mapping[str, float]
-    seed: int
+    method: str  # one of `diffcore.mixing.METHODS`
+    settings: Mapping[str, float]  # of the method, from `diffcore.mixing.method_settings`
+    seed: int  # of the weights and of all draws
     pairs: PairedDataset
     tests: Mapping[str, Split]
     columns: Mapping[str, Any] = field(default_factory=dict)
-    curve_points: int = 0
+    curve_points: int = 0  # how often it is tested on the way
 
 
 def run_key(run: Run, training: TrainingParams) -> str:
@@ -85,7 +73,6 @@ def _code_digest() -> str:
     return digest(*map(ast.dump, trees))
 
 
-# ------------------------------------------------------------------------------------ all the runs
 def train_runs(
     runs: Sequence[Run],
     training: TrainingParams,
@@ -93,28 +80,19 @@ def train_runs(
     processes: int | None = None,
     describe: str = "runs",
 ) -> pd.DataFrame:
-    """Train what has not been trained before, and tabulate everything.
+    """Train what is not in the folder yet, runs that are alike once, and tabulate everything.
 
-    Args:
-        runs: what to train; those that are alike are trained once.
-        folder: of results and weights.
-        processes: trainings at a time on a CPU; None for one a core.
-
-    Returns:
-        One row a run: its columns, method, seed, key, weights (path of the file), one column of
-        top-1 accuracy for each test set, and seconds.
+    On a CPU so many processes train at a time, None for one a core. A row a run: its columns,
+    method, seed, key, weights (path), top-1 accuracy on each test set by its name, and seconds.
     """
     paths = [folder / f"{run_key(run, training)}.json" for run in runs]
     missing = {path: run for path, run in zip(paths, runs, strict=True) if not path.exists()}
     on_cpu = resolve_device(training.device, "training.device") == "cpu"
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        jobs = (
-            joblib.delayed(_run_on_one_thread if on_cpu else _run)(run, training, path)
-            for path, run in missing.items()
-        )
+        job = joblib.delayed(_run_on_one_thread if on_cpu else _run)
+        jobs = (job(run, training, path) for path, run in missing.items())
         count = (processes or joblib.cpu_count()) if on_cpu else 1
-        parallel = joblib.Parallel(count, return_as="generator_unordered")
-        done = parallel(jobs) if missing else ()
+        done = joblib.Parallel(count, return_as="generator_unordered")(jobs) if missing else ()
         for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(missing), unit="run"):
             pass
     return pd.DataFrame(_row(run, path) for run, path in zip(runs, paths, strict=True))
@@ -122,10 +100,8 @@ def train_runs(
 
 def _row(run: Run, path: Path) -> dict[str, Any]:
     found, weights = json.loads(path.read_text()), path.with_suffix(".safetensors")
-    return {
-        **run.columns, "method": run.method, "seed": run.seed, "key": path.stem,
-        "weights": weights, **found["top1"], "seconds": found["seconds"],
-    }  # fmt: skip
+    names = {"method": run.method, "seed": run.seed, "key": path.stem, "weights": weights}
+    return {**run.columns, **names, **found["top1"], "seconds": found["seconds"]}
 
 
 def read_curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -137,7 +113,6 @@ def read_curves(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "step", "test", "top1"])
 
 
-# ----------------------------------------------------------------------------------------- one run
 def _run_on_one_thread(*arguments: Any) -> None:
     """Run on one thread, also where a run has a process to itself: sums then add up alike."""
     threads = torch.get_num_threads()

@@ -1,12 +1,12 @@
 """Plan what is trained: the main table, learning curves, and the sweeps, the ablation among them.
 
-Every comparison changes one thing and keeps the rest: the method (the main table), a part of ours
-(the ablation), or the point on an axis (a sweep). The test sets are read once a run, at its end,
-and decide nothing; settings were chosen on the training images (`diffcore.training.tuning`).
+Every comparison changes one thing and keeps the rest. The test sets are read once a run, at its
+end, and decide nothing; settings were chosen on training images (`diffcore.training.tuning`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -26,21 +26,19 @@ SIDE_METHODS = ("vanilla", "added", "diffcoremix", "mixed_added")
 
 #: `diffcore.study.Study`, which stands above this room.
 Study = Any
+_added_share = attrgetter("params.training.methods.added.probability")
 
 
 def study_methods(params: StudyParams) -> list[str]:
     """Methods of the main table: those asked for, or all for which there are images.
 
-    Raises:
-        ParamsError: naming every method that is unknown, has no images or lacks.
+    Raises ParamsError, naming every method that is unknown, has no images or lacks.
     """
     possible = [name for name in METHODS if params.generation.can_draw or name != "diffusemix"]
     wanted = params.runs.methods or possible
-    problems = [
-        f"{name!r} {'needs a pipeline that can edit' if name in METHODS else 'is no method'}"
-        for name in wanted
-        if name not in possible
-    ]
+    problems = [f"{name!r} is no method" for name in wanted if name not in METHODS]
+    if "diffusemix" in wanted and "diffusemix" not in possible:
+        problems.append("'diffusemix' needs a pipeline that can edit")
     if lacking := [repr(name) for name in REQUIRED if name not in wanted]:
         problems.append(f"{', '.join(lacking)} must be there, as every notebook compares with them")
     if problems:
@@ -50,30 +48,20 @@ def study_methods(params: StudyParams) -> list[str]:
 
 
 def compare(
-    study: Study,
-    pairs: PairedDataset,
-    methods: Sequence[str] = SIDE_METHODS,
-    seeds: int | None = None,
-    changes: Mapping[str, Any] | None = None,
-    tests: Mapping[str, Split] | None = None,
-    **columns: Any,
-) -> list[Run]:
-    """Plan a run of each method from each seed, on the same pairs.
+    study: Study, pairs: PairedDataset, methods: Sequence[str] = SIDE_METHODS,
+    seeds: int | None = None, changes: Mapping[str, Any] | None = None,
+    tests: Mapping[str, Split] | None = None, **columns: Any,
+) -> list[Run]:  # fmt: skip
+    """Plan a run of each method from each of so many seeds, on the same pairs.
 
-    Args:
-        seeds: how many; None: as many as a sweep has.
-        changes: of parameters, by dotted keys, for the methods' settings.
-        tests: in place of the study's.
-        columns: of the table of results.
+    Methods take their settings from the study's parameters with `changes` (by dotted keys).
     """
     params = change_params(study.params, changes or {})
     # Without the images that it never sees, a method is trained once for all generated sets.
     bare = pairs.without_generated()
     return [
-        Run(
-            method, method_settings(method, params), params.seed + seed,
-            pairs if method in GENERATIVE else bare, tests or study.tests, columns,
-        )
+        Run(method, method_settings(method, params), params.seed + seed,
+            pairs if method in GENERATIVE else bare, tests or study.tests, columns)
         for method in methods
         for seed in range(seeds or params.runs.sweep_seeds)
     ]  # fmt: skip
@@ -96,7 +84,6 @@ def plan_curves(study: Study, methods: Sequence[str]) -> list[Run]:
     return [replace(run, curve_points=points) for run in plan_main(study, methods, seeds=1)]
 
 
-# --------------------------------------------------------------------------------------- the sweeps
 def _parts(study: Study) -> Iterator[Run]:
     """DiffCoRe-Mix without one of its parts, all on as many samples of the plan, none resampled."""
     count, seed = study.params.measure.ablation_images, study.params.seed
@@ -145,28 +132,23 @@ def inject_noise(generated: Any, share: float, seed: int) -> Any:
 def _sizes(study: Study) -> Iterator[Run]:
     """Fewer and more real images of each class, with the same generated ones.
 
-    A smaller training set is a part of the study's own, a larger one has others beside it. At a
-    size that is not the study's own, Paperbirds' generated images are dealt anew among the real
-    ones of their class; of photographs, each stays with its own image where that is there.
+    Sets are nested. At a size that is not the study's own, Paperbirds' generated images are dealt
+    anew among the real ones of their class; those of photographs stay with their own, if there.
     """
     own = images_per_class(study)
     for count in sorted({*study.params.runs.images_per_class, own}):
-        train = study.train if count == own else _another_size(study, count)
+        train = study.train
+        if count != own:
+            train = study.load_split("train", train_images_per_class=count)
+        if count != own and study.params.data.dataset == "paperbirds":
+            names = f"{count}-a-class/" + train.metadata["source_id"]  # no generated image has them
+            train = replace(train, metadata=train.metadata.assign(source_id=names))
         yield from compare(study, study.pair(study.accepted, train), point=count)
 
 
 def images_per_class(study: Study) -> int:
     """Real training images of a class, on average."""
     return round(len(study.train) / len(study.train.classes))
-
-
-def _another_size(study: Study, count: int) -> Split:
-    """Load so many training images a class; Paperbirds' by names that no generated image knows."""
-    train = study.load_split("train", train_images_per_class=count)
-    if study.params.data.dataset != "paperbirds":
-        return train
-    names = f"{count}-a-class/" + train.metadata["source_id"]
-    return replace(train, metadata=train.metadata.assign(source_id=names))
 
 
 def _amounts(study: Study) -> Iterator[Run]:
@@ -179,13 +161,10 @@ def _amounts(study: Study) -> Iterator[Run]:
 
 
 def _batch_shares(study: Study) -> Iterator[Run]:
-    """Other shares of each batch that are generated images, where these are added.
-
-    DiffCoRe-Mix has no such share, and is the same beside each.
-    """
-    params, methods = study.params, ("added", "diffcoremix", "mixed_added")
+    """Other generated shares of a batch; DiffCoRe-Mix has no such share, and is the same beside."""
+    methods = ("added", "diffcoremix", "mixed_added")
     keys = [f"training.methods.{name}.probability" for name in ("added", "mixed_added")]
-    for share in sorted({params.training.methods.added.probability, *params.runs.batch_shares}):
+    for share in sorted({_added_share(study), *study.params.runs.batch_shares}):
         changes = dict.fromkeys(keys, share)
         yield from compare(study, study.pairs, methods, changes=changes, point=share)
 
@@ -213,33 +192,29 @@ def _share_rejected(study: Study) -> float:
 
 @dataclass(frozen=True)
 class Axis:
-    """How a sweep is planned, the point of the study's own setting, and the capabilities needed."""
+    """How a sweep is planned, the point of the study's own setting, and what a study must have."""
 
     plan: Callable[[Study], Iterator[Run]]
     own: Callable[[Study], Any]
-    needs: tuple[str, ...] = ("sweeps",)
+    needs: str = "sweeps"
 
 
 AXES = {
-    "ablation": Axis(_parts, lambda study: "full method", ("sweeps", "pipeline")),
-    "style of the real images": Axis(
-        _styles, lambda study: study.params.data.style, ("sweeps", "paperbirds")
-    ),
+    "ablation": Axis(_parts, lambda study: "full method", "pipeline"),
+    "style of the real images": Axis(_styles, attrgetter("params.data.style"), "paperbirds"),
     "share of wrong counterparts": Axis(_noise, lambda study: 0.0),
     "real images per class": Axis(_sizes, images_per_class),
     "generated per training image": Axis(
         _amounts, lambda study: len(study.accepted) / len(study.train)
     ),
-    "generated share of a batch": Axis(
-        _batch_shares, lambda study: study.params.training.methods.added.probability
-    ),
+    "generated share of a batch": Axis(_batch_shares, _added_share),
     "share rejected": Axis(_thresholds, _share_rejected),
 }
 
 
 def axes(study: Study) -> list[str]:
     """Name those of `AXES` that a study has what it takes to run."""
-    return [name for name, axis in AXES.items() if all(map(study.has, axis.needs))]
+    return [name for name, axis in AXES.items() if study.has("sweeps") and study.has(axis.needs)]
 
 
 def plan_sweep(study: Study, axis: str) -> list[Run]:

@@ -1,10 +1,9 @@
 """Train a classifier on pairs of real and generated images, with any method of `diffcore.mixing`.
 
-The fifth step of the paper. Optimiser and schedule are timm's, by name; accelerate brings mixed
-precision and several GPUs. From one seed every method gets the same initial weights, number of
-steps, order of images and crops; what differs is the method. The weights that are kept are the last
-ones: no epoch is chosen on any test set. What a step sees follows from the seed and the number of
-the step alone, so that a killed training goes on from its checkpoint as if it had not been.
+The fifth step of the paper. From one seed every method gets the same initial weights, number of
+steps, order of images and crops. The last weights are kept: no epoch is chosen on any test set.
+What a step sees follows from the seed and the number of the step alone, so that a killed training
+goes on from its checkpoint as if it had not been.
 """
 
 import math
@@ -31,29 +30,13 @@ from diffcore.store import written_whole
 from diffcore.training.networks import Classifier, as_floats
 
 
-# ---------------------------------------------------------------------------- the base augmentation
-def crop_and_flip(images: Tensor, scale: float, generator: Generator | None = None) -> Tensor:
-    """Crop each image, enlarge the crop to the image's size, and flip half of them.
+def draw_crops(count: int, scale: float, generator: Generator | None = None) -> Tensor:
+    """Draw crops of at least `scale` of the area, half of them flipped: affine maps (count, 2, 3).
 
-    The "Inception" crop (Szegedy et al., arXiv 1409.4842) for a whole batch on any device. Our
-    choice: it keeps the aspect ratio, as a stretched bird is no bird of its species.
-
-    Args:
-        images: (B, C, H, W), floating point.
-        scale: least area of a crop, as a share of the image's, in (0, 1]; 1 only flips.
-        generator: draws one crop and one flip an image.
-
-    Raises:
-        ValueError: for a scale outside (0, 1].
-
-    >>> crop_and_flip(torch.rand(8, 3, 64, 64), scale=0.5).shape
-    torch.Size([8, 3, 64, 64])
+    The "Inception" crop (Szegedy et al., arXiv 1409.4842). Our choice: it keeps the aspect ratio,
+    as a stretched bird is no bird of its species. A `scale` of 1 only flips; outside (0, 1] it is a
+    ValueError.
     """
-    return _cut(images, _draw_crops(len(images), scale, generator))
-
-
-def _draw_crops(count: int, scale: float, generator: Generator | None) -> Tensor:
-    """Draw `count` crops with their flips, as affine maps (count, 2, 3)."""
     if not 0 < scale <= 1:
         raise ValueError(f"scale is {scale}; it must be above 0 and at most 1")
     device = "cpu" if generator is None else generator.device
@@ -66,17 +49,16 @@ def _draw_crops(count: int, scale: float, generator: Generator | None) -> Tensor
     return maps
 
 
-def _cut(images: Tensor, crops: Tensor) -> Tensor:
+def crop_and_flip(images: Tensor, crops: Tensor) -> Tensor:
+    """Cut a crop out of each image (B, C, H, W) of floats, and enlarge it to the image's size."""
     grid = affine_grid(crops.to(images), list(images.shape), align_corners=False)
     return grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-# ---------------------------------------------------------------------------------------- the pairs
 class PairSampler:
     """Batches of pairs (real, counterpart or -1) from one step to the last.
 
-    Each real image comes once an epoch, in an order of that epoch's own, and each time with one of
-    its counterparts, drawn by chance. A batch follows from the seed and the step alone.
+    Each real image comes once an epoch, in that epoch's order, with one of its counterparts.
     """
 
     def __init__(self, data: PairedDataset, batch_size: int, steps: int, seed: int, start: int = 0):
@@ -116,21 +98,16 @@ def total_steps(settings: TrainingParams, images: int) -> int:
     return settings.steps or math.ceil(settings.epochs * images / settings.batch_size)
 
 
-# ----------------------------------------------------------------------------------------- one step
 class Step:
     """One optimiser step, in phases that can be timed apart; each leaves what the next one needs.
 
-    In order: `take_real`, `take_counterparts` (only for methods that look at them), `augment`,
-    `forward`, `backward`, `update`; then `loss` is that of the step.
+    In this order; `take_counterparts` only for methods that look at them. `method` may be changed.
     """
 
     def __init__(
         self, classifier: Classifier, method: Method, settings: TrainingParams, steps: int = 1
     ):
-        """Move the classifier to the device of the settings; plan learning rates for `steps`.
-
-        `method` may be exchanged. Of Steps of several precisions only the last made one works.
-        """
+        """Move the classifier to its device; of Steps of several precisions only the last works."""
         self.classifier, self.method, self.settings = classifier, method, settings
         self.accelerator = _make_accelerator(settings)
         optimizer = create_optimizer_v2(
@@ -142,7 +119,7 @@ class Step:
     def take_real(self, real: Tensor, labels: Tensor, generator: Generator) -> None:
         """Take a batch of real images (B, H, W, 3) uint8, and draw their crops."""
         self.generator, self.labels = generator, labels.to(self.accelerator.device)
-        self._crops = _draw_crops(len(real), self.settings.crop_scale, generator)
+        self._crops = draw_crops(len(real), self.settings.crop_scale, generator)
         self.real = self.generated = self._crop(real)
 
     def take_counterparts(self, generated: Tensor) -> None:
@@ -175,7 +152,7 @@ class Step:
         self.optimizer.zero_grad()
 
     def _crop(self, images: Tensor) -> Tensor:
-        return _cut(as_floats(images.to(self.accelerator.device)), self._crops)
+        return crop_and_flip(as_floats(images.to(self.accelerator.device)), self._crops)
 
 
 def _make_accelerator(settings: TrainingParams) -> Accelerator:
@@ -194,31 +171,18 @@ def _make_schedule(
 ) -> Scheduler:
     """Let the learning rate rise, then fall to nearly 0 at the last step."""
     schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=settings.schedule,
-        num_epochs=steps,
-        warmup_epochs=round(settings.warmup_share * steps),
-        step_on_epochs=False,
+        optimizer, sched=settings.schedule, num_epochs=steps,
+        warmup_epochs=round(settings.warmup_share * steps), step_on_epochs=False,
         updates_per_epoch=1,  # an "epoch" of timm's is a step of ours
-    )
+    )  # fmt: skip
     return schedule
 
 
-# ------------------------------------------------------------------------------------- the training
 def train(
-    classifier: Classifier,
-    data: PairedDataset,
-    method: Method,
-    settings: TrainingParams,
-    seed: int,
-    folder: Path | None = None,
-) -> Iterator[tuple[int, float]]:
-    """Train in place, step by step; yield how many steps are done, and the loss of the last.
-
-    Args:
-        seed: of the order of images, of crops and of the method's draws.
-        folder: for checkpoints; a training that finds one there goes on from it.
-    """
+    classifier: Classifier, data: PairedDataset, method: Method, settings: TrainingParams,
+    seed: int, folder: Path | None = None,
+) -> Iterator[tuple[int, float]]:  # fmt: skip
+    """Train in place, from the folder's checkpoint if any; yield steps done and the last loss."""
     steps = total_steps(settings, len(data))
     step = Step(classifier, method, settings, steps)
     path = folder / "checkpoint.pt" if folder else None

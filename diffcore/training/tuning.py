@@ -2,17 +2,16 @@
 
     diffcore tune --profile demo        (or: make tune)
 
-The training images are split into folds, and every candidate is trained on all folds but one and
-tested on that one. Each method has four candidates, a small grid over what it has to set, and all
-share one recipe, which is chosen before, for plain training. The winners are copied into the
-profile by hand, so that a study never tunes in passing; a test holds the two together.
-
-Our choice: of candidates whose accuracies do not differ, the first, which is the mildest.
+Every candidate is trained on all folds of the training images but one and tested on that one. Each
+method has four; all share one recipe, chosen before for plain training. The winners are copied into
+the profile by hand, so that a study never tunes in passing; a test holds the two together. Our
+choice: of candidates whose accuracies do not differ, the first, which is the mildest.
 """
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -31,23 +30,17 @@ def candidates(method: str) -> list[dict[str, float]]:
     >>> candidates("added")[0]
     {'training.methods.added.probability': 0.2}
     """
-    if method == "vanilla":  # the recipe that all methods share
-        return [
-            {"training.lr": lr, "training.crop_scale": scale}
-            for lr in (0.005, 0.01)
-            for scale in (0.7, 0.4)
-        ]
     own = "mixing" if method == "diffcoremix" else f"training.methods.{method}"
-    if method in {"mixup", "cutmix", "saliencymix", "diffcoremix"}:
-        return [
-            {f"{own}.probability": probability, f"{own}.alpha": alpha}
-            for probability in (0.5, 1.0)
-            for alpha in (0.2, 1.0)
-        ]
-    # A batch of generated images alone would not be "added" to anything.
-    added = method in {"added", "mixed_added"}
-    chances = (0.2, 0.4, 0.6, 0.8) if added else (0.25, 0.5, 0.75, 1.0)
-    return [{f"{own}.probability": chance} for chance in chances]
+    if method == "vanilla":  # the recipe that all methods share
+        grid = {"training.lr": (0.005, 0.01), "training.crop_scale": (0.7, 0.4)}
+    elif method in {"mixup", "cutmix", "saliencymix", "diffcoremix"}:
+        grid = {f"{own}.probability": (0.5, 1.0), f"{own}.alpha": (0.2, 1.0)}
+    elif method in {"added", "mixed_added"}:
+        # A batch of generated images alone would not be "added" to anything.
+        grid = {f"{own}.probability": (0.2, 0.4, 0.6, 0.8)}
+    else:
+        grid = {f"{own}.probability": (0.25, 0.5, 0.75, 1.0)}
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
 def folds(study: Study, method: str) -> list[Run]:
@@ -66,25 +59,21 @@ def folds(study: Study, method: str) -> list[Run]:
 
 
 def tune(study: Study, methods: Sequence[str]) -> pd.DataFrame:
-    """Train every candidate of some methods on every fold.
+    """Train every candidate of some methods on every fold: a row a candidate.
 
-    Returns:
-        One row a candidate: method, candidate (text), accuracy on held-out training images (mean
-        over folds), sem (its standard error) and chosen.
+    `accuracy` on held-out images is the mean over folds, `sem` its error; `chosen` marks the best.
     """
     rows = []
     for method in methods:
         planned = folds(study, method)
         for changes in candidates(method):
             params = change_params(study.params, changes)
-            settings = method_settings(method, params)
-            runs = [replace(run, settings=settings) for run in planned]
+            runs = [replace(run, settings=method_settings(method, params)) for run in planned]
             text = ", ".join(f"{key}={value:g}" for key, value in changes.items())
             options = study.run_dir / "tuning", params.runs.processes, f"{method} {text}"
             scores = train_runs(runs, params.training, *options)["validation"]
-            rows.append({"method": method, "candidate": text, "accuracy": scores.mean(),
-                         "sem": scores.sem()})  # fmt: skip
-    table = pd.DataFrame(rows)
+            rows.append((method, text, scores.mean(), scores.sem()))
+    table = pd.DataFrame(rows, columns=["method", "candidate", "accuracy", "sem"])
     # Rounded, so that two means of the same hits are equal, whatever the order of their folds.
     best = table["accuracy"].round(6).groupby(table["method"], sort=False).idxmax()
     return table.assign(chosen=table.index.isin(best))

@@ -208,7 +208,8 @@ def test_bars_stack_to_the_whole_time():
          ("a step", "cutmix", "counterparts", 1.0), ("a step", "cutmix", "forward", 3.0)],
         columns=["group", "row", "part", "ms"],
     )  # fmt: skip
-    (ax,) = figures.stacked_bars(table, [("a step", "a step")]).axes
+    table = pd.concat([table, table.assign(group="an image")])  # numbered twice
+    ax, _ = figures.stacked_bars(table, [("a step", "a step"), ("an image", "an image")]).axes
     ends = [max(b.get_x() + b.get_width() for b in row) for row in zip(*ax.containers, strict=True)]
     assert dict(zip(rows_of(ax), ends, strict=True)) == {"vanilla": 8.0, "CutMix": 4.0}
 

@@ -1,6 +1,7 @@
 """The shipped text-to-image model, a plan for it, and a Stable Diffusion of the same parts."""
 
 import copy
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from diffcore.generation import generate
+from diffcore.generation import generate, load_pipeline
 from diffcore.paperbirds import SPECIES
 from diffcore.params import PipelineSpec
 from diffcore.prompts import load_prompt_book, plan_generation
@@ -22,6 +23,12 @@ def make_spec(**changes):
         "local_files_only": True,
     }  # fmt: skip
     return PipelineSpec(**(settings | changes))
+
+
+@cache
+def load_shipped():
+    """Load the shipped model, once for all tests."""
+    return load_pipeline(make_spec())
 
 
 def make_plan(images, **options):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from shipped import SAMPLER, assert_same, changed, draw, make_plan, make_sd, make_spec
+from shipped import SAMPLER, assert_same, changed, draw, load_shipped, make_plan, make_sd, make_spec
 
 from diffcore.generation import (
     GENERATED_COLUMNS,
@@ -22,6 +22,11 @@ from diffcore.generation import (
     read_generated,
 )
 from diffcore.generation.draw import fill_shards
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_shipped()
 
 
 @pytest.fixture(scope="module")

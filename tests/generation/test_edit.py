@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from shipped import assert_same, changed, make_sd
+from shipped import assert_same, changed, load_shipped, make_sd
 
 from diffcore.data.splits import load_split
 from diffcore.generation import read_generated
@@ -14,6 +14,11 @@ from diffcore.params import load_params
 
 SAMPLER = {"strength": 0.5, "guidance_scale": 3.0, "num_inference_steps": 4, "height": 64,
            "width": 64, "progress": False}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_shipped()
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from shipped import draw, make_plan
+from shipped import draw, load_shipped, make_plan
 
 from diffcore.generation.evaluate import (
     SWEPT,
     ablations,
-    compare,
     context_statistics,
     judge,
     judge_images,
@@ -24,6 +23,11 @@ ASKED = pd.DataFrame({
     "class_name": ["jay", "jay", "wren", "wren"],
     "context": ["forest canopy", "open desert", "forest canopy", ""],
 })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_shipped()
 
 
 @pytest.fixture
@@ -48,14 +52,6 @@ def test_an_image_is_judged_by_what_its_prompt_asked_for(judged):
     assert judged["uninvited: tree"].tolist() == [False, True, False, False]
     assert judged["uninvited: car"].tolist() == [False, False, True, False]
     assert judged["uninvited"].tolist() == [False, True, True, False]
-
-
-def test_measures_are_compared_by_condition(judged):
-    found = compare({"a": judged, "b": judged[:2]}, ["uninvited", "uninvited: car"], 0.95)
-    assert found[["condition", "measure", "value", "n"]].to_numpy().tolist() == [
-        ["a", "uninvited", 0.5, 4], ["a", "uninvited: car", 0.25, 4],
-        ["b", "uninvited", 0.5, 2], ["b", "uninvited: car", 0.0, 2],
-    ]  # fmt: skip
 
 
 def test_ablations_differ_in_their_prompts_alone():

@@ -4,11 +4,16 @@ import shutil
 
 import pytest
 import torch
-from shipped import changed, make_spec
+from shipped import changed, load_shipped, make_spec
 
 from diffcore.generation import LazyPipeline, hash_model, load_pipeline
 from diffcore.paperbirds import pipeline_dir
 from diffcore.params import SchedulerSpec
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_shipped()
 
 
 def local(folder, **changes):

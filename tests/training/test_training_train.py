@@ -19,6 +19,7 @@ from diffcore.training.train import (
     Step,
     _loader,
     crop_and_flip,
+    draw_crops,
     total_steps,
     train,
 )
@@ -55,7 +56,7 @@ def seeded(seed=0):
 # --------------------------------------------------------------------------------- the augmentation
 def test_whole_crops_are_flipped_or_left():
     images = torch.rand(64, 3, 8, 8)
-    out = crop_and_flip(images, 1.0, seeded())
+    out = crop_and_flip(images, draw_crops(len(images), 1.0, seeded()))
     flipped = torch.isclose(out, images.flip(3), atol=1e-5).flatten(1).all(1)
     left = torch.isclose(out, images, atol=1e-5).flatten(1).all(1)
     assert (flipped ^ left).all()
@@ -65,7 +66,7 @@ def test_whole_crops_are_flipped_or_left():
 def test_a_crop_agrees_with_torchvision():
     image = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 80, 80, generator=seeded(3)), 16, 1)
     image = image[:, :, :64, :64]
-    out = crop_and_flip(image, 0.25, seeded(1))
+    out = crop_and_flip(image, draw_crops(len(image), 0.25, seeded(1)))
     # The draws again, as one crop in whole pixels.
     area, across, down, chance = torch.rand(4, 1, generator=seeded(1))
     side = float((0.25 + 0.75 * area).sqrt()) * 64
@@ -79,7 +80,7 @@ def test_crops_stay_inside_and_are_no_smaller_than_asked():
     """Images that grow from left to right by 1 a pixel, and from top to bottom by 100."""
     place = torch.arange(8, dtype=torch.float32)
     ramp = (place[None, :] + 100 * place[:, None]).expand(64, 1, 8, 8)
-    out = crop_and_flip(ramp, 0.25, seeded())
+    out = crop_and_flip(ramp, draw_crops(len(ramp), 0.25, seeded()))
     assert out.min() >= 0
     assert out.max() <= 707 + 1e-3
     widths = (out[:, 0, 0].amax(1) - out[:, 0, 0].amin(1)) / 7  # of the crop, in sides
@@ -91,7 +92,7 @@ def test_crops_stay_inside_and_are_no_smaller_than_asked():
 @pytest.mark.parametrize("scale", [0.0, 1.1])
 def test_a_scale_that_is_no_share_is_an_error(scale):
     with pytest.raises(ValueError, match="scale is"):
-        crop_and_flip(torch.rand(1, 3, 4, 4), scale)
+        draw_crops(1, scale)
 
 
 # ---------------------------------------------------------------------------------------- the pairs
@@ -153,7 +154,7 @@ def test_a_step_is_written_out(params, data):
 
     plain, generator = build_classifier(settings, K, seed=1), seeded(5)
     both = torch.cat([batch.permute(0, 3, 1, 2) / 255 for batch in (real, generated)], dim=1)
-    cropped = crop_and_flip(both, settings.crop_scale, generator)
+    cropped = crop_and_flip(both, draw_crops(len(both), settings.crop_scale, generator))
     images, targets = method(params)(cropped[:, :3], cropped[:, 3:], labels, generator)
     loss = cross_entropy(plain(images), targets, label_smoothing=0.1)
     loss.backward()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from diffcore.checks import MissingFilesError
 from diffcore.params import ParamsError, load_params, parse_assignments, project_root
+from diffcore.report.claims import write_results
 from diffcore.report.run import NotebookError, build_index, notebook_names, run_notebook
 
 #: Command -> the module whose main(arguments) it is, and what it does.
@@ -60,13 +61,15 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
-    """Put a fresh report in the place of the committed one."""
+    """Put a fresh report in the place of the committed one; that of the demo, in docs/ too."""
     fresh = project_root() / "runs" / options.profile / "report"
     if not (fresh / "index.html").is_file():
         raise NotebookError(f"{fresh} holds no index; run `make study` first")
     committed = project_root() / "reports" / options.profile
     shutil.rmtree(committed, ignore_errors=True)
     print(shutil.copytree(fresh, committed))
+    if options.profile == "demo":
+        print(write_results(committed, project_root() / "docs" / "results.md"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ import pytest
 from conftest import PROJECT, make_study
 
 from diffcore.checks import CAPABILITIES
+from diffcore.report.claims import results_table
 from diffcore.report.run import build_index, notebook_names, run_notebook
 from diffcore.report.verify import DIFFERENT, MISSING, compare, numbers
 
@@ -74,6 +75,7 @@ def test_the_last_notebook_answers_every_claim_and_the_index_shows_all(find, stu
     for name in NAMES:
         assert page.count(f'<h2><a href="{name}/{name}.html">') == 1
     assert page.count('<span class="verdict') == len(found["verdicts"])
+    assert results_table(study).count("\n| **0") == 7  # a notebook each, with all its numbers
 
 
 @pytest.mark.slow

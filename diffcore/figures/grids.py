@@ -20,8 +20,10 @@ def image_grid(
 
     Labels of rows stand to the left, of columns above, and each image's caption below it.
     """
-    count, tall = max(len(row) for row in images), cell * (1.45 if len(captions) else 1.08)
-    size = cell * 1.08 * count, tall * len(images)
+    count = max(len(row) for row in images)
+    lines = max((text.count("\n") + 1 for row in captions for text in row), default=0)
+    below = 0.12 * lines + 0.1 * (lines > 0)  # inches that captions take
+    size = cell * 1.08 * count, (cell * 1.08 + below) * len(images)
     fig, axes = plt.subplots(len(images), count, figsize=size, squeeze=False)
     for r, row in enumerate(axes):
         for c, ax in enumerate(row):
@@ -32,7 +34,7 @@ def image_grid(
                 ax.set_title(columns[c], fontsize=min(8, 9 * cell))
         if len(rows):
             row[0].set_ylabel(rows[r], rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
-    fig.subplots_adjust(wspace=0.06, hspace=0.5 if len(captions) else 0.06)
+    fig.subplots_adjust(wspace=0.06, hspace=0.06 + below / cell)
     return fig
 
 
@@ -69,7 +71,6 @@ def saliency_grid(
     names = ["image", *(style.wrap(style.METHODS[method][0], 14) for method in maps)]
     below = [["", *row] for row in captions]
     fig = image_grid(rows, columns=names, captions=below, cell=min(1.1, 10.5 / len(names)))
-    fig.subplots_adjust(hspace=0.28)
     for place, ax in enumerate(fig.axes):
         if masks is not None:
             ax.contour(masks[place // len(names)], [0.5], colors="white", linewidths=0.8)

@@ -6,8 +6,7 @@ parts do is in the rooms beside this file. Only this file knows folders; it hold
     runs/<profile>/            generated shards, embeddings, decisions, classifiers: re-used
     runs/<profile>/report/     a folder a notebook: figures, tables, metrics.json, times.json
 
-The text-to-image model is loaded only where an image is missing, a classifier trained only where
-its weights are.
+The text-to-image model is loaded only where an image is missing.
 """
 
 import os

@@ -146,11 +146,12 @@ def _scale(ax: Axes, values: pd.Series, log: bool) -> None:
         plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
         return
     points = np.unique(values)
-    few = len(points) <= 8  # each has a tick of its own
-    if log or (few and points[0] > 0 and points[-1] >= 10 * points[0]):
+    few = len(points) <= 8  # each has a tick of its own, if there is room
+    wide = log or (few and points[0] > 0 and points[-1] >= 10 * points[0])
+    if wide:
         style.scale_log(ax)
-    if few:
-        ax.set_xticks(points, [f"{point:.4g}" for point in points])
+    if few and (wide or (np.diff(points) >= np.ptp(points) / 8).all()):
+        ax.set_xticks(points, [f"{float(f'{point:.3g}'):,.9g}" for point in points])
         ax.set_xticks([], minor=True)
     if log:
         ax.set_yscale("log")

@@ -185,7 +185,7 @@ SPOILT = [
 ]
 
 
-@pytest.mark.parametrize(("dataset", "name", "spoil", "message"), SPOILT, ids=str)
+@pytest.mark.parametrize(("dataset", "name", "spoil", "message"), SPOILT)
 def test_what_is_wrong_with_a_set_is_named(own, dataset, name, spoil, message):
     data = own(dataset, per_class=2, classes=2)
     (file,) = Path(data.root).rglob(name)

@@ -146,6 +146,12 @@ def test_lines_run_from_left_to_right_with_their_marks():
     assert legend(fig) == [figures.MEASURES[name][0] for name in ("wrong", "wellformed")]
 
 
+@pytest.mark.parametrize(("points", "ticked"), [([0, 1, 3, 5], True), ([0, 1, 20], False)])
+def test_points_have_ticks_of_their_own_where_there_is_room(points, ticked):
+    (ax,) = figures.interval_lines(tidy(severity=points), x="severity").axes
+    assert (ax.get_xticks().tolist() == points) == ticked
+
+
 def test_lines_without_intervals_and_over_names():
     table = tidy(part=["as trained", "fc", "conv1"])[["part", "value"]]
     (ax,) = figures.interval_lines(table, x="part", zero=True, ylabel="points").axes

@@ -9,6 +9,8 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers, and the kernels they start, share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test imports the hub's client, which reads it
 # Not by an environment variable, which a notebook's kernel would inherit: it draws inline.
 matplotlib.use("Agg")

@@ -17,8 +17,15 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from diffcore.data.layouts import find_missing
 from diffcore.data.published import PUBLISHED
-from diffcore.data.weights import find_weights
-from diffcore.params import EncoderSpec, PipelineSpec, StudyParams, is_hub_id, project_root
+from diffcore.data.weights import find_weights, is_file_name
+from diffcore.params import (
+    EncoderSpec,
+    PipelineSpec,
+    StudyParams,
+    UserError,
+    is_hub_id,
+    project_root,
+)
 
 #: What a cell can need, in words that end "it needs ...".
 CAPABILITIES = {
@@ -53,12 +60,8 @@ _CLIP_REPOSITORIES = {("ViT-B-32", "openai"): "timm/vit_base_patch32_clip_224.op
 _CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-class MissingFilesError(FileNotFoundError):
+class MissingFilesError(UserError, FileNotFoundError):
     """Files without which a study cannot start; the message is for the person who starts it."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Let IPython show the message alone: the stack says nothing about a file."""
-        return [f"MissingFilesError: {self}"]
 
 
 class CapabilityError(RuntimeError):
@@ -185,10 +188,9 @@ def _single_file_gaps(spec: PipelineSpec) -> Iterator[str]:
 
 def _encoder_gaps(spec: EncoderSpec) -> Iterator[str]:
     schema, _, place = spec.model_name.rpartition(":")
-    named = spec.pretrained or ""
     if spec.kind == "paperbirds":
         return
-    if spec.kind == "timm" or (not schema and ("/" in named or ":" in named or "." in named)):
+    if spec.kind == "timm" or (not schema and is_file_name(spec.pretrained or "")):
         yield from _weights_gaps("encoder", "filtering.encoder.pretrained", spec.pretrained)
     elif schema == "local-dir":
         if lacking := _lacking(Path(place), "open_clip_config.json", "*.safetensors"):

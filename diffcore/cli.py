@@ -17,6 +17,7 @@ from diffcore.checks import MissingFilesError
 from diffcore.params import ParamsError, load_params, parse_assignments, project_root
 from diffcore.report.claims import write_results
 from diffcore.report.run import NotebookError, build_index, notebook_names, run_notebook
+from diffcore.store import folder_whole
 
 #: Command -> the module whose main(arguments) it is, and what it does.
 _ELSEWHERE = {
@@ -66,8 +67,9 @@ def _publish(options: argparse.Namespace) -> None:
     if not (fresh / "index.html").is_file():
         raise NotebookError(f"{fresh} holds no index; run `make study` first")
     committed = project_root() / "reports" / options.profile
-    shutil.rmtree(committed, ignore_errors=True)
-    print(shutil.copytree(fresh, committed))
+    with folder_whole(committed) as aside:
+        shutil.copytree(fresh, aside, dirs_exist_ok=True)
+    print(committed)
     if options.profile == "demo":
         print(write_results(committed, project_root() / "docs" / "results.md"))
 

@@ -24,15 +24,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 OVERRIDES = "overrides"
-PLACEHOLDERS = {"class_name", "domain_noun", "context"}
+PLACEHOLDERS = frozenset({"class_name", "domain_noun", "context"})  # of a prompt's template
+_SAMPLER = {"guidance_scale", "num_inference_steps", "height", "width", "batch_size", "shard_size"}
 
 
-class ParamsError(ValueError):
-    """Parameters that cannot be used; the message is for the person who wrote them."""
+class UserError(Exception):
+    """What the person who starts a study has to put right; the message says how."""
 
     def _render_traceback_(self) -> list[str]:
-        """Let IPython show the message alone: the stack says nothing about a typo."""
-        return [f"ParamsError: {self}"]
+        """Let IPython show the message alone: the stack says nothing about a typo or a file."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParamsError(UserError, ValueError):
+    """Parameters that cannot be used; the message is for the person who wrote them."""
 
 
 # ------------------------------------------------------------------------------------- the models
@@ -114,6 +119,11 @@ class GenerationParams(_Section):
     noise_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # surrogates that show another class
 
     @property
+    def sampler(self) -> dict[str, float]:
+        """The settings that drawing and editing take as they are."""
+        return self.model_dump(include=_SAMPLER)
+
+    @property
     def can_draw(self) -> bool:
         """Whether there is a text-to-image model, and not only images that are there already."""
         return self.pipeline.kind not in {"import", "surrogate"}
@@ -134,7 +144,7 @@ class PromptParams(_Section):
     def _template_can_be_filled(cls, template: str | None) -> str | None:
         """Reject a placeholder that nothing fills, and a prompt that forgets the class."""
         if template is not None:
-            names = {name for _, name, *_ in string.Formatter().parse(template) if name is not None}
+            names = placeholders(template)
             if "class_name" not in names or names - PLACEHOLDERS:
                 allowed = ", ".join(f"{{{name}}}" for name in sorted(PLACEHOLDERS))
                 raise ValueError(f"needs {{class_name}}, and no placeholder other than {allowed}")
@@ -428,6 +438,15 @@ def resolve_device(wanted: str, setting: str) -> str:
     if wanted == "cuda" and not has_gpu:
         raise ValueError(f"{setting} is cuda, but torch finds no GPU; set it to auto or cpu")
     return "cuda" if has_gpu and wanted != "cpu" else "cpu"
+
+
+def placeholders(template: str) -> set[str]:
+    """Names of what is to be filled into a template.
+
+    >>> sorted(placeholders("a {class_name}, {context}"))
+    ['class_name', 'context']
+    """
+    return {name for _, name, *_ in string.Formatter().parse(template) if name is not None}
 
 
 def is_hub_id(location: str) -> bool:

@@ -105,9 +105,7 @@ def mean(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Row:
     values = np.asarray(values, float)
     if len(values) < 2:
         raise ValueError(f"an interval over seeds needs two values or more, got {len(values)}")
-    value = values.mean()
-    reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-    return _row(value, value - reach, value + reach, len(values))
+    return _student(values, stats.sem(values), len(values) - 1, confidence)
 
 
 def crossed(
@@ -135,9 +133,7 @@ def crossed(
     apart = (values - values.mean()) / len(values)
     sums = [(np.bincount(code, apart) ** 2).sum() for code in codes]
     variance = (sizes / (sizes - 1) * sums).sum()
-    value = values.mean()
-    reach = stats.t.ppf((1 + confidence) / 2, sizes.min() - 1) * np.sqrt(variance)
-    return _row(value, value - reach, value + reach, len(values))
+    return _student(values, np.sqrt(variance), sizes.min() - 1, confidence)
 
 
 def paired(
@@ -267,6 +263,12 @@ def flatten(name: str, row: Mapping[str, float]) -> dict[str, float]:
     """
     ends = {f"{name}_{key}": row[key] for key in ("low", "high", "p") if key in row}
     return {name: row["value"], **ends}
+
+
+def _student(values: np.ndarray, error: float, degrees: int, confidence: float) -> Row:
+    """Student's interval around the mean of N values, from its standard error."""
+    value, reach = values.mean(), stats.t.ppf((1 + confidence) / 2, degrees) * error
+    return _row(value, value - reach, value + reach, len(values))
 
 
 def _row(value: float, low: float, high: float, n: int) -> Row:

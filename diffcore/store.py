@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,6 +56,20 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_whole(path: Path) -> Iterator[Path]:
+    """Yield an empty folder, which takes the place of `path` when the block ends well."""
+    aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}.{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)  # of a killed process with this number
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
@@ -200,10 +215,6 @@ class ImageTable:
                     pngs.append(encode_png(image))
                     bar.update()
                 self._write(rows, pngs)
-
-    def images(self, metadata: pd.DataFrame) -> "ShardImages":
-        """Open the images of rows of `metadata`, in their order, without reading them."""
-        return ShardImages(metadata)
 
     def _write(self, rows: pd.DataFrame, pngs: list[bytes]) -> None:
         name = digest(rows[self.keys].to_json(orient="values"))

@@ -38,8 +38,6 @@ from diffcore.training import sweeps
 from diffcore.training.networks import Classifier, load_classifier
 from diffcore.training.runs import Run, train_runs
 
-_SAMPLER = ("guidance_scale", "num_inference_steps", "height", "width", "batch_size", "shard_size")
-
 
 class Study(Report):
     """One notebook's view of a study: its parameters, its parts, and where its results go.
@@ -161,8 +159,7 @@ class Study(Report):
             order = pd.Index(found.metadata["sample_id"]).get_indexer(plan["sample_id"])
             drawn = found.take(order)
         else:
-            settings = {name: getattr(generation, name) for name in _SAMPLER} | changes
-            drawn = generate(plan, self.pipeline, folder, **settings)
+            drawn = generate(plan, self.pipeline, folder, **(generation.sampler | changes))
         return GeneratedSet(drawn.metadata, drawn.images, lambda: self.encoder)
 
     @cached_property
@@ -173,15 +170,14 @@ class Study(Report):
     @cached_property
     def edits(self) -> GeneratedSet:
         """Training images edited by a style, for DiffuseMix."""
-        generation, mixing = self.params.generation, self.params.mixing
         plan = plan_edits(self.train.metadata, self.params)
         return edit_images(
             plan,
             self.train,
             self.pipeline,
             self.run_dir / "edits",
-            strength=mixing.edit_strength,
-            **{name: getattr(generation, name) for name in _SAMPLER},
+            strength=self.params.mixing.edit_strength,
+            **self.params.generation.sampler,
         )
 
     def judge(self, generated: GeneratedSet) -> pd.DataFrame:
@@ -228,9 +224,9 @@ class Study(Report):
     @cached_property
     def decisions(self) -> pd.DataFrame:
         """Score and decision on every image drawn, replacements of rejected ones included."""
-        generation = self.params.generation.model_dump(include=set(_SAMPLER))
         model = self.pipeline.digest if self.has("pipeline") else "none"
-        decides = self.plan.to_json(), generation, model, self.params.filtering.model_dump()
+        asked, settings = self.params.generation.sampler, self.params.filtering.model_dump()
+        decides = self.plan.to_json(), asked, model, settings
         key = digest(*decides, self.encoder.model_hash, self.train.digest)
         path = self.run_dir / "decisions" / f"{key}.parquet"
         if not path.exists():

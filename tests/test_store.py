@@ -104,7 +104,7 @@ def test_what_is_stored_is_read_back_to_the_last_bit(table, wanted, images):
     table.fill(wanted, images_of, 64, None)
     assert sorted(asked) == list(range(70))  # each once
     assert table.missing(wanted).empty
-    found = table.images(in_order(table, wanted))
+    found = store.ShardImages(in_order(table, wanted))
     np.testing.assert_array_equal(found[:], images)
     np.testing.assert_array_equal(found[[60, 3]], images[[60, 3]])
     np.testing.assert_array_equal(found[np.arange(70) % 7 == 0], images[::7])
@@ -139,7 +139,7 @@ def test_a_damaged_shard_is_named_with_the_remedy(table, wanted, images):
 def test_images_of_several_sizes_are_read_one_by_one(table, wanted, images):
     rows = wanted.head(2).assign(height=[8, 4])
     table.fill(rows, lambda rows: [images[0], images[1][:4]], 4, None)
-    found = table.images(in_order(table, rows))
+    found = store.ShardImages(in_order(table, rows))
     assert [image.shape for image in found] == [(8, 8, 3), (4, 8, 3)]
     with pytest.raises(ValueError, match="several sizes"):
         found[:]

@@ -21,19 +21,15 @@ from torchvision.datasets import CIFAR100
 
 from diffcore.data.images import Box, told
 from diffcore.data.published import PUBLISHED, advice, fetch
-from diffcore.params import DataParams
+from diffcore.params import DataParams, UserError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 _TEST_FOLDERS = ("test", "val", "valid")  # of a class/image tree; the first that is there counts
 _LISTED = frozenset({"cub200", "cars", "flowers102", "tiny_imagenet"})  # not read from the disk
 
 
-class PhotosError(ValueError):
+class PhotosError(UserError, ValueError):
     """Photographs that are not there or cannot be used: a line a problem, for a person."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Let IPython show the message alone: the stack says nothing about a missing file."""
-        return [f"PhotosError: {self}"]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def _in_package(name: str) -> Path:
 
 def is_file_name(weights: str) -> bool:
     """Whether a text names a file or a package, and not a tag of open_clip's."""
-    return weights.startswith(PACKAGE) or Path(weights).suffix in SUFFIXES or "/" in weights
+    return any(mark in weights for mark in "/:.")  # no tag has one of these
 
 
 def refuse_torchscript(path: Path) -> None:

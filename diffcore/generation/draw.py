@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 
+from diffcore.data.images import as_pixels
 from diffcore.generation.pipelines import FAMILIES, LazyPipeline
 from diffcore.prompts.plan import PLAN_COLUMNS
 from diffcore.store import ImageTable, ShardImages
@@ -129,17 +130,17 @@ def _draw(
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     texts = {name: torch.cat([each[name] for each in encoded]) for name in encoded[0]}
     settings |= {"latents": noise.to(pipeline.unet.dtype), "generator": generators}
-    return as_pixels(pipeline(**texts, **settings, output_type="pt").images)
+    return checked_pixels(pipeline(**texts, **settings, output_type="pt").images)
 
 
-def as_pixels(images: torch.Tensor) -> np.ndarray:
+def checked_pixels(images: torch.Tensor) -> np.ndarray:
     """Turn what a model drew, (B, 3, H, W) in [0, 1], into (B, H, W, 3) uint8; not NaN."""
     if not torch.isfinite(images).all():
         raise FloatingPointError(
             "the model drew NaN or infinity; set generation.pipeline.dtype to float32, or use an "
             "autoencoder that is safe in half precision"
         )
-    return (images.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return as_pixels(images.float())
 
 
 def in_batches(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
@@ -193,4 +194,4 @@ def _open(table: ImageTable, plan: pd.DataFrame | None) -> GeneratedSet:
             )
         order = pd.Index(plan["sample_id"]).get_indexer(found["sample_id"])
         found = found.iloc[np.argsort(order)].reset_index(drop=True)
-    return GeneratedSet(found, table.images(found))
+    return GeneratedSet(found, ShardImages(found))

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from diffcore.data.images import View
+from diffcore.data.images import View, as_batch
 from diffcore.data.splits import Split
-from diffcore.generation.draw import GeneratedSet, as_pixels, fill_shards, in_batches
+from diffcore.generation.draw import GeneratedSet, checked_pixels, fill_shards, in_batches
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import StudyParams
 from diffcore.prompts.book import load_prompt_book
@@ -77,8 +77,8 @@ def _edit(
     drawn = editor(
         prompt=rows["prompt"].tolist(),
         negative_prompt=rows["negative_prompt"].tolist(),
-        image=torch.from_numpy(images).permute(0, 3, 1, 2) / 255,
+        image=as_batch(images),
         generator=[torch.Generator().manual_seed(seed) for seed in rows["seed"].tolist()],
         output_type="pt", **dict.fromkeys(told, images.shape[1:3]), **settings,
     ).images  # fmt: skip
-    return as_pixels(drawn)
+    return checked_pixels(drawn)

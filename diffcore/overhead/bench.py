@@ -68,7 +68,8 @@ def draw_one_by_one(
     pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
 ) -> None:
     """Draw a plan as the released code does: texts in, one file out, image by image."""
-    sampler = settings.model_dump(include=timing.SAMPLER - {"batch_size", "shard_size"})
+    told = ("guidance_scale", "num_inference_steps", "height", "width")
+    sampler = {name: settings.sampler[name] for name in told}
     with tempfile.TemporaryDirectory() as folder:
         for row in plan.itertuples():
             noise = torch.Generator().manual_seed(row.seed)

@@ -191,8 +191,8 @@ def time_images(
 
     def edit() -> timing.Seconds:
         edits = plan_edits(train.metadata, params)
-        options = params.generation.model_dump(include=timing.SAMPLER)
-        options |= {"strength": params.mixing.edit_strength, "progress": False}
+        own = {"strength": params.mixing.edit_strength, "progress": False}
+        options = params.generation.sampler | own
         with tempfile.TemporaryDirectory() as folder:
             draw = partial(edit_images, edits, train, pipeline, folder, **options)
             return timing.time_share(pipeline.load(), draw).parts(len(edits))

@@ -22,8 +22,6 @@ from diffcore.generation.draw import generate
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import GenerationParams
 
-#: Settings that drawing and editing take as they are.
-SAMPLER = {"guidance_scale", "num_inference_steps", "height", "width", "batch_size", "shard_size"}
 Jobs = Mapping[str, Callable[[], Any]]  # or the parts of one
 Seconds = dict[str, float]  # of the parts of a job
 
@@ -114,7 +112,7 @@ def time_generation(
     plan: pd.DataFrame, pipeline: LazyPipeline | DiffusionPipeline, settings: GenerationParams
 ) -> TimeShare:
     """Time the drawing of a plan from nothing, after a first small batch has warmed up."""
-    pipeline, sampler = LazyPipeline.of(pipeline), settings.model_dump(include=SAMPLER)
+    pipeline, sampler = LazyPipeline.of(pipeline), settings.sampler
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
         generate(plan.head(2), pipeline, warm, **sampler, progress=False)
         draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)

@@ -8,7 +8,6 @@ context or the class of a prompt is named by `find_conflicts` and left out by `n
 
 import difflib
 import re
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,7 +17,8 @@ from typing import Literal
 
 import yaml
 
-_PLACEHOLDERS = frozenset({"class_name", "domain_noun", "context"})
+from diffcore.params import PLACEHOLDERS, placeholders
+
 _BOOKS = Path(__file__).with_name("books")
 _WORDS = yaml.safe_load((_BOOKS.parent / "words.yaml").read_text("utf-8"))
 _SYNONYMS = _WORDS["synonyms"]
@@ -106,19 +106,15 @@ def _distinct(book: PromptBook, name: str) -> tuple[str, ...]:
 def _check_template(book: PromptBook) -> None:
     """Raise ValueError unless every placeholder can be filled and the context left out."""
     start = f"prompt book {book.domain!r}: template {book.template!r} "
-    used = _placeholders(book.template)
-    if unknown := used - _PLACEHOLDERS:
-        raise ValueError(f"{start}has {sorted(unknown)}; legal are {sorted(_PLACEHOLDERS)}")
+    used = placeholders(book.template)
+    if unknown := used - PLACEHOLDERS:
+        raise ValueError(f"{start}has {sorted(unknown)}; legal are {sorted(PLACEHOLDERS)}")
     if "class_name" not in used:
         raise ValueError(f"{start}does not name the {{class_name}}")
     if "domain_noun" in used and not book.domain_noun:
         raise ValueError(f"{start}uses {{domain_noun}}, but the book's domain_noun is empty")
-    if any({"class_name", "context"} <= _placeholders(part) for part in _clauses(book.template)):
+    if any({"class_name", "context"} <= placeholders(part) for part in _clauses(book.template)):
         raise ValueError(f"{start}has class and context in one clause; put a comma between them")
-
-
-def _placeholders(template: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
 
 
 def _clauses(template: str) -> list[str]:

@@ -8,7 +8,6 @@ it was, and itself beside it as ``<name>.failed.ipynb``.
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,14 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from diffcore.checks import CAPABILITIES, MissingFilesError, capabilities, require
-from diffcore.data.layouts import PhotosError
-from diffcore.params import ParamsError, StudyParams, load_params, project_root
+from diffcore.checks import CAPABILITIES, capabilities, require
+from diffcore.params import StudyParams, UserError, load_params, project_root
 from diffcore.report.pages import executed_notebooks, index_page, notebook_page
-from diffcore.store import write_text
+from diffcore.store import folder_whole, write_text
 
 _TOLD = ("paperbirds", "truth", "pipeline", "masks", "sweeps")  # what a reader may look for
 # What passes between kernel and papermill is kept from other users of the machine.
 _ENCRYPTED = Config(KernelManager={"transport_encryption": "auto"})
-_SPEAK_FOR_THEMSELVES = {kind.__name__ for kind in (ParamsError, MissingFilesError, PhotosError)}
 
 
 class NotebookError(RuntimeError):
@@ -90,16 +87,12 @@ def fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
 @contextlib.contextmanager
 def _report_aside(folder: Path) -> Iterator[Path]:
     """Have a notebook write to a folder beside its own, which it replaces when all went well."""
-    aside = folder.with_name(f".{folder.name}-{os.getpid()}")
-    aside.mkdir(parents=True, exist_ok=True)
-    os.environ["DIFFCORE_REPORT"] = str(aside)  # `Study.open` reads it
-    try:
-        yield aside
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    finally:
-        del os.environ["DIFFCORE_REPORT"]
-        shutil.rmtree(aside, ignore_errors=True)
+    with folder_whole(folder) as aside:
+        os.environ["DIFFCORE_REPORT"] = str(aside)  # `Study.open` reads it
+        try:
+            yield aside
+        finally:
+            del os.environ["DIFFCORE_REPORT"]
 
 
 def _execute(notebook: NotebookNode, given: dict, aside: Path, folder: Path) -> NotebookNode:
@@ -124,7 +117,7 @@ def _reason(name: str, error: Exception) -> str:
     """Say in one line which cell of a notebook failed and why; some errors speak for themselves."""
     if isinstance(error, DeadKernelError):
         return f"{name}: the kernel died, which most often means that memory ran out"
-    if error.ename in _SPEAK_FOR_THEMSELVES:
+    if error.ename in {kind.__name__ for kind in UserError.__subclasses__()}:  # they say it all
         return error.evalue
     what = re.sub(r"\s+", " ", error.evalue)
     return f"{name}, cell [{error.exec_count}]: {error.ename}: {what}"

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from diffcore.data.pairs import PairedDataset
 from diffcore.mixing.methods import Method
+from diffcore.mixing.mix import device_of
 from diffcore.params import TrainingParams, resolve_device
 from diffcore.store import written_whole
 from diffcore.training.networks import Classifier, as_floats
@@ -39,7 +40,7 @@ def draw_crops(count: int, scale: float, generator: Generator | None = None) -> 
     """
     if not 0 < scale <= 1:
         raise ValueError(f"scale is {scale}; it must be above 0 and at most 1")
-    device = "cpu" if generator is None else generator.device
+    device = device_of(generator)
     area, across, down, chance = torch.rand(4, count, generator=generator, device=device)
     side = (scale + (1 - scale) * area).sqrt()
     maps = torch.zeros(count, 2, 3, device=device)

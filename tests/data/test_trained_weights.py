@@ -192,6 +192,7 @@ def test_a_known_package_that_has_changed_is_refused(lite, tmp_path, monkeypatch
         load_backbone(LITE, named, num_classes=0)
 
 
+@pytest.mark.slow
 def test_the_package_knows_photographs():
     """ImageNet's weights at work; needs the extra `photos` and the photographs."""
     folder = Path(DATA) / "tiny-imagenet-10" / "train"

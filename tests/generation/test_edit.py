@@ -44,6 +44,7 @@ def test_a_style_takes_the_place_of_the_context(params, plan):
         assert row.context in row.prompt
 
 
+@pytest.mark.slow
 def test_an_edit_keeps_its_place_and_prompt_whatever_its_batch(plan, train, pipeline, tmp_path):
     whole = edit_images(plan, train, pipeline, tmp_path / "a", **SAMPLER)
     for column in plan:
@@ -62,6 +63,7 @@ def test_stable_diffusion_edits_too(plan, train, pipeline, tmp_path):
     assert (edited.images[:] != train.images[:2]).any(axis=(1, 2, 3)).all()
 
 
+@pytest.mark.slow
 def test_only_other_images_settings_or_models_are_edited_anew(plan, train, pipeline, tmp_path):
     first = edit_images(plan, train, pipeline, tmp_path, shard_size=2, **SAMPLER)
     files = sorted(tmp_path.iterdir())

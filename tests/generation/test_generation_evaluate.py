@@ -98,6 +98,7 @@ def test_context_statistics_know_what_is_new():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_oracle_recognises_what_the_shipped_model_draws(pipeline, tmp_path):
     """At full steps nearly every image shows what was asked for; the demo measures it exactly."""
     drawn = draw(make_plan(24), pipeline, tmp_path, num_inference_steps=16)

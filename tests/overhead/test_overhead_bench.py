@@ -19,6 +19,7 @@ def test_the_two_ways_of_filtering_find_the_same():
     np.testing.assert_allclose(at_once, one_by_one, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_report_holds_ratios_of_one_run(tmp_path, capsys):
     path = tmp_path / "new" / "bench.json"
     assert bench.main(["--profile", "smoke", "--images", "4", "--out", str(path)]) == 0

@@ -46,6 +46,7 @@ def test_attention_is_counted():
     assert flops == 2 * 4 * 2 * (2 * 1000 * 1000 * 64)
 
 
+@pytest.mark.slow
 def test_sdxl_has_the_published_weights_and_operations():
     # UNet 2.567 billion; autoencoder 83.65 million; text encoders 123.06 and 694.66 million: the
     # numbers that the weights' files on the hub hold.
@@ -114,6 +115,7 @@ def test_an_estimate_is_the_sum_of_its_parts():
     assert found["GB of disk"] == pytest.approx(disk / 1e9)
 
 
+@pytest.mark.slow
 def test_what_is_not_drawn_costs_nothing():
     surrogates = estimate.estimate(load_params("photos", {"data.root": "nowhere"}))
     assert surrogates["edited"] == 0 < surrogates["generated"]

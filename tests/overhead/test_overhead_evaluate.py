@@ -217,6 +217,7 @@ def test_a_kept_image_pays_for_the_rejected():
     assert costs.to_dict() == {"filter_seconds_per_image": 0.2, "seconds_per_kept": 0.4}
 
 
+@pytest.mark.slow
 def test_images_are_timed_by_part_and_none_is_left(params, train, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     few, reference = train.take(slice(2)), embed(

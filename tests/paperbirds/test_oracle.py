@@ -38,6 +38,7 @@ def test_other_images_are_refused(untrained, shape, dtype):
     assert str(caught.value).endswith(f"got {dtype} {shape}")
 
 
+@pytest.mark.slow
 def test_the_shipped_one_reads_fresh_renders():
     told = fresh_renders().metadata
     images = fresh_renders().images.copy()

@@ -222,6 +222,7 @@ def test_targets_are_the_metadata():
 
 
 # ------------------------------------------------------------------------------ all in small
+@pytest.mark.slow
 def test_pretraining_writes_what_is_shipped(tmp_path):
     work, out = tmp_path / "work", tmp_path / "weights"
     out.mkdir()
@@ -259,6 +260,7 @@ def test_pretraining_writes_what_is_shipped(tmp_path):
 
 
 # ------------------------------------------------------------------------------ what ships
+@pytest.mark.slow
 def test_shipped_models_are_as_good_as_their_card_says():
     assert psnr(shipped().pipeline.vae, fresh_renders().images).mean() >= 30
     found = measure_clip(shipped().clip, shipped().tokenizer, fresh_renders())

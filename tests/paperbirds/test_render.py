@@ -44,6 +44,7 @@ digest = hashlib.sha256(shown + repr(scenes).encode()).hexdigest()
 """
 
 
+@pytest.mark.slow
 def test_another_process_renders_the_same_bytes():
     # Not pinned to one number: polygons are rounded from floats, which a platform may do its way.
     here: dict[str, str] = {}

@@ -26,6 +26,7 @@ from diffcore.generation import LazyPipeline, generate, hash_model, load_pipelin
 from diffcore.params import PipelineSpec, load_params
 from diffcore.prompts import load_prompt_book, negatives_for, plan_generation, write_prompt
 
+pytestmark = pytest.mark.slow
 PROFILES = ("cub200", "cars", "flowers102", "caltech101", "cifar100", "tiny_imagenet", "imagenet")
 #: Released with the authors' code: CosXL's own noise schedule.
 RELEASED = {"sigma_min": 0.002, "sigma_max": 120.0, "sigma_data": 1.0,

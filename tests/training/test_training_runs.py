@@ -85,6 +85,7 @@ def test_a_kill_loses_no_finished_run(params, pairs, tmp_path, monkeypatch):
     assert len(train_runs(wanted, params.training, tmp_path, processes=1)) == 3
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(params, pairs, tmp_path):
     wanted = [a_run(pairs, "added", seed) for seed in (0, 1)]
     alone = train_runs(wanted, params.training, tmp_path / "one", processes=1)

@@ -5,7 +5,6 @@ that a killed run goes on where it was and a finished stage is not trained again
 """
 
 import argparse
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +27,7 @@ from diffcore.paperbirds.pretrain.release import export, finish, load, measure
 from diffcore.paperbirds.pretrain.renders import RenderRecipe, RenderSet, render_set
 from diffcore.paperbirds.pretrain.text_to_image import autoencoder_loss, denoiser_loss, encode_all
 from diffcore.paperbirds.weights import WEIGHTS, verify
-from diffcore.store import digest, written_whole
+from diffcore.store import digest, folder_whole, written_whole
 
 
 @dataclass(frozen=True)
@@ -134,15 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.warm_start:
         verify(WEIGHTS)
     trained = pretrain(plan, options.work, load(WEIGHTS) if options.warm_start else None)
-    aside = options.out.with_name(options.out.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    export(trained, aside)
     recipes = (plan.test_whole, plan.test_malformed)
     fresh = [render_set(recipe, options.work / "renders") for recipe in recipes]
-    quality = measure(load(aside), *fresh)
-    finish(aside, describe(plan, trained, quality, options.note))
-    shutil.rmtree(options.out, ignore_errors=True)
-    aside.rename(options.out)
+    with folder_whole(options.out) as aside:
+        export(trained, aside)
+        quality = measure(load(aside), *fresh)
+        finish(aside, describe(plan, trained, quality, options.note))
     print(f"The models are in {options.out}; {options.work} may be removed.")
 
 

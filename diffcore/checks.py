@@ -18,14 +18,8 @@ from huggingface_hub import constants, try_to_load_from_cache
 from diffcore.data.layouts import find_missing
 from diffcore.data.published import PUBLISHED
 from diffcore.data.weights import find_weights, is_file_name
-from diffcore.params import (
-    EncoderSpec,
-    PipelineSpec,
-    StudyParams,
-    UserError,
-    is_hub_id,
-    project_root,
-)
+from diffcore.params import EncoderSpec, PipelineSpec, StudyParams, UserError, is_hub_id
+from diffcore.prompts.book import choose_book
 
 #: What a cell can need, in words that end "it needs ...".
 CAPABILITIES = {
@@ -55,8 +49,6 @@ _FETCHED_FROM = {
 }
 _CONFIG_FILES = '--include "*.json" --include "*.txt"'
 _MODEL_FILES = f'{_CONFIG_FILES} --include "*/*.safetensors" --exclude "*.fp16.safetensors"'
-#: The paper's encoder, and where open_clip has its weights from.
-_CLIP_REPOSITORIES = {("ViT-B-32", "openai"): "timm/vit_base_patch32_clip_224.openai"}
 _CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -108,10 +100,10 @@ def environment() -> dict[str, Any]:
 
 
 def _git_revision() -> str:
-    """Return the commit of the project, marked if any source but the reports has changed since."""
+    """Return the commit of the code, marked if any source but the reports has changed since."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(project_root()), *arguments]
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
@@ -122,7 +114,8 @@ def _git_revision() -> str:
 
 
 def require(params: StudyParams) -> None:
-    """Raise MissingFilesError that lists everything `missing`, if there is anything."""
+    """Raise MissingFilesError that lists everything `missing`; ParamsError for the prompt book."""
+    choose_book(params.prompts)
     if gaps := missing(params):
         count = "1 thing is" if len(gaps) == 1 else f"{len(gaps)} things are"
         head = f"{params.profile} cannot start: {count} missing"
@@ -207,12 +200,9 @@ def _encoder_gaps(spec: EncoderSpec) -> Iterator[str]:
 
 
 def _clip_repository(spec: EncoderSpec) -> str | None:
-    """Ask open_clip from which repository it has the weights; only the paper's is known at once."""
+    """Ask open_clip from which repository it has the weights."""
     if spec.model_name.startswith("hf-hub:"):
         return spec.model_name.removeprefix("hf-hub:")
-    known = _CLIP_REPOSITORIES.get((spec.model_name.removesuffix("-quickgelu"), spec.pretrained))
-    if known is not None:
-        return known
     from open_clip.pretrained import get_pretrained_cfg  # takes seconds to import
 
     config = get_pretrained_cfg(spec.model_name.replace("/", "-"), spec.pretrained or "")

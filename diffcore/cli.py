@@ -13,11 +13,10 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from diffcore.checks import MissingFilesError
-from diffcore.params import ParamsError, load_params, parse_assignments, project_root
-from diffcore.report.claims import write_results
+from diffcore.params import UserError, load_params, parse_assignments, project_root
+from diffcore.report.claims import results_table
 from diffcore.report.run import NotebookError, build_index, notebook_names, run_notebook
-from diffcore.store import folder_whole
+from diffcore.store import folder_whole, write_text
 
 #: Command -> the module whose main(arguments) it is, and what it does.
 _ELSEWHERE = {
@@ -25,7 +24,10 @@ _ELSEWHERE = {
     "tune": ("diffcore.training.tuning", "choose each method's settings on training images"),
     "estimate": ("diffcore.overhead.estimate", "say what a profile will need before it is run"),
     "bench": ("diffcore.overhead.bench", "measure the parts against each other, in one run"),
-    "pretrain": ("diffcore.paperbirds.pretrain", "train the shipped models again, from seeds"),
+    "pretrain": (
+        "diffcore.paperbirds.pretrain.stages",
+        "train the shipped models again, from seeds",
+    ),
 }
 
 
@@ -43,7 +45,7 @@ def _explained(run: Callable[[], int | None]) -> int:
     """Run, and print a mistake of the person's own without a stack."""
     try:
         return run() or 0
-    except (ParamsError, MissingFilesError, NotebookError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -71,7 +73,7 @@ def _publish(options: argparse.Namespace) -> None:
         shutil.copytree(fresh, aside, dirs_exist_ok=True)
     print(committed)
     if options.profile == "demo":
-        print(write_results(committed, project_root() / "docs" / "results.md"))
+        print(write_text(project_root() / "docs" / "results.md", results_table(committed)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,13 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     study.add_argument("--notebook", action="append", help="only this one; can be repeated")
     study.add_argument(
-        *("--set", "-s"),
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
+        "--set", "-s", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
         help="change one parameter, such as generation.guidance_scale=4; can be repeated",
-    )
+    )  # fmt: skip
     for name, (_, told) in _ELSEWHERE.items():
         commands.add_parser(name, help=told)
     return parser

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import difflib
 import math
-import string
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 OVERRIDES = "overrides"
-PLACEHOLDERS = frozenset({"class_name", "domain_noun", "context"})  # of a prompt's template
 _SAMPLER = {"guidance_scale", "num_inference_steps", "height", "width", "batch_size", "shard_size"}
 
 
@@ -138,17 +136,6 @@ class PromptParams(_Section):
     template: str | None = None  # with {class_name} and, if wanted, {domain_noun} and {context}
     contexts: Texts | None = None  # to name
     negatives: Texts | None = None  # to steer away from
-
-    @field_validator("template")
-    @classmethod
-    def _template_can_be_filled(cls, template: str | None) -> str | None:
-        """Reject a placeholder that nothing fills, and a prompt that forgets the class."""
-        if template is not None:
-            names = placeholders(template)
-            if "class_name" not in names or names - PLACEHOLDERS:
-                allowed = ", ".join(f"{{{name}}}" for name in sorted(PLACEHOLDERS))
-                raise ValueError(f"needs {{class_name}}, and no placeholder other than {allowed}")
-        return template
 
 
 class DataParams(_Section):
@@ -438,15 +425,6 @@ def resolve_device(wanted: str, setting: str) -> str:
     if wanted == "cuda" and not has_gpu:
         raise ValueError(f"{setting} is cuda, but torch finds no GPU; set it to auto or cpu")
     return "cuda" if has_gpu and wanted != "cpu" else "cpu"
-
-
-def placeholders(template: str) -> set[str]:
-    """Names of what is to be filled into a template.
-
-    >>> sorted(placeholders("a {class_name}, {context}"))
-    ['class_name', 'context']
-    """
-    return {name for _, name, *_ in string.Formatter().parse(template) if name is not None}
 
 
 def is_hub_id(location: str) -> bool:

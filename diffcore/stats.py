@@ -41,7 +41,8 @@ def bootstrap(
     """Statistic of N values with its percentile bootstrap over them."""
     values, rng = np.asarray(values), np.random.default_rng(seed)
     resampled = [statistic(rng.choice(values, len(values))) for _ in range(_RESAMPLES)]
-    return _row(statistic(values), *_percentiles(np.array(resampled), confidence), len(values))
+    ends = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return _row(statistic(values), *ends, len(values))
 
 
 def reduction(
@@ -52,11 +53,13 @@ def reduction(
     Both say of the same pairs, (N,) bool, whether it happened. Half an event is added to both
     counts, so that the ratio exists where none is left (it then errs on the small side).
     """
+
+    def times_rarer(pairs: np.ndarray) -> float:
+        before, after = pairs.sum(axis=0) + 0.5
+        return before / after
+
     pairs = np.stack([np.asarray(without, bool), np.asarray(with_, bool)], axis=1)
-    chosen = np.random.default_rng(seed).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
-    counts = np.stack([pairs.sum(axis=0), *pairs[chosen].sum(axis=1)]) + 0.5
-    value, *resampled = counts[:, 0] / counts[:, 1]
-    return _row(value, *_percentiles(np.array(resampled), confidence), len(pairs))
+    return bootstrap(times_rarer, pairs, confidence, seed)
 
 
 def entropy_bits(names: Sequence[str] | np.ndarray) -> float:
@@ -273,8 +276,3 @@ def _student(values: np.ndarray, error: float, degrees: int, confidence: float) 
 
 def _row(value: float, low: float, high: float, n: int) -> Row:
     return {"value": float(value), "low": float(low), "high": float(high), "n": n}
-
-
-def _percentiles(values: np.ndarray, confidence: float) -> np.ndarray:
-    tail = (1 - confidence) / 2
-    return np.quantile(values, [tail, 1 - tail])

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import socket
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -29,7 +28,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 _ROW_GROUP = 32  # images of a shard that are read at once, 14 MB of them at 512 x 512
-_HELD_GROUPS = 4  # of these, kept in memory by `ShardImages`
+_HELD_GROUPS = 4  # of these, kept in memory
 _HASHED_TOGETHER = 1024  # images
 _WRITTEN_TOGETHER = 256  # images
 
@@ -128,13 +127,12 @@ def file_digest(path: str | Path) -> str:
 
 
 # -------------------------------------------------------------------------------------- kept arrays
-def keep_array(images: Any, path: Path, describe: str = "read images") -> np.ndarray:
+def keep_array(images: Any, path: Path) -> np.ndarray:
     """Write images into a file, unless it is there, and return them as an array on the disk.
 
     Args:
         images: N of one size, fetched by slices (n, H, W, 3) uint8.
         path: of the ``.npy`` file; its name must follow from what the images are.
-        describe: name of the progress bar.
 
     Returns:
         (N, H, W, 3) uint8, read-only; in memory if there is no image.
@@ -145,7 +143,7 @@ def keep_array(images: Any, path: Path, describe: str = "read images") -> np.nda
         with written_whole(path) as aside:
             shape = (len(images), *images[0].shape)
             array = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
-            with tqdm(total=len(images), desc=describe, unit="image") as bar:
+            with tqdm(total=len(images), desc="read images", unit="image") as bar:
                 for start in range(0, len(images), _WRITTEN_TOGETHER):
                     chunk = images[start : start + _WRITTEN_TOGETHER]
                     array[start : start + len(chunk)] = chunk
@@ -232,7 +230,7 @@ class ShardImages:
 
     One place gives an image (H, W, 3); a slice, or a list or array of places or of truth values,
     gives several (n, H, W, 3), which must be of one size. The last few groups of rows stay in
-    memory, so reading on in order opens each part of a file once. It can be pickled.
+    memory, so reading on in order opens each part of a file once.
     """
 
     dtype = np.dtype(np.uint8)
@@ -241,7 +239,6 @@ class ShardImages:
         """Take a table with shard (path), row in it, height and width."""
         self._shard, self._row = (metadata[name].to_numpy() for name in ("shard", "row"))
         self._sides = metadata[["height", "width"]].to_numpy()
-        self._groups: OrderedDict[tuple[str, int], pa.Array] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._row)
@@ -267,9 +264,6 @@ class ShardImages:
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self._read(place) for place in range(len(self)))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_groups": OrderedDict()}
-
     def _one_size(self, places: np.ndarray) -> tuple[int, int]:
         # No image at all is of the size of the first, so that an empty selection keeps its shape.
         sides = np.unique(self._sides[places if len(places) else slice(1)], axis=0)
@@ -279,17 +273,9 @@ class ShardImages:
         return tuple(sides[0].tolist()) if len(sides) else (0, 0)
 
     def _read(self, place: int) -> np.ndarray:
-        path, row = self._shard[place], int(self._row[place])
-        first = row - row % _ROW_GROUP
-        if (path, first) not in self._groups:
-            with _naming(path), pq.ParquetFile(path) as file:
-                column = file.read_row_group(first // _ROW_GROUP, columns=["image"])["image"]
-            self._groups[path, first] = column.combine_chunks()
-            if len(self._groups) > _HELD_GROUPS:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end((path, first))
+        path, (group, row) = self._shard[place], divmod(int(self._row[place]), _ROW_GROUP)
         with _naming(path):
-            return decode_png(self._groups[path, first][row - first]["bytes"].as_py())
+            return decode_png(_read_group(path, group)[row]["bytes"].as_py())
 
 
 @lru_cache(maxsize=4096)
@@ -298,6 +284,13 @@ def _read_metadata(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     with _naming(path):
         table = pq.read_table(path, columns=list(columns)).to_pandas()
     return table.assign(shard=str(path), row=np.arange(len(table)))
+
+
+@lru_cache(maxsize=_HELD_GROUPS)
+def _read_group(path: str, group: int) -> pa.Array:
+    """Read the images of some rows of a shard, which are most often asked for one after another."""
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=["image"])["image"].combine_chunks()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from diffcore.generation.edit import edit_images, plan_edits
 from diffcore.generation.evaluate import judge_images
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import StudyParams, load_params, project_root
-from diffcore.prompts.book import PromptBook, load_prompt_book
+from diffcore.prompts.book import PromptBook, choose_book
 from diffcore.prompts.plan import PLAN_COLUMNS, plan_generation
 from diffcore.report.results import Report
 from diffcore.store import digest, written_whole
@@ -111,8 +111,7 @@ class Study(Report):
     @cached_property
     def book(self) -> PromptBook:
         """The prompt book, with the parts that the parameters replace."""
-        given = self.params.prompts.model_dump(include={"template", "contexts", "negatives"})
-        return load_prompt_book(self.params.prompts.domain, **given)
+        return choose_book(self.params.prompts)
 
     @cached_property
     def pipeline(self) -> LazyPipeline:

@@ -22,7 +22,7 @@ from diffcore.report.run import build_index, notebook_names, run_notebook
 from diffcore.report.verify import DIFFERENT, MISSING, compare, numbers
 
 GOLDEN = PROJECT / "tests" / "golden" / "smoke"
-NAMES = notebook_names(PROJECT)
+NAMES = notebook_names()
 FIGURES = {"01": 8, "02": 9, "03": 8, "04": 9, "05": 7, "06": 4, "07": 13, "08": 1}
 TRAINED = ("04", "05", "07", "08")
 TOLERANCE = 1e-3  # relative: float32 on another processor

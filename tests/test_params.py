@@ -188,12 +188,6 @@ def test_noise_levels_must_be_in_order():
     assert "sigma_min 0.002 must be below sigma_max 0.001" in message
 
 
-@pytest.mark.parametrize("template", ["a bird, {context}", "a {class_name} in {place}", "a {"])
-def test_a_template_that_cannot_be_filled_is_refused(template):
-    message = error_of("demo", {"prompts.template": template})
-    assert message.startswith(f"overrides: prompts.template is {template!r}; ")
-
-
 def test_all_mistakes_are_told_at_once_with_their_place(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("seed: -1\ndata: {stile: 0.5}\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from diffcore.data.images import Images, Lazy, View, common_size, read_image, re
 from diffcore.data.layouts import read_box, read_catalogue
 from diffcore.data.names import readable_names
 from diffcore.data.published import PUBLISHED
-from diffcore.paperbirds import Paperbirds
+from diffcore.paperbirds.dataset import Paperbirds
 from diffcore.params import DataParams, StudyParams
 from diffcore.store import digest, keep_array
 

@@ -15,9 +15,3 @@ from diffcore.figures.grids import image_grid, overlay, saliency_grid
 from diffcore.figures.intervals import interval_dots, interval_lines, overhead_accuracy
 from diffcore.figures.maps import heat_maps, object_bars, stacked_bars
 from diffcore.figures.style import MEASURES, METHODS, PALETTE, use_style, wrap
-
-__all__ = [
-    "MEASURES", "METHODS", "PALETTE", "boxes", "curves", "heat_maps", "histograms", "image_grid",
-    "interval_dots", "interval_lines", "object_bars", "overhead_accuracy", "overlay",
-    "reliability_diagrams", "saliency_grid", "stacked_bars", "threshold_view", "use_style", "wrap",
-]  # fmt: skip

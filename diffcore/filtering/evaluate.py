@@ -14,8 +14,9 @@ from sklearn.metrics import roc_curve
 from diffcore import stats
 from diffcore.filtering.encoders import Encoder
 from diffcore.filtering.rules import RULES, cosine, cosine_to_reference, hard_filter, stack
-from diffcore.paperbirds import CONTEXTS, render
-from diffcore.prompts import PromptBook, write_prompt
+from diffcore.paperbirds.contexts import CONTEXTS
+from diffcore.paperbirds.render import render
+from diffcore.prompts.book import PromptBook, write_prompt
 
 #: What two images can have in common.
 SHARED = ["class and context", "class only", "context only", "neither"]
@@ -74,7 +75,7 @@ def _nearest_class(real: pd.DataFrame) -> dict[str, str]:
 def render_pairs(plan: pd.DataFrame, malformations: Sequence[str], seed: int) -> np.ndarray:
     """Render what a plan of Paperbirds asks for, whole and malformed: (2, N, 64, 64, 3) uint8.
 
-    The `malformations`, of `diffcore.paperbirds.MALFORMATIONS`, take turns.
+    The `malformations`, of `diffcore.paperbirds.birds.MALFORMATIONS`, take turns.
     """
     pairs = []
     for place, row in enumerate(plan.itertuples()):

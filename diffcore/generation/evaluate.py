@@ -11,7 +11,9 @@ import pandas as pd
 
 from diffcore import stats
 from diffcore.generation.draw import GeneratedSet
-from diffcore.paperbirds import DISTRACTORS, Reading, load_oracle
+from diffcore.paperbirds.contexts import DISTRACTORS
+from diffcore.paperbirds.oracle import Reading
+from diffcore.paperbirds.weights import load_oracle
 from diffcore.prompts.book import PromptBook, negatives_for, write_prompt
 
 SWEPT = ("species_right", "context_right", "wellformed", "wrong")  # what a sweep looks at

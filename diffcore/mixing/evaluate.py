@@ -19,7 +19,10 @@ from diffcore.data.pairs import PairedDataset
 from diffcore.mixing.baselines import MIXES, make_mix
 from diffcore.mixing.diffusemix import DiffuseMix
 from diffcore.mixing.mix import DiffCoReMix, Mixed, patch_mix, pixel_mix
-from diffcore.paperbirds import CONTEXTS, SPECIES, Oracle, render
+from diffcore.paperbirds.birds import SPECIES
+from diffcore.paperbirds.contexts import CONTEXTS
+from diffcore.paperbirds.oracle import Oracle
+from diffcore.paperbirds.render import render
 from diffcore.params import MixingParams
 
 _BATCH = 32

@@ -20,11 +20,13 @@ from PIL import Image
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from diffcore.filtering import Encoder, cosine_to_reference, embed, load_encoder
+from diffcore.filtering.encoders import Encoder, load_encoder
+from diffcore.filtering.rules import cosine_to_reference, embed
 from diffcore.generation.pipelines import load_pipeline
 from diffcore.mixing.mix import DiffCoReMix, draw_lam, patch_mix, pixel_mix
 from diffcore.overhead import timing
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, Paperbirds, render
+from diffcore.paperbirds.birds import SPECIES
+from diffcore.paperbirds.dataset import Paperbirds
 from diffcore.params import EncoderSpec, GenerationParams, load_params
 from diffcore.prompts.book import load_prompt_book
 from diffcore.prompts.plan import plan_generation
@@ -33,34 +35,27 @@ from diffcore.store import write_text
 _REPEATS = 3  # of jobs in turn; the fastest run counts, as whatever else runs can only slow it
 
 
-def bench_renderer(images: int = 200) -> dict[str, float]:
-    """Time the renderer over species, contexts, styles, and one distractor or none."""
-    times = []
-    for seed in tqdm(range(images), "render", unit="image"):
-        kinds = SPECIES, CONTEXTS, DISTRACTORS
-        species, context, other = (names[seed % len(names)] for names in kinds)
-        draw = partial(render, species, context, seed, (other,) * (seed % 2), style=seed // 2 % 2)
-        times.append(1000 * timing.laps({"render": draw})["render"])
-    median, most = np.quantile(times, [0.5, 0.95]).tolist()
-    return {"renderer_ms_per_image": median, "renderer_ms_per_image_p95": most}
-
-
 def bench_generation(
     pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
 ) -> dict[str, float]:
     """Time `generate` against one call an image, and find the time inside the networks."""
     one_by_one = partial(draw_one_by_one, pipeline, settings, plan)
     rounds = [
-        (timing.time_generation(plan, pipeline, settings), timing.time_share(pipeline, one_by_one))
+        (
+            timing.time_generation(plan, pipeline, settings),
+            timing.time_drawing(pipeline, one_by_one),
+        )
         for _ in tqdm(range(_REPEATS), "draw", unit="repeat")
     ]
-    batched, single = (min(way, key=lambda run: run.total_s) for way in zip(*rounds, strict=True))
+    ways = zip(*rounds, strict=True)
+    batched, single = (pd.Series(min(way, key=lambda run: sum(run.values()))) for way in ways)
     return {
         "images": len(plan), "batch_size": settings.batch_size,
-        "seconds_per_image": batched.total_s / len(plan),
-        "seconds_per_image_one_by_one": single.total_s / len(plan),
-        "batching_speedup": single.total_s / batched.total_s,
-        "model_time_share": batched.share, "model_time_share_one_by_one": single.share,
+        "seconds_per_image": batched.sum() / len(plan),
+        "seconds_per_image_one_by_one": single.sum() / len(plan),
+        "batching_speedup": single.sum() / batched.sum(),
+        "model_time_share": 1 - batched[timing.REST] / batched.sum(),
+        "model_time_share_one_by_one": 1 - single[timing.REST] / single.sum(),
     }  # fmt: skip
 
 
@@ -156,8 +151,8 @@ def run(profile: str = "demo", images: int = 64) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
         "torch": torch.__version__, "torch_threads": torch.get_num_threads(),
     }  # fmt: skip
-    found |= bench_renderer() | bench_generation(pipeline, params.generation, plan)
-    found["draw_gpu_gigabytes"] = timing.gpu_gigabytes()
+    found |= bench_generation(pipeline, params.generation, plan)
+    found |= {"draw_gpu_gigabytes": timing.gpu_gigabytes()}
     return found | bench_filtering(params.filtering.encoder, params.measure.images) | bench_mixing()
 
 

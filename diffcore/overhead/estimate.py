@@ -1,8 +1,8 @@
 """What a profile will need before it is started: hours of a GPU, and disk.
 
 Networks run once on torch's meta device, where tensors have shapes but no memory, and torch counts
-the operations. Our choice: what is not counted is small (side studies, images drawn again, reading
-of prompts and photographs). Expect a factor of two either way.
+the operations. Our choice: what is not counted is small (side studies, images drawn again, the
+filter's encoder, reading of prompts and photographs). Expect a factor of two either way.
 """
 
 import argparse
@@ -13,7 +13,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pandas as pd
 import timm
 import torch
@@ -26,8 +25,9 @@ from diffcore.checks import MissingFilesError
 from diffcore.data.layouts import find_missing
 from diffcore.data.published import PUBLISHED
 from diffcore.data.splits import load_split
-from diffcore.paperbirds import SPECIES, pipeline_dir
-from diffcore.params import EncoderSpec, ParamsError, PipelineSpec, StudyParams, TrainingParams
+from diffcore.paperbirds.birds import SPECIES
+from diffcore.paperbirds.weights import pipeline_dir
+from diffcore.params import ParamsError, PipelineSpec, StudyParams, TrainingParams
 from diffcore.training.sweeps import study_methods
 from diffcore.training.train import total_steps
 
@@ -77,23 +77,6 @@ def training_flops(settings: TrainingParams, num_classes: int, size: int) -> tup
     return flops // len(images), sum(weight.numel() for weight in net.parameters())
 
 
-@cache
-@torch.no_grad()
-def embedding_flops(spec: EncoderSpec) -> int:
-    """Operations by which the filter's encoder embeds an image; 0 if they are not known."""
-    with torch.device("meta"):
-        if spec.kind == "timm":
-            net = timm.create_model(spec.model_name, num_classes=0).eval()
-            return count_flops(lambda: net(torch.empty(1, *net.pretrained_cfg["input_size"])))
-        # Names with a colon are of folders and of the hub, where nothing is looked for here.
-        listed = spec.kind == "open_clip" and ":" not in spec.model_name
-        config = open_clip.get_model_config(spec.model_name) if listed else None
-        if config is None:
-            return 0
-        net, size = open_clip.CLIP(**config).eval(), config["vision_cfg"]["image_size"]
-        return count_flops(lambda: net.encode_image(torch.empty(1, 3, size, size)))
-
-
 def data_size(params: StudyParams) -> tuple[int, int, int, float]:
     """Images to train on and to test on, classes, and gigabytes to fetch, of a profile's data set.
 
@@ -136,8 +119,7 @@ def estimate(
     step, weights = training_flops(training, classes, side)
     # At the end each classifier is tested: a forward pass alone.
     shown = total_steps(training, train) * training.batch_size + test / KNOWN["passes"]
-    drawing = embedding_flops(params.filtering.encoder) * (train + drawn)
-    drawing += drawing_flops(params, drawn, edited, side)
+    drawing = drawing_flops(params, drawn, edited, side)
     pixels = drawn * generation.height * generation.width + edited * side**2
     disk = 1e9 * gigabytes + pixels * KNOWN["png_bytes_per_pixel"]
     disk += 4 * weights * (trainings + KNOWN["checkpoint"])

@@ -6,24 +6,24 @@ Our choice: what a method does by itself is timed apart, as it would be lost in 
 steps, which are a check; what is paid once, before training, is spread over the epochs (`Budget`).
 """
 
-import io
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
 
 from diffcore.data.images import as_pixels
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
-from diffcore.filtering import Encoder, load_encoder, rules
+from diffcore.filtering import rules
+from diffcore.filtering.encoders import Encoder, load_encoder
 from diffcore.generation.draw import GeneratedSet
 from diffcore.generation.edit import edit_images, plan_edits
 from diffcore.generation.pipelines import LazyPipeline
@@ -32,15 +32,13 @@ from diffcore.mixing.methods import GENERATIVE, Method, make_method, method_sett
 from diffcore.overhead import timing
 from diffcore.params import StudyParams, TrainingParams
 from diffcore.stats import ratio_of_medians
-from diffcore.store import decode_png
+from diffcore.store import decode_png, encode_png
 from diffcore.training.networks import build_classifier
 from diffcore.training.sweeps import study_methods
 from diffcore.training.train import Step
 
 VANILLA, OURS = "vanilla", "diffcoremix"
 STEP_PARTS = ("real images", "counterparts", "method", "forward", "backward", "update")
-#: How an image is stored: format -> Pillow's options. Generated ones are PNG, photographs JPEG.
-FORMATS: dict[str, dict[str, int]] = {"PNG": {"compress_level": 1}, "JPEG": {"quality": 95}}
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,8 @@ def time_images(
         judged["filter"] /= len(generated)
         if pipeline is None:
             return judged
-        return timing.time_generation(plan, pipeline, params.generation).parts(len(plan)) | judged
+        spent = timing.time_generation(plan, pipeline, params.generation)
+        return {part: seconds / len(plan) for part, seconds in spent.items()} | judged
 
     def edit() -> timing.Seconds:
         edits = plan_edits(train.metadata, params)
@@ -195,7 +194,8 @@ def time_images(
         options = params.generation.sampler | own
         with tempfile.TemporaryDirectory() as folder:
             draw = partial(edit_images, edits, train, pipeline, folder, **options)
-            return timing.time_share(pipeline.load(), draw).parts(len(edits))
+            spent = timing.time_drawing(pipeline.load(), draw)
+        return {part: seconds / len(edits) for part, seconds in spent.items()}
 
     jobs = {"counterpart": counterpart} | ({} if pipeline is None else {"edit": edit})
     times = timing.take_repeats(jobs, params.overhead.image_repeats, params.seed, "images")
@@ -288,25 +288,17 @@ def break_even(budgets: Mapping[str, Budget]) -> pd.DataFrame:
     )
 
 
-def time_decoding(setting: Setting, step_ms: float, images: int, repeats: int = 5) -> pd.DataFrame:
+def time_decoding(setting: Setting, step_ms: float, images: int) -> dict[str, Any]:
     """Time the decoding of stored counterparts, as where they are not kept in memory.
 
-    Columns: setting, size, format, kilobytes and ms for one image, and overhead: what decoding a
+    Returns a row: setting, size, kilobytes and ms for one image, and overhead: what decoding a
     second batch adds to a step of `step_ms` if the training process does it by itself.
     """
-    pixels = setting.generated[:images].numpy()
-    files = {name: [_encode(image, name) for image in pixels] for name in FORMATS}
-    jobs = {name: lambda kept=kept: [*map(decode_png, kept)] for name, kept in files.items()}
-    ms = 1000 * timing.median_seconds(jobs, repeats, "decode") / len(pixels)
-    return pd.DataFrame(
-        {"setting": setting.name, "size": pixels.shape[1], "format": name,
-         "kilobytes": float(np.mean([*map(len, kept)])) / 1000, "ms": ms[name],
-         "overhead": ms[name] * setting.training.batch_size / step_ms}
-        for name, kept in files.items()
-    )  # fmt: skip
-
-
-def _encode(pixels: np.ndarray, file_format: str) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, file_format, **FORMATS[file_format])
-    return file.getvalue()
+    files = [encode_png(image) for image in setting.generated[:images].numpy()]
+    jobs = {"decode": lambda: [decode_png(file) for file in files]}
+    ms = 1000 * timing.median_seconds(jobs, 5, "decode")["decode"] / len(files)
+    return {
+        "setting": setting.name, "size": setting.generated.shape[1],
+        "kilobytes": float(np.mean([*map(len, files)])) / 1000, "ms": ms,
+        "overhead": ms * setting.training.batch_size / step_ms,
+    }  # fmt: skip

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -24,6 +23,7 @@ from diffcore.params import GenerationParams
 
 Jobs = Mapping[str, Callable[[], Any]]  # or the parts of one
 Seconds = dict[str, float]  # of the parts of a job
+REST = "text and files"  # what drawing does outside the networks, where our code can save time
 
 
 def now() -> float:
@@ -70,50 +70,34 @@ def median_seconds(jobs: Jobs, repeats: int, describe: str) -> pd.Series:
     return take_repeats(timed, repeats, describe=describe).groupby("job")["seconds"].median()
 
 
-@dataclass(frozen=True)
-class TimeShare:
-    """Seconds of a call, and how many of them went to the two networks that draw."""
+def time_drawing(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> Seconds:
+    """Time a function that draws with a pipeline: in its two networks, and besides (`REST`).
 
-    total_s: float
-    unet_s: float
-    vae_s: float
+    Each network is waited for on a GPU.
+    """
+    spent = {"UNet": 0.0, "autoencoder": 0.0}
 
-    @property
-    def share(self) -> float:
-        """Part of the time inside UNet and autoencoder, in [0, 1]: no code of ours can save it."""
-        return (self.unet_s + self.vae_s) / self.total_s
-
-    def parts(self, images: int) -> Seconds:
-        """Seconds for one of so many images, by part."""
-        rest = self.total_s - self.unet_s - self.vae_s
-        parts = {"UNet": self.unet_s, "autoencoder": self.vae_s, "text and files": rest}
-        return {part: seconds / images for part, seconds in parts.items()}
-
-
-def time_share(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> TimeShare:
-    """Time a function that draws with a pipeline, and its networks, each waited for on a GPU."""
-    spent = {"forward": 0.0, "decode": 0.0}
-
-    def measured(method: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
+    def measured(part: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         start = now()
         result = method(*args, **kwargs)
-        spent[name] += now() - start
+        spent[part] += now() - start
         return result
 
-    def watched(net: torch.nn.Module, name: str) -> AbstractContextManager:
-        return mock.patch.object(net, name, partial(measured, getattr(net, name), name))
+    def watched(part: str, net: torch.nn.Module, name: str) -> AbstractContextManager:
+        return mock.patch.object(net, name, partial(measured, part, getattr(net, name)))
 
-    with watched(pipeline.unet, "forward"), watched(pipeline.vae, "decode"):
+    unet, vae = pipeline.unet, pipeline.vae
+    with watched("UNet", unet, "forward"), watched("autoencoder", vae, "decode"):
         total = laps({"all": draw})["all"]
-    return TimeShare(total, spent["forward"], spent["decode"])
+    return spent | {REST: total - sum(spent.values())}
 
 
 def time_generation(
     plan: pd.DataFrame, pipeline: LazyPipeline | DiffusionPipeline, settings: GenerationParams
-) -> TimeShare:
+) -> Seconds:
     """Time the drawing of a plan from nothing, after a first small batch has warmed up."""
     pipeline, sampler = LazyPipeline.of(pipeline), settings.sampler
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
         generate(plan.head(2), pipeline, warm, **sampler, progress=False)
         draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)
-        return time_share(pipeline.load(), draw)
+        return time_drawing(pipeline.load(), draw)

@@ -1,11 +1,11 @@
 """Backgrounds of Paperbirds: the sixteen contexts that the paper's authors released for birds.
 
-Each context is one function that draws a `Backdrop`: a smooth sky or ground as a (64, 64, 3) float
-array in [0, 255], and scenery four times as large on a transparent canvas. Distractors are objects
-that clutter it and that prompts seldom name; CLUTTER says which a context brings with it.
+Each context is a `Backdrop`: a smooth sky or ground as a (64, 64, 3) float array in [0, 255], in
+colours of ``world.yaml``, and scenery four times as large on a transparent canvas. Distractors are
+objects that clutter it and that prompts seldom name; CLUTTER says which a context brings with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.random import Generator
@@ -28,7 +28,7 @@ class Backdrop:
         self.canvas = Image.new("RGBA", (CANVAS, CANVAS))
         self.draw = Draw(self.canvas)
 
-    def gradient(self, *stops: RGB) -> None:
+    def gradient(self, stops: Sequence[RGB]) -> None:
         """Fill the base from top to bottom through evenly spaced colours."""
         rows, at = np.linspace(0, 1, SIZE, dtype=np.float32), np.linspace(0, 1, len(stops))
         colours = [np.interp(rows, at, channel) for channel in np.transpose(stops)]
@@ -54,7 +54,6 @@ class Backdrop:
 
 
 def _garden(b: Backdrop) -> None:
-    b.gradient((176, 216, 240), (206, 232, 240), (190, 220, 190))
     y = HORIZON - 30 + b.jitter(10)
     for x in range(-10, CANVAS + 20, 34):
         r = b.rng.uniform(22, 34)
@@ -67,13 +66,11 @@ def _garden(b: Backdrop) -> None:
 
 
 def _stormy_sky(b: Backdrop) -> None:
-    b.gradient((46, 54, 68), (84, 94, 108), (112, 120, 128))
     b.clouds(16, (4, 5))
     _rain(b, 26, (150, 164, 180))
 
 
 def _calm_water(b: Backdrop) -> None:
-    b.gradient((120, 194, 244), (188, 226, 248), (104, 196, 204), (56, 156, 176))
     y = HORIZON - 24 + b.jitter(10)
     b.ground((84, 186, 198), y)
     for _ in range(9):
@@ -82,14 +79,12 @@ def _calm_water(b: Backdrop) -> None:
 
 
 def _vibrant_sunset(b: Backdrop) -> None:
-    b.gradient((112, 48, 128), (224, 78, 100), (252, 150, 60), (255, 206, 90))
     x, y, r = CANVAS / 2 + b.jitter(90), HORIZON + 34 + b.jitter(8), b.rng.uniform(34, 46)
     b.draw.ellipse((x - r, y - r, x + r, y + r), (255, 240, 160))
     b.ground((74, 36, 56), y + 4, 5)
 
 
 def _misty_morning(b: Backdrop) -> None:
-    b.gradient((226, 222, 212), (214, 212, 206), (190, 194, 188))
     for i, grey in enumerate((204, 190, 174)):
         y = HORIZON - 40 + 40 * i + b.jitter(8)
         b.ground((grey - 6, grey + 2, grey), y, 12)
@@ -97,7 +92,6 @@ def _misty_morning(b: Backdrop) -> None:
 
 
 def _mountain_peaks(b: Backdrop) -> None:
-    b.gradient((108, 160, 220), (186, 212, 238), (150, 160, 170))
     for _ in range(4):
         x, top, w = b.rng.uniform(0, CANVAS), b.rng.uniform(50, 96), b.rng.uniform(80, 110)
         b.draw.polygon([(x - w, 200), (x, top), (x + w, 200)], (116, 122, 136))
@@ -108,7 +102,6 @@ def _mountain_peaks(b: Backdrop) -> None:
 
 
 def _forest_canopy(b: Backdrop) -> None:
-    b.gradient((70, 120, 60), (44, 92, 48), (26, 62, 36))
     for _ in range(26):
         x, y = b.rng.uniform(0, CANVAS, 2)
         r, tone = b.rng.uniform(16, 30), b.rng.uniform(-22, 30)
@@ -119,18 +112,12 @@ def _forest_canopy(b: Backdrop) -> None:
         b.draw.ellipse((x - 7, y - 7, x + 7, y + 7), (226, 240, 160))
 
 
-def _high_altitude(b: Backdrop) -> None:
-    b.gradient((10, 50, 150), (30, 104, 210), (120, 186, 246))
-
-
 def _open_desert(b: Backdrop) -> None:
-    b.gradient((250, 226, 170), (252, 238, 200), (240, 200, 130))
     for i, colour in enumerate(((236, 190, 120), (224, 168, 92), (208, 146, 74))):
         b.ground(colour, HORIZON - 20 + 34 * i + b.jitter(8), 14)
 
 
 def _night_sky(b: Backdrop) -> None:
-    b.gradient((8, 10, 30), (16, 22, 52), (28, 36, 72))
     for _ in range(22):
         x, y = b.rng.uniform(0, CANVAS, 2)
         b.draw.ellipse((x - 3, y - 3, x + 3, y + 3), (220, 224, 240))
@@ -140,7 +127,6 @@ def _night_sky(b: Backdrop) -> None:
 
 
 def _lightning_storm(b: Backdrop) -> None:
-    b.gradient((34, 20, 56), (58, 40, 88), (88, 68, 112))
     b.clouds(9, (4, 5))
     for _ in range(2):
         x, points = b.rng.uniform(20, CANVAS - 20), []
@@ -151,7 +137,6 @@ def _lightning_storm(b: Backdrop) -> None:
 
 
 def _expansive_ocean(b: Backdrop) -> None:
-    b.gradient((164, 206, 236), (200, 224, 240), (24, 74, 140), (12, 44, 104))
     y = 78 + b.jitter(10)
     b.ground((26, 82, 150), y)
     b.ground((16, 56, 120), y + 84, 6)
@@ -161,7 +146,6 @@ def _expansive_ocean(b: Backdrop) -> None:
 
 
 def _city_skyline(b: Backdrop) -> None:
-    b.gradient((60, 50, 110), (150, 92, 150), (240, 150, 120))
     x = -10.0
     while x < CANVAS:
         w, top = b.rng.uniform(28, 46), b.rng.uniform(90, 170)
@@ -174,7 +158,6 @@ def _city_skyline(b: Backdrop) -> None:
 
 
 def _golden_crops(b: Backdrop) -> None:
-    b.gradient((134, 196, 240), (196, 224, 242), (232, 190, 80))
     y = HORIZON - 44 + b.jitter(10)
     b.ground((230, 184, 66), y, 4)
     for x in range(-120, CANVAS + 130, 30):
@@ -182,7 +165,6 @@ def _golden_crops(b: Backdrop) -> None:
 
 
 def _swirling_snow(b: Backdrop) -> None:
-    b.gradient((176, 190, 206), (204, 214, 224), (236, 240, 246))
     b.ground((244, 247, 250), 196 + b.jitter(8), 8)
     for _ in range(4):
         x, y, r = *b.rng.uniform(0, CANVAS, 2), b.rng.uniform(30, 60)
@@ -192,7 +174,6 @@ def _swirling_snow(b: Backdrop) -> None:
 
 
 def _overcast_sky(b: Backdrop) -> None:
-    b.gradient((196, 200, 204), (180, 184, 190), (204, 206, 208))
     b.clouds(8, (6, 3))
 
 
@@ -215,17 +196,18 @@ def _foliage(b: Backdrop) -> None:
         b.draw.polygon([(x - 7, CANVAS), tip, (x + 7, CANVAS)], (64 + tone, 112 + tone, 56 + tone))
 
 
-_DRAWERS: dict[str, Callable[[Backdrop], None]] = {
+#: Context -> what draws its scenery; one without scenery is not named.
+_SCENERY: dict[str, Callable[[Backdrop], None]] = {
     "garden": _garden, "stormy sky": _stormy_sky, "calm water under clear sky": _calm_water,
     "vibrant sunset": _vibrant_sunset, "misty morning": _misty_morning,
     "mountain peaks": _mountain_peaks, "forest canopy": _forest_canopy,
-    "cloudless sky at high altitude": _high_altitude, "open desert": _open_desert,
+    "open desert": _open_desert,
     "night sky with full moon": _night_sky, "lightning storm": _lightning_storm,
     "expansive ocean": _expansive_ocean, "city skyline at twilight": _city_skyline,
     "fields of golden crops": _golden_crops, "swirling snow": _swirling_snow,
     "overcast sky": _overcast_sky,
 }  # fmt: skip
-CONTEXTS: tuple[str, ...] = tuple(_DRAWERS)
+CONTEXTS: tuple[str, ...] = tuple(WORLD["skies"])
 #: Probability that each distractor stands in a context uninvited (0 where not named).
 CLUTTER: dict[str, dict[str, float]] = WORLD["clutter"]
 
@@ -293,7 +275,9 @@ def draw_clutter(context: str, rng: Generator) -> tuple[str, ...]:
 def draw_behind(context: str, distractors: tuple[str, ...], rng: Generator) -> Backdrop:
     """Draw one of CONTEXTS and at most four distractors, each in a corner of its own."""
     b = Backdrop(rng)
-    _DRAWERS[context](b)
+    b.gradient(WORLD["skies"][context])
+    if context in _SCENERY:
+        _SCENERY[context](b)
     for name, corner in zip(distractors, rng.permutation(4), strict=False):
         drawer, *size = _OBJECTS[name]
         width, height = rng.uniform(0.85, 1.05) * np.array(size)

@@ -8,6 +8,7 @@ context or the class of a prompt is named by `find_conflicts` and left out by `n
 
 import difflib
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,8 +18,9 @@ from typing import Literal
 
 import yaml
 
-from diffcore.params import PLACEHOLDERS, placeholders
+from diffcore.params import ParamsError, PromptParams
 
+_PLACEHOLDERS = frozenset({"class_name", "domain_noun", "context"})
 _BOOKS = Path(__file__).with_name("books")
 _WORDS = yaml.safe_load((_BOOKS.parent / "words.yaml").read_text("utf-8"))
 _SYNONYMS = _WORDS["synonyms"]
@@ -27,7 +29,7 @@ _SHOWN_BY = {shown: frozenset(words) for shown, words in _WORDS["shown_by"].item
 
 @dataclass(frozen=True)
 class PromptBook:
-    """What the prompts of one domain are made of; ValueError for what breaks these rules.
+    """What the prompts of one domain are made of; ParamsError for what breaks these rules.
 
     Attributes:
         domain: name of the book.
@@ -54,7 +56,7 @@ class PromptBook:
         frozen = {context: tuple(names) for context, names in self.exceptions.items()}
         object.__setattr__(self, "exceptions", MappingProxyType(frozen))
         if not self.contexts:
-            raise ValueError(f"prompt book {self.domain!r}: contexts must name at least one scene")
+            raise ParamsError(f"prompt book {self.domain!r}: contexts must name at least one scene")
         _check_template(self)
 
 
@@ -77,7 +79,7 @@ def load_prompt_book(domain: str, **parts: str | Sequence[str] | None) -> Prompt
     """Load the book of a domain, with its template, contexts or negatives replaced if given.
 
     Raises:
-        ValueError: for an unknown domain (the message lists the known ones and the nearest),
+        ParamsError: for an unknown domain (the message lists the known ones and the nearest),
             or a part that makes no valid book.
 
     >>> load_prompt_book("flowers").domain_noun
@@ -86,35 +88,48 @@ def load_prompt_book(domain: str, **parts: str | Sequence[str] | None) -> Prompt
     known = list_prompt_books()
     if domain not in known:
         nearest = difflib.get_close_matches(domain, known, n=1, cutoff=0.0)[0]
-        raise ValueError(
+        raise ParamsError(
             f"no prompt book {domain!r}; there are {', '.join(known)} (nearest: {nearest})"
         )
     book = yaml.safe_load((_BOOKS / f"{domain}.yaml").read_text("utf-8"))
     return PromptBook(**(book | {key: value for key, value in parts.items() if value is not None}))
 
 
+def choose_book(settings: PromptParams) -> PromptBook:
+    """Load the book of a study, with the parts that its parameters replace."""
+    given = settings.model_dump(include={"template", "contexts", "negatives"})
+    return load_prompt_book(settings.domain, **given)
+
+
 def _distinct(book: PromptBook, name: str) -> tuple[str, ...]:
     """Return a list of the book as a tuple of distinct, non-empty texts."""
     items = getattr(book, name)
     if isinstance(items, str) or not all(isinstance(item, str) and item.strip() for item in items):
-        raise ValueError(f"prompt book {book.domain!r}: {name} must be a list of texts")
+        raise ParamsError(f"prompt book {book.domain!r}: {name} must be a list of texts")
     if twice := sorted({item for item in items if list(items).count(item) > 1}):
-        raise ValueError(f"prompt book {book.domain!r}: {name} holds {twice} more than once")
+        raise ParamsError(f"prompt book {book.domain!r}: {name} holds {twice} more than once")
     return tuple(items)
 
 
 def _check_template(book: PromptBook) -> None:
-    """Raise ValueError unless every placeholder can be filled and the context left out."""
+    """Raise ParamsError unless every placeholder can be filled and the context left out."""
     start = f"prompt book {book.domain!r}: template {book.template!r} "
-    used = placeholders(book.template)
-    if unknown := used - PLACEHOLDERS:
-        raise ValueError(f"{start}has {sorted(unknown)}; legal are {sorted(PLACEHOLDERS)}")
+    try:
+        used = _placeholders(book.template)
+    except ValueError as error:
+        raise ParamsError(f"{start}cannot be read: {error}") from None
+    if unknown := used - _PLACEHOLDERS:
+        raise ParamsError(f"{start}has {sorted(unknown)}; legal are {sorted(_PLACEHOLDERS)}")
     if "class_name" not in used:
-        raise ValueError(f"{start}does not name the {{class_name}}")
+        raise ParamsError(f"{start}does not name the {{class_name}}")
     if "domain_noun" in used and not book.domain_noun:
-        raise ValueError(f"{start}uses {{domain_noun}}, but the book's domain_noun is empty")
-    if any({"class_name", "context"} <= placeholders(part) for part in _clauses(book.template)):
-        raise ValueError(f"{start}has class and context in one clause; put a comma between them")
+        raise ParamsError(f"{start}uses {{domain_noun}}, but the book's domain_noun is empty")
+    if any({"class_name", "context"} <= _placeholders(part) for part in _clauses(book.template)):
+        raise ParamsError(f"{start}has class and context in one clause; put a comma between them")
+
+
+def _placeholders(template: str) -> set[str]:
+    return {name for _, name, *_ in string.Formatter().parse(template) if name is not None}
 
 
 def _clauses(template: str) -> list[str]:

@@ -17,7 +17,6 @@ import yaml
 
 from diffcore.figures.style import label_of
 from diffcore.report.pages import ENVIRONMENT, executed_notebooks, read_numbers
-from diffcore.store import write_text
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold"
 UNTESTED, NOT_RUN = "cannot be tested here", "not run yet"
@@ -115,11 +114,6 @@ def results_table(folder: Path) -> str:
         accuracies=pd.read_csv(folder / "04_training" / "tables" / "main.csv").to_dict("records"),
         label=label_of,
     )
-
-
-def write_results(folder: Path, path: Path) -> Path:
-    """Write the results of a report to a document."""
-    return write_text(path, results_table(folder))
 
 
 def _of(*conditions: bool) -> str:

@@ -29,24 +29,22 @@ _TOLD = ("paperbirds", "truth", "pipeline", "masks", "sweeps")  # what a reader 
 _ENCRYPTED = Config(KernelManager={"transport_encryption": "auto"})
 
 
-class NotebookError(RuntimeError):
+class NotebookError(UserError, RuntimeError):
     """A notebook that cannot be run, or stopped; the message names it, the cell and the reason."""
 
 
-def notebook_names(root: Path | None = None) -> list[str]:
+def notebook_names() -> list[str]:
     """List the notebooks of the project, in order."""
-    return sorted(path.stem for path in ((root or project_root()) / "notebooks").glob("*.ipynb"))
+    return sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
 
 
-def run_notebook(
-    name: str, profile: str, overrides: Mapping[str, Any] | None = None, root: Path | None = None
-) -> Path:
+def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
     """Execute a notebook; return the executed copy in ``runs/<profile>/report/<name>/``.
 
     No kernel is started, but ParamsError or MissingFilesError raised, if a parameter is not legal,
     or data or weights are not there; NotebookError names a cell that raises.
     """
-    with contextlib.chdir(root or project_root()):
+    with contextlib.chdir(project_root()):
         params = load_params(profile, overrides)
         require(params)
         if name not in (known := notebook_names()):
@@ -123,10 +121,10 @@ def _reason(name: str, error: Exception) -> str:
     return f"{name}, cell [{error.exec_count}]: {error.ename}: {what}"
 
 
-def build_index(profile: str, root: Path | None = None) -> Path:
+def build_index(profile: str) -> Path:
     """Write ``runs/<profile>/report/index.html``; NotebookError if no notebook was executed."""
     profile = Path(profile).stem
-    folder = (root or project_root()) / "runs" / profile / "report"
+    folder = project_root() / "runs" / profile / "report"
     if not executed_notebooks(folder):
         raise NotebookError(f"no executed notebook in {folder}; run the study first")
     return write_text(folder / "index.html", index_page(folder, profile))

@@ -13,7 +13,8 @@ import pandas as pd
 from sklearn.metrics import adjusted_mutual_info_score
 
 from diffcore import stats
-from diffcore.paperbirds import CONTEXTS, render
+from diffcore.paperbirds.contexts import CONTEXTS
+from diffcore.paperbirds.render import render
 from diffcore.responsible.copies import Vectors, as_vectors, nearest
 
 _FRESH = 72  # sets the seeds of these renders apart from those of every split

@@ -17,7 +17,9 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from diffcore.data.images import as_batch
 from diffcore.data.splits import Split
-from diffcore.paperbirds import CONTEXTS, SPECIES, draw_clutter, render
+from diffcore.paperbirds.birds import SPECIES
+from diffcore.paperbirds.contexts import CONTEXTS, draw_clutter
+from diffcore.paperbirds.render import render
 from diffcore.robustness.attacks import attack
 from diffcore.robustness.corruptions import CORRUPTIONS, corrupt
 from diffcore.training.networks import predict

@@ -43,8 +43,8 @@ _NEUTRAL = {"methods", "loader_workers", "checkpoint_every"}
 class Run:
     """One classifier to train and test; `columns` are for the table of results."""
 
-    method: str  # one of `diffcore.mixing.METHODS`
-    settings: Mapping[str, float]  # of the method, from `diffcore.mixing.method_settings`
+    method: str  # one of `diffcore.mixing.methods.METHODS`
+    settings: Mapping[str, float]  # of the method, from `diffcore.mixing.methods.method_settings`
     seed: int  # of the weights and of all draws
     pairs: PairedDataset
     tests: Mapping[str, Split]

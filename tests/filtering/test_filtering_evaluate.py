@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from diffcore.filtering import RULES, cosine_to_reference, evaluate, hard_filter
-from diffcore.paperbirds import MALFORMATIONS
+from diffcore.filtering import cosine_to_reference, evaluate, hard_filter
+from diffcore.filtering.rules import RULES
+from diffcore.paperbirds.birds import MALFORMATIONS
 
 
 @pytest.fixture

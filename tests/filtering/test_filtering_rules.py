@@ -7,7 +7,8 @@ from embedded import GENERATED, REAL, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffcore.filtering import RULES, cosine_to_reference, hard_filter, rules
+from diffcore.filtering import cosine_to_reference, hard_filter, rules
+from diffcore.filtering.rules import RULES
 from diffcore.params import FilteringParams
 from diffcore.prompts import load_prompt_book, plan_generation
 

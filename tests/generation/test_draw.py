@@ -13,15 +13,9 @@ import pytest
 import torch
 from shipped import SAMPLER, assert_same, changed, draw, load_shipped, make_plan, make_sd, make_spec
 
-from diffcore.generation import (
-    GENERATED_COLUMNS,
-    GeneratedSet,
-    LazyPipeline,
-    generate,
-    hash_model,
-    read_generated,
-)
-from diffcore.generation.draw import fill_shards
+from diffcore.generation import generate, read_generated
+from diffcore.generation.draw import GENERATED_COLUMNS, GeneratedSet, fill_shards
+from diffcore.generation.pipelines import LazyPipeline, hash_model
 
 
 @pytest.fixture(scope="module")

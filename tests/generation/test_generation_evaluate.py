@@ -14,8 +14,11 @@ from diffcore.generation.evaluate import (
     sweep,
     without_context,
 )
-from diffcore.paperbirds import DISTRACTORS, Reading
-from diffcore.prompts import PLAN_COLUMNS, load_prompt_book, negatives_for
+from diffcore.paperbirds import DISTRACTORS
+from diffcore.paperbirds.oracle import Reading
+from diffcore.prompts import load_prompt_book
+from diffcore.prompts.book import negatives_for
+from diffcore.prompts.plan import PLAN_COLUMNS
 
 BOOK = load_prompt_book("paperbirds")
 ASKED = pd.DataFrame({

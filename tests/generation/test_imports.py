@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from diffcore.data.images import fit, read_image
-from diffcore.generation import GENERATED_COLUMNS, read_generated
+from diffcore.generation import read_generated
+from diffcore.generation.draw import GENERATED_COLUMNS
 from diffcore.generation.imports import plan_import
 from diffcore.generation.others import plan_others
 from diffcore.params import load_params
-from diffcore.prompts import PLAN_COLUMNS
+from diffcore.prompts.plan import PLAN_COLUMNS
 
 
 def make_sources(each=3):
@@ -131,7 +132,7 @@ def bring_in(tree, out, height=16, width=16, shard_size=256):
     changes = {"kind": "import", "location": str(tree)}
     size = {"height": height, "width": width, "shard_size": shard_size}
     params = load_params("smoke", {"generation": {"pipeline": changes} | size})
-    return plan_others(params, make_sources()).bring_in(out, params.generation, progress=False)
+    return plan_others(params, make_sources()).bring_in(out, params.generation)
 
 
 def test_imported_images_are_a_set_like_drawn_ones(tree, tmp_path):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from shipped import changed, load_shipped, make_spec
 
-from diffcore.generation import LazyPipeline, hash_model, load_pipeline
-from diffcore.paperbirds import pipeline_dir
+from diffcore.generation import load_pipeline
+from diffcore.generation.pipelines import LazyPipeline, hash_model
+from diffcore.paperbirds.weights import pipeline_dir
 from diffcore.params import SchedulerSpec
 
 

@@ -12,11 +12,13 @@ from scipy import ndimage
 
 from diffcore.data.images import fit
 from diffcore.data.splits import Split
-from diffcore.generation import GENERATED_COLUMNS, read_generated, surrogates
+from diffcore.generation import read_generated, surrogates
+from diffcore.generation.draw import GENERATED_COLUMNS
 from diffcore.generation.others import plan_others
 from diffcore.generation.surrogates import RANGES, judge_surrogates, plan_surrogates, transform
 from diffcore.params import load_params
-from diffcore.prompts import PLAN_COLUMNS, plan_generation
+from diffcore.prompts import plan_generation
+from diffcore.prompts.plan import PLAN_COLUMNS
 
 NAMES = ("blue jay", "ovenbird", "horned lark")
 SHARES = {"generated_share": 1.0, "noise_share": 0.2, "seed": 0}
@@ -119,7 +121,7 @@ def test_surrogates_are_a_set_like_drawn_images_with_the_truth_apart(tmp_path):
     params = load_params("smoke", {"generation": size | {"pipeline": {"kind": "surrogate"}}})
     spare, sources = make_spare(), make_sources()
     others = plan_others(params, sources, spare)
-    found = others.bring_in(tmp_path, params.generation, progress=False)
+    found = others.bring_in(tmp_path, params.generation)
     plan = plan_surrogates(sources, spare, **SHARES | {"seed": params.seed})
     assert tuple(found.metadata.columns) == (*GENERATED_COLUMNS, "shard", "row")
     shared = list(PLAN_COLUMNS)
@@ -131,7 +133,7 @@ def test_surrogates_are_a_set_like_drawn_images_with_the_truth_apart(tmp_path):
     assert judged["sample_id"].tolist() == plan["sample_id"].iloc[[5, 3, 8]].tolist()
     assert others.truth["wrong"].tolist() == (plan["shows"] != plan["class_name"]).tolist()
     other = plan_others(params.model_copy(update={"seed": 1}), sources, spare)
-    other.bring_in(tmp_path, params.generation, progress=False)
-    again = others.bring_in(tmp_path, params.generation, progress=False)
+    other.bring_in(tmp_path, params.generation)
+    again = others.bring_in(tmp_path, params.generation)
     pd.testing.assert_frame_equal(again.metadata, found.metadata)
     assert len(read_generated(tmp_path)) == 60

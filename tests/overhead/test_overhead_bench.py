@@ -32,5 +32,4 @@ def test_the_report_holds_ratios_of_one_run(tmp_path, capsys):
     assert measured["filter_speedup_again"] > 1
     ratio = measured["patch_mix_ms"] / measured["cutmix_ms"]
     assert measured["patch_mix_vs_cutmix"] == pytest.approx(ratio)
-    assert 0 < measured["renderer_ms_per_image"] <= measured["renderer_ms_per_image_p95"]
-    assert "renderer_ms_per_image" in capsys.readouterr().out
+    assert "batching_speedup" in capsys.readouterr().out

@@ -38,15 +38,16 @@ def test_time_inside_the_networks_is_counted_and_the_networks_left_as_they_were(
         pipeline("a blue jay", num_inference_steps=2, height=64, width=64)
         time.sleep(0.3)
 
-    measured = timing.time_share(pipeline, draw)
+    started = time.perf_counter()
+    spent = timing.time_drawing(pipeline, draw)
+    took = time.perf_counter() - started
     hook.remove()
-    assert measured.unet_s >= 0.1
-    assert measured.vae_s > 0
-    assert measured.unet_s + measured.vae_s <= measured.total_s - 0.3
-    assert measured.share == pytest.approx((measured.unet_s + measured.vae_s) / measured.total_s)
-    assert sum(measured.parts(4).values()) == pytest.approx(measured.total_s / 4)
+    assert spent["UNet"] >= 0.1
+    assert spent["autoencoder"] > 0
+    assert spent[timing.REST] >= 0.3
+    assert took - 0.1 < sum(spent.values()) <= took
     with pytest.raises(ZeroDivisionError):
-        timing.time_share(pipeline, lambda: 1 / 0)
+        timing.time_drawing(pipeline, lambda: 1 / 0)
     assert "forward" not in vars(pipeline.unet)
     assert "decode" not in vars(pipeline.vae)
 
@@ -56,6 +57,6 @@ def test_drawing_is_timed_from_nothing_and_leaves_nothing(pipeline, tmp_path, mo
     sources = pd.DataFrame({"source_id": ["a", "b", "c"], "class_name": "blue jay"})
     plan = plan_generation(sources, load_prompt_book("paperbirds"), generated_share=1, seed=0)
     for model in (pipeline, LazyPipeline(SETTINGS.pipeline)):
-        timed = timing.time_generation(plan, model, SETTINGS)
-        assert 0 < timed.unet_s + timed.vae_s < timed.total_s
+        spent = timing.time_generation(plan, model, SETTINGS)
+        assert all(seconds > 0 for seconds in spent.values())
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from diffcore.paperbirds import draw_scene
+from diffcore.paperbirds.dataset import draw_scene
 from diffcore.paperbirds.pretrain.release import load
 from diffcore.paperbirds.pretrain.renders import RenderSet
 from diffcore.paperbirds.weights import WEIGHTS

@@ -5,7 +5,8 @@ import pytest
 import torch
 from fresh import fresh_renders
 
-from diffcore.paperbirds import DISTRACTORS, Oracle, load_oracle
+from diffcore.paperbirds import DISTRACTORS, load_oracle
+from diffcore.paperbirds.oracle import Oracle
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 from fresh import FRESH
 
-from diffcore.paperbirds import (
-    CLUTTER,
-    CONTEXTS,
-    DISTRACTORS,
-    HOMES,
-    SPECIES,
-    SPLITS,
-    Paperbirds,
-    draw_scene,
-)
-from diffcore.paperbirds.dataset import HOME_SHARES
+from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, Paperbirds
+from diffcore.paperbirds.contexts import CLUTTER
+from diffcore.paperbirds.dataset import HOME_SHARES, HOMES, SPLITS, draw_scene
 from diffcore.paperbirds.pretrain.renders import RenderRecipe
 from diffcore.paperbirds.pretrain.stages import PLAN
 

@@ -6,15 +6,19 @@ import pytest
 import torch
 from safetensors.torch import safe_open, save_file
 
-from diffcore.paperbirds import (
-    Oracle,
+from diffcore.paperbirds import load_oracle
+from diffcore.paperbirds.oracle import Oracle
+from diffcore.paperbirds.weights import (
+    SUMS,
+    WEIGHTS,
     WeightsError,
     clip_dir,
-    load_oracle,
     pipeline_dir,
     shipped_megabytes,
+    shipped_quality,
+    verify,
+    write_sums,
 )
-from diffcore.paperbirds.weights import SUMS, WEIGHTS, shipped_quality, verify, write_sums
 
 
 @pytest.fixture

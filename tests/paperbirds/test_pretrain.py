@@ -14,9 +14,9 @@ from open_clip.loss import ClipLoss
 from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, full_caption
+from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
+from diffcore.paperbirds.captions import full_caption
 from diffcore.paperbirds.oracle import as_input
-from diffcore.paperbirds.pretrain import main
 from diffcore.paperbirds.pretrain.loop import MuonAdamW, Schedule, batches_in_order, train
 from diffcore.paperbirds.pretrain.models import (
     Denoiser,
@@ -30,6 +30,7 @@ from diffcore.paperbirds.pretrain.models import (
 from diffcore.paperbirds.pretrain.readers import contrastive_loss, encode_targets
 from diffcore.paperbirds.pretrain.release import load, measure_clip
 from diffcore.paperbirds.pretrain.renders import RenderRecipe, render_set
+from diffcore.paperbirds.pretrain.stages import main
 from diffcore.paperbirds.pretrain.text_to_image import _v_target, psnr
 from diffcore.paperbirds.weights import WEIGHTS, shipped_quality, verify
 
@@ -118,7 +119,7 @@ def test_an_epoch_meets_every_image_once(size, more, epoch):
 def test_a_set_holds_the_scenes_that_its_metadata_names(tmp_path):
     recipe = RenderRecipe("some", 12, 5_100, None, malformed=True, extra_distractor=0.5)
     for _ in range(2):  # the second opens what the first wrote
-        shown = render_set(recipe, tmp_path, workers=1)
+        shown = render_set(recipe, tmp_path)
         assert [file.name for file in tmp_path.iterdir()] == ["some-12-5100.npy"]
         for i in range(12):
             rendered = recipe.scene(i).render()

@@ -12,14 +12,9 @@ from fresh import FRESH
 from PIL import Image
 
 import diffcore
-from diffcore.paperbirds import (
-    CONTEXTS,
-    DISTRACTORS,
-    MALFORMATIONS,
-    SPECIES,
-    draw_scene,
-    render,
-)
+from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, render
+from diffcore.paperbirds.birds import MALFORMATIONS
+from diffcore.paperbirds.dataset import draw_scene
 
 RENDER_MODULE = sys.modules[render.__module__]
 

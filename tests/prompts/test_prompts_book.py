@@ -6,16 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, full_caption
-from diffcore.prompts import (
-    PromptBook,
-    clean_class_name,
-    find_conflicts,
-    list_prompt_books,
-    load_prompt_book,
-    negatives_for,
-    write_prompt,
-)
+from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
+from diffcore.paperbirds.captions import full_caption
+from diffcore.params import ParamsError
+from diffcore.prompts import clean_class_name, find_conflicts, load_prompt_book
+from diffcore.prompts.book import PromptBook, list_prompt_books, negatives_for, write_prompt
 
 BIRDS, PAPERBIRDS = load_prompt_book("birds"), load_prompt_book("paperbirds")
 
@@ -87,6 +82,7 @@ def test_parts_of_a_book_can_be_replaced_but_not_changed():
     ("change", "message"),
     [
         ({"domain": "bird"}, r"no prompt book 'bird'; .*nearest: birds"),
+        ({"template": "a {"}, "cannot be read: Single '{'"),
         ({"template": "a {classname}"}, r"\['classname'\]; legal are"),
         ({"template": "a bird, {context}"}, "does not name the {class_name}"),
         ({"template": "a {class_name} in {context}"}, "class and context in one clause"),
@@ -97,9 +93,9 @@ def test_parts_of_a_book_can_be_replaced_but_not_changed():
     ],
 )
 def test_a_book_that_cannot_work_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ParamsError, match=message):
         load_prompt_book(**({"domain": "birds"} | change))
-    with pytest.raises(ValueError, match="domain_noun is empty"):
+    with pytest.raises(ParamsError, match="domain_noun is empty"):
         PromptBook("boats", "a {class_name}, a {domain_noun}", ("sea",))
 
 

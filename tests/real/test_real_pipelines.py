@@ -22,9 +22,11 @@ from timm.data import ImageNetInfo
 from diffcore.checks import missing
 from diffcore.data.names import readable_names
 from diffcore.filtering.encoders import load_encoder
-from diffcore.generation import LazyPipeline, generate, hash_model, load_pipeline
+from diffcore.generation import generate, load_pipeline
+from diffcore.generation.pipelines import LazyPipeline, hash_model
 from diffcore.params import PipelineSpec, load_params
-from diffcore.prompts import load_prompt_book, negatives_for, plan_generation, write_prompt
+from diffcore.prompts import load_prompt_book, plan_generation
+from diffcore.prompts.book import negatives_for, write_prompt
 
 pytestmark = pytest.mark.slow
 PROFILES = ("cub200", "cars", "flowers102", "caltech101", "cifar100", "tiny_imagenet", "imagenet")

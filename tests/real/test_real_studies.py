@@ -37,7 +37,7 @@ PROFILES = {
 # In a kernel of its own torchvision refuses a CIFAR-100 that is not the published one.
 ALL_BUT_ONE = [name for name in PROFILES if name != "cifar100"]
 IN_FULL = ALL_BUT_ONE if os.environ.get("DIFFCORE_ALL_PROFILES") else ["cub200"]
-NOTEBOOKS = notebook_names(PROJECT)
+NOTEBOOKS = notebook_names()
 CLASSES, EACH = 4, 4  # of training images, and as many for testing
 
 

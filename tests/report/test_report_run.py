@@ -72,7 +72,7 @@ def executed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = make_study(tmp_path_factory.mktemp("study"), monkeypatch)
         write_notebook(folder, START, noisy, RESULTS)
-        written = run_notebook(NAME, "smoke", {"seed": 9}, root=folder)
+        written = run_notebook(NAME, "smoke", {"seed": 9})
         assert written == folder / "runs" / "smoke" / "report" / NAME / f"{NAME}.ipynb"
         build_index("smoke")
     return written.parent

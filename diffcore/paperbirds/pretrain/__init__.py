@@ -1,5 +1,1 @@
 """Trains the models of the embedded world, from seeds: `diffcore pretrain`."""
-
-from diffcore.paperbirds.pretrain.stages import main
-
-__all__ = ["main"]

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
+from diffcore.paperbirds import weights
 from diffcore.paperbirds.birds import SPECIES
 from diffcore.paperbirds.contexts import CONTEXTS
 from diffcore.paperbirds.oracle import Oracle, as_input
@@ -19,14 +20,6 @@ from diffcore.paperbirds.pretrain.models import Models, tokenize
 from diffcore.paperbirds.pretrain.readers import clip_config, encode_targets
 from diffcore.paperbirds.pretrain.renders import RenderSet
 from diffcore.paperbirds.pretrain.text_to_image import psnr
-from diffcore.paperbirds.weights import (
-    CLIP_FOLDER,
-    FACTS_FILE,
-    ORACLE_FILE,
-    PIPELINE_FOLDER,
-    load_oracle,
-    write_sums,
-)
 from diffcore.store import write_text
 
 _CARD = "MODEL_CARD.md"
@@ -75,34 +68,34 @@ def measure_oracle(oracle: Oracle, whole: RenderSet, broken: RenderSet) -> dict[
 
 def export(models: Models, root: Path) -> None:
     """Write all models to `root` in half precision, and their sums, for `load` to verify."""
-    models.pipeline.to(torch.float16).save_pretrained(root / PIPELINE_FOLDER)
+    models.pipeline.to(torch.float16).save_pretrained(root / weights.PIPELINE_FOLDER)
     scale = {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
     config = {"model_cfg": clip_config(models.tokenizer), "preprocess_cfg": scale}
-    folder = root / CLIP_FOLDER
+    folder = root / weights.CLIP_FOLDER
     write_text(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
     models.tokenizer.save_pretrained(folder)
     save_file(_half(models.clip), folder / "open_clip_model.safetensors")
-    save_file(_half(models.oracle), root / ORACLE_FILE)
-    write_sums(root)
+    save_file(_half(models.oracle), root / weights.ORACLE_FILE)
+    weights.write_sums(root)
 
 
 def load(root: Path) -> Models:
     """Load what ships, in full precision, through the calls that load the real models."""
     pipeline = DiffusionPipeline.from_pretrained(
-        root / PIPELINE_FOLDER, local_files_only=True, dtype=torch.float32
+        root / weights.PIPELINE_FOLDER, local_files_only=True, dtype=torch.float32
     )
-    clip, _ = open_clip.create_model_from_pretrained(f"local-dir:{root / CLIP_FOLDER}")
-    return Models(pipeline, clip.eval(), load_oracle(root))
+    clip, _ = open_clip.create_model_from_pretrained(f"local-dir:{root / weights.CLIP_FOLDER}")
+    return Models(pipeline, clip.eval(), weights.load_oracle(root))
 
 
 def finish(root: Path, facts: dict) -> None:
     """Write the facts, the model card made from them, and the sums of all files."""
     facts = {"date": date.today().isoformat(), "torch": torch.__version__, **facts}
-    write_text(root / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    write_text(root / weights.FACTS_FILE, json.dumps(facts, indent=2) + "\n")
     template = Path(__file__).with_name(f"{_CARD}.j2").read_text(encoding="utf-8")
     card = jinja2.Template(template, trim_blocks=True, keep_trailing_newline=True)
     write_text(root / _CARD, card.render(facts))
-    write_sums(root)
+    weights.write_sums(root)
 
 
 def _half(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -45,18 +45,18 @@ class RenderSet:
     metadata: pd.DataFrame  # species, context, distractors (tuple), style, malformation
 
 
-def render_set(recipe: RenderRecipe, folder: Path, workers: int | None = None) -> RenderSet:
-    """Render a set, or open it where it was rendered before."""
+def render_set(recipe: RenderRecipe, folder: Path) -> RenderSet:
+    """Render a set on all cores, or open it where it was rendered before."""
     path = folder / f"{recipe.name}-{recipe.count}-{recipe.seed}.npy"
     if not path.exists():
-        _render_to(path, recipe, workers)
+        _render_to(path, recipe)
     rows = [vars(recipe.scene(i)) for i in range(recipe.count)]
     return RenderSet(np.load(path, mmap_mode="r"), pd.DataFrame(rows, columns=_TOLD))
 
 
-def _render_to(path: Path, recipe: RenderRecipe, workers: int | None) -> None:
+def _render_to(path: Path, recipe: RenderRecipe) -> None:
     count, bar = recipe.count, {"desc": f"render {recipe.name}", "unit": "image"}
-    with written_whole(path) as aside, ProcessPoolExecutor(workers) as pool:
+    with written_whole(path) as aside, ProcessPoolExecutor() as pool:
         images = np.lib.format.open_memmap(aside, "w+", np.uint8, (count, SIZE, SIZE, 3))
         rendered = pool.map(recipe.image, range(count), chunksize=_CHUNK)
         for i, image in enumerate(tqdm(rendered, total=count, **bar)):

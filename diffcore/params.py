@@ -54,7 +54,7 @@ Steps = Annotated[int, Field(ge=1, le=1000)]
 Severity = Annotated[int, Field(ge=1, le=5)]
 Pixels = Annotated[int, Field(ge=16, le=2048, multiple_of=8)]
 Name = Annotated[str, Field(min_length=1)]
-Device = Literal["auto", "cpu", "cuda"]  # auto takes a GPU if there is one
+Device = Literal["auto", "cpu", "cuda"]  # auto takes a GPU if there is one; see `resolve_device`
 
 Texts = Annotated[tuple[str, ...], _AsTuple]
 Counts = Annotated[tuple[Count, ...], _AsTuple]
@@ -259,10 +259,12 @@ class TrainingParams(_Section):
     steps: Count | None = None  # the same for every method; null: from the epochs
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.4  # least area of a crop (our choice)
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    precision: Literal["no", "fp16", "bf16"] = "no"  # mixed precision
+    # Of matrix products and convolutions; see `resolve_precision`.
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Device = "auto"
     loader_workers: Annotated[int, Field(ge=0)] = 0  # processes that read images ahead
     checkpoint_every: Count = 200  # steps, the most that a kill can lose
+    log_with: Name | None = None  # a tracker that accelerate knows and that is installed
     methods: MethodsParams = MethodsParams()
 
 
@@ -416,6 +418,8 @@ def list_profiles() -> dict[str, Path]:
 def resolve_device(wanted: str, setting: str) -> str:
     """Turn "auto", "cpu" or "cuda" into where to run: "cuda" if there is a GPU and it may be used.
 
+    An Apple GPU is left alone, by models and trainings alike: nothing was ever tested on one.
+
     Raises:
         ValueError: naming the setting, for a GPU that this machine lacks.
     """
@@ -425,6 +429,29 @@ def resolve_device(wanted: str, setting: str) -> str:
     if wanted == "cuda" and not has_gpu:
         raise ValueError(f"{setting} is cuda, but torch finds no GPU; set it to auto or cpu")
     return "cuda" if has_gpu and wanted != "cpu" else "cpu"
+
+
+def resolve_precision(wanted: str, device: str) -> str:
+    """Turn "auto" into "bfloat16" where a device has instructions for it, and else into "float32".
+
+    Where bfloat16 is emulated, it is several times slower than float32 (docs/performance.md).
+
+    Raises:
+        ValueError: for float16 on a CPU, where a training would stay in float32 without a word.
+    """
+    import torch
+
+    if wanted == "float16" and device == "cpu":
+        raise ValueError("training.precision is float16, which needs a GPU; set it to auto")
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # what torch was told to use counts, and not only what the CPU has
+        found = torch.cpu.get_capabilities()
+        has = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        has &= found.get("avx512_bf16", False) or found.get("amx_bf16", False)
+    return "bfloat16" if has else "float32"
 
 
 def is_hub_id(location: str) -> bool:
@@ -546,9 +573,7 @@ def _place(names: list[str], file: str, changes: Mapping[str, Any]) -> str:
 
 
 def _remedy(value: Any, said: str) -> str:
-    """Spell out what YAML reads otherwise than it was meant: ``1e-3`` as text, ``no`` as false."""
-    if isinstance(value, bool):
-        return ' (YAML reads no and off as false, yes and on as true: write "no" with its quotes)'
+    """Spell out what YAML reads otherwise than it was meant: ``1e-3`` as text."""
     try:
         number = float(value) if isinstance(value, str) and "number" in said else math.nan
     except ValueError:

@@ -155,7 +155,7 @@ def test_the_nearest_key_is_looked_for_in_all_sections(given, nearest):
         ("prompts.domain", None, "should be a valid string"),
         ("data.dataset", "cub", "should be 'paperbirds', 'folder'"),
         ("generation.pipeline", 3, "should be a valid dictionary or instance of PipelineSpec"),
-        ("training.precision", False, "should be 'no', 'fp16' or 'bf16' (YAML reads no and off"),
+        ("training.precision", "bf16", "should be 'auto', 'float32', 'bfloat16' or 'float16'"),
     ],
 )
 def test_an_illegal_value_is_told_key_value_and_range(key, value, legal):

@@ -44,6 +44,11 @@ def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
         return _upright(_to_square(image, side) if side else _to_rgb(image), turn)
 
 
+def to_pixels(image: Image.Image) -> np.ndarray:
+    """Turn an image of any mode into (H, W, 3) uint8 RGB, upright."""
+    return _upright(_to_rgb(image), image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
 def read_head(path: str | Path) -> tuple[tuple[int, int], int]:
     """Read width and height as an image is stored, and its EXIF orientation; decode nothing."""
     with told(f"{path} is damaged or no image"), Image.open(path) as image:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR100
 
-from diffcore.data.images import Box, told
+from diffcore.data.images import Box, Images, Lazy, to_pixels, told
 from diffcore.data.published import PUBLISHED, advice, fetch
 from diffcore.params import DataParams, UserError
 
@@ -39,7 +40,7 @@ class Catalogue:
     home: Path
     folders: tuple[str, ...]  # what the set itself calls its classes, in the order of the labels
     table: pd.DataFrame  # source_id (distinct), label, file (below home), part, box (`read_box`)
-    pixels: np.ndarray | None = None  # (N, H, W, 3) uint8, of a file that holds many images
+    pixels: Images | None = None  # (N, H, W, 3) uint8, of a file that holds many images
 
 
 _told = partial(told, kind=PhotosError)
@@ -128,12 +129,48 @@ def _problems(catalogue: Catalogue, listed: bool) -> Iterator[str]:
 
 
 def _read_folder(home: Path) -> Catalogue:
-    """Read a tree class/image, or train/class/image, perhaps beside test/class/image."""
+    """Read a tree class/image, or train/class/image, perhaps beside test/class/image.
+
+    Or a saved set of Hugging Face's `datasets` in its place.
+    """
+    if any((home / f"dataset_{kind}.json").exists() for kind in ("info", "dict")):
+        return _read_hub_set(home)
     inside = set(_folders(home))  # beside any other folder, train is a class
     if "train" not in inside or inside - {"train", *_TEST_FOLDERS}:
         return _read_trees(home, {"": ""})
     tests = [f"{name}/" for name in _TEST_FOLDERS if name in inside]
     return _read_trees(home, {"train": "train/", "test": tests[0]} if tests else {"": "train/"})
+
+
+def _read_hub_set(home: Path) -> Catalogue:
+    """Read a set of Hugging Face's `datasets`, one part or several, as `save_to_disk` left it."""
+    from datasets import Dataset, concatenate_datasets, load_from_disk  # slow to import
+
+    with _told(f"{home} is no data set that save_to_disk wrote"):
+        found = load_from_disk(home)
+    parts = {"": found} if isinstance(found, Dataset) else found
+    tests = [name for name in (*_TEST_FOLDERS, "validation") if name in parts]
+    roles = {"train": "train", tests[0]: "test"} if tests else {next(iter(parts)): ""}
+    labels, names, pixels = open_hub_set(concatenate_datasets([parts[name] for name in roles]))
+    places = ((part, place) for part in roles for place in range(len(parts[part])))
+    table = _table([
+        (f"{part}/{place:06d}".lstrip("/"), label, f"{part}/dataset_info.json", roles[part], None)
+        for (part, place), label in zip(places, labels, strict=True)
+    ])  # fmt: skip
+    return Catalogue(home, tuple(names), table, pixels)
+
+
+def open_hub_set(dataset: Any) -> tuple[list[int], list[str], Images]:
+    """Open a set of Hugging Face's `datasets`: labels, names of the classes, images as they are."""
+    columns = {type(kind).__name__: name for name, kind in dataset.features.items()}
+    if not {"Image", "ClassLabel"} <= set(columns):
+        raise PhotosError(f"an Image and a ClassLabel are needed; there are {dataset.features}")
+    label, read = columns["ClassLabel"], partial(_hub_pixels, columns["Image"])
+    return list(dataset[label]), dataset.features[label].names, Lazy(dataset, read)
+
+
+def _hub_pixels(column: str, row: dict[str, Any]) -> np.ndarray:
+    return to_pixels(row[column])
 
 
 def _read_caltech(home: Path) -> Catalogue:

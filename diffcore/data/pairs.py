@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.datasets import DatasetFolder
 from torchvision.transforms.v2.functional import to_image
 
-from diffcore.data.images import Images, Lazy, View, as_batch, as_pixels, fit
-from diffcore.data.layouts import name_images
+from diffcore.data.images import Images, Lazy, View, as_batch, as_pixels, fit, to_pixels
+from diffcore.data.layouts import name_images, open_hub_set
 from diffcore.data.names import readable_names
 from diffcore.data.splits import Split, chunks
 from diffcore.store import ImageTable, ShardImages, digest, keep_array
@@ -48,8 +49,9 @@ class PairedDataset(Dataset):
     ):
         """Pair images; ValueError for generated ones of a class that has no real one.
 
-        Real ones are a `Split`, or any data set of (image, label) as of torchvision, an ImageFolder
-        having paths without suffix for ids; generated ones what has metadata and images, or a run's
+        Real ones are a `Split`, a set of Hugging Face's `datasets` with an Image and a ClassLabel,
+        or any data set of (image, label) as of torchvision, an ImageFolder having paths without
+        suffix for ids; generated ones what has metadata and images, or a run's
         folder, for what was accepted last, and kept as fitted in `cache_dir`, or else in memory, if
         few. The transform, as of torchvision.transforms.v2, acts on both images of an item alike.
         """
@@ -154,20 +156,24 @@ def _as_split(dataset: Any) -> Split:
     """Take a data set of (image, label) for a split, if it is none."""
     if isinstance(dataset, Split):
         return dataset
-    ids, labels = [str(place) for place in range(len(dataset))], getattr(dataset, "targets", None)
-    labels = [dataset[place][1] for place in range(len(dataset))] if labels is None else labels
+    ids, images = [str(place) for place in range(len(dataset))], Lazy(dataset, _to_pixels)
+    if hasattr(dataset, "features"):
+        labels, folders, images = open_hub_set(dataset)
+    else:
+        labels, folders = getattr(dataset, "targets", None), getattr(dataset, "classes", None)
+        labels = [dataset[place][1] for place in range(len(dataset))] if labels is None else labels
     if isinstance(dataset, DatasetFolder):
         paths = [Path(file).relative_to(dataset.root) for file, _ in dataset.samples]
         ids = name_images([path.as_posix() for path in paths])
-    folders = getattr(dataset, "classes", None) or [str(n) for n in range(max(labels) + 1)]
-    classes = readable_names("folder", folders)
+    classes = readable_names("folder", folders or [str(n) for n in range(max(labels) + 1)])
     metadata = pd.DataFrame({"source_id": ids, "label": np.asarray(labels, np.int64)})
     metadata["class_name"] = [classes[label] for label in metadata["label"]]
-    return Split("real", classes, metadata, Lazy(dataset, _to_pixels))
+    return Split("real", classes, metadata, images)
 
 
 def _to_pixels(item: tuple) -> np.ndarray:
     image = item[0]
-    if not isinstance(image, Tensor):
-        image = to_image(image.convert("RGB") if hasattr(image, "convert") else image)
+    if isinstance(image, Image.Image):
+        return to_pixels(image)
+    image = image if isinstance(image, Tensor) else to_image(image)
     return as_pixels(image[None] if image.is_floating_point() else image[None] / 255)[0]

@@ -105,10 +105,12 @@ def _open_photographs(settings: DataParams, split: str, seed: int, run_dir: Path
     for column, called in (("class_name", names), ("folder", catalogue.folders)):
         metadata[column] = [called[label] for label in metadata["label"]]
     paths, masks = [f"{catalogue.home}/{file}" for file in rows["file"]], None
-    size = (side, side) if side else common_size(paths)
+    size = (side, side) if side else None
     if catalogue.pixels is not None:
+        size = size or catalogue.pixels[0].shape[:2]
         images = View(catalogue.pixels, rows.index, size)
     else:
+        size = size or common_size(paths)
         images = Lazy(paths, partial(read_image, side=side), (*size, 3))
         boxes = [(path, read_box(box)) for path, box in zip(paths, rows["box"], strict=True)]
         if any(box is not None for _, box in boxes):

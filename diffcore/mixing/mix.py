@@ -9,11 +9,13 @@ by chance; the patch is CutMix's box (Yun et al., arXiv 1905.04899): of the imag
 anywhere, cut off at the border, after which λ is computed anew from what is left of it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from scipy.special import betaincinv
 from torch import Generator, Tensor
+from torch.utils.data import default_collate
 
 
 class Mixed(NamedTuple):
@@ -123,6 +125,15 @@ class DiffCoReMix:
         weight = self.draw_weight(len(real), *real.shape[2:], generator).to(real.device)
         images = torch.lerp(generated, real, weight.to(real.dtype))
         return Mixed(images, weight.mean(dim=(1, 2, 3)), weight)
+
+    def collate(self, items: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
+        """Mix items (real, generated, label) into a batch, as a loader's ``collate_fn``.
+
+        Returns images (B, C, H, W) and labels (B,), as of any data set, for a loop that is not to
+        change. Draws from torch's global generator, which a loader seeds for each of its workers.
+        """
+        real, generated, labels = default_collate(items)
+        return self(real, generated).images, labels
 
     def draw_weight(
         self, count: int, height: int, width: int, generator: Generator | None = None

@@ -24,7 +24,7 @@ from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
 from diffcore.data.weights import find_weights
 from diffcore.mixing.methods import make_method
-from diffcore.params import TrainingParams, resolve_device
+from diffcore.params import TrainingParams, resolve_device, resolve_precision
 from diffcore.store import digest, file_digest, write_text
 from diffcore.training.networks import Classifier, build_classifier, predict, save_classifier
 from diffcore.training.train import total_steps, train
@@ -36,7 +36,7 @@ _CODE = (
     *("data/pairs.py", "data/weights.py", "training/networks.py", "training/train.py"),
 )
 #: Settings of a training that change its speed, but not its result.
-_NEUTRAL = {"methods", "loader_workers", "checkpoint_every"}
+_NEUTRAL = {"methods", "loader_workers", "checkpoint_every", "log_with"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Run:
 def run_key(run: Run, training: TrainingParams) -> str:
     """Hash all that the result of a run depends on: 24 hexadecimal digits."""
     recipe = training.model_dump(mode="json", exclude=_NEUTRAL)
+    device = resolve_device(training.device, "training.device")
+    recipe["precision"] = resolve_precision(training.precision, device)  # as it is used
     if training.weights:
         recipe["weights"] = file_digest(find_weights(training.weights))  # wherever they lie
     tests = [(name, split.digest) for name, split in run.tests.items()]
@@ -106,11 +108,12 @@ def _row(run: Run, path: Path) -> dict[str, Any]:
 
 def read_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Read the learning curves of a table of `train_runs`, tidy: method, seed, step, test, top1."""
-    rows = []
+    curves = []
     for row in table.itertuples():
-        curve = json.loads(row.weights.with_suffix(".json").read_text())["curve"]
-        rows += [{"method": row.method, "seed": row.seed, **point} for point in curve]
-    return pd.DataFrame(rows, columns=["method", "seed", "step", "test", "top1"])
+        log = pd.read_csv(row.weights.with_suffix(".csv")).drop(columns="loss")
+        points = log.melt("step", var_name="test", value_name="top1").dropna()
+        curves.append(points.assign(method=row.method, seed=row.seed).sort_values("step"))
+    return pd.concat(curves, ignore_index=True)[["method", "seed", "step", "test", "top1"]]
 
 
 def _run_on_one_thread(*arguments: Any) -> None:
@@ -124,20 +127,24 @@ def _run_on_one_thread(*arguments: Any) -> None:
 
 
 def _run(run: Run, training: TrainingParams, path: Path) -> None:
-    """Train and test; weights are written first, as the results say that all is there."""
+    """Train and test; the results are written last, as they say that all is there.
+
+    The log beside them has the loss of each step and, where it was tested, the accuracies.
+    """
     started, num_classes = time.perf_counter(), len(run.pairs.classes)
     classifier = build_classifier(training, num_classes, run.seed)
     method = make_method(run.method, run.settings, num_classes)
-    steps, curve = total_steps(training, len(run.pairs)), []
-    stops = np.linspace(0, steps, run.curve_points + 1).round()[1:]
-    for step, _ in train(classifier, run.pairs, method, training, run.seed, path.with_suffix("")):
-        if step in stops:
-            found = _test(classifier, run.tests)
-            curve += [{"step": step, "test": name, "top1": value} for name, value in found.items()]
+    steps = total_steps(training, len(run.pairs))
+    stops = {*np.linspace(0, steps, run.curve_points + 1).round()[1:], steps}
+    folder = path.with_suffix("")
+    for log in train(classifier, run.pairs, method, training, run.seed, folder):
+        if len(log) in stops:
+            log[-1] |= (found := _test(classifier, run.tests))
     seconds = time.perf_counter() - started
-    results = {"top1": _test(classifier, run.tests), "seconds": seconds, "curve": curve}
+    table = pd.DataFrame(log, pd.RangeIndex(1, steps + 1, name="step"))
     save_classifier(classifier, path.with_suffix(".safetensors"))
-    write_text(path, json.dumps(results))
+    write_text(path.with_suffix(".csv"), table.to_csv())
+    write_text(path, json.dumps({"top1": found, "seconds": seconds}))
 
 
 def _test(classifier: Classifier, tests: Mapping[str, Split]) -> dict[str, float]:

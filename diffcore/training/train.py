@@ -8,7 +8,7 @@ goes on from its checkpoint as if it had not been.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +26,37 @@ from torch.utils.data import DataLoader
 from diffcore.data.pairs import PairedDataset
 from diffcore.mixing.methods import Method
 from diffcore.mixing.mix import device_of
-from diffcore.params import TrainingParams, resolve_device
+from diffcore.params import TrainingParams, resolve_device, resolve_precision
 from diffcore.store import written_whole
 from diffcore.training.networks import Classifier, as_floats
 
+Log = list[dict[str, float]]  # a row a step: its loss, and what else was measured then
+_FUSED = ("adam", "adamw", "sgd")  # optimisers that update all weights in one call
+_MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # accelerate's names
 
-def draw_crops(count: int, scale: float, generator: Generator | None = None) -> Tensor:
-    """Draw crops of at least `scale` of the area, half of them flipped: affine maps (count, 2, 3).
+
+def draw_crops(shape: Sequence[int], scale: float, generator: Generator | None = None) -> Tensor:
+    """Draw crops of at least `scale` of the area, half of them flipped, for images of a shape.
 
     The "Inception" crop (Szegedy et al., arXiv 1409.4842). Our choice: it keeps the aspect ratio,
     as a stretched bird is no bird of its species. A `scale` of 1 only flips; outside (0, 1] it is a
-    ValueError.
+    ValueError. Takes (B, C, H, W); returns where to look for each pixel, (B, H, W, 2).
     """
     if not 0 < scale <= 1:
         raise ValueError(f"scale is {scale}; it must be above 0 and at most 1")
     device = device_of(generator)
-    area, across, down, chance = torch.rand(4, count, generator=generator, device=device)
+    area, across, down, chance = torch.rand(4, shape[0], generator=generator, device=device)
     side = (scale + (1 - scale) * area).sqrt()
-    maps = torch.zeros(count, 2, 3, device=device)
+    maps = torch.zeros(shape[0], 2, 3, device=device)
     maps[:, 0, 0] = torch.where(chance < 0.5, -side, side)
     maps[:, 1, 1] = side
     maps[:, :, 2] = (1 - side)[:, None] * (2 * torch.stack([across, down], dim=1) - 1)
-    return maps
+    return affine_grid(maps, list(shape), align_corners=False)
 
 
 def crop_and_flip(images: Tensor, crops: Tensor) -> Tensor:
     """Cut a crop out of each image (B, C, H, W) of floats, and enlarge it to the image's size."""
-    grid = affine_grid(crops.to(images), list(images.shape), align_corners=False)
-    return grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return grid_sample(images, crops.to(images), padding_mode="border", align_corners=False)
 
 
 class PairSampler:
@@ -106,21 +109,27 @@ class Step:
     """
 
     def __init__(
-        self, classifier: Classifier, method: Method, settings: TrainingParams, steps: int = 1
-    ):
-        """Move the classifier to its device; of Steps of several precisions only the last works."""
+        self, classifier: Classifier, method: Method, settings: TrainingParams, steps: int = 1,
+        folder: Path | None = None,
+    ):  # fmt: skip
+        """Move the classifier to its device; of Steps of several precisions only the last works.
+
+        The folder is for what a tracker writes.
+        """
         self.classifier, self.method, self.settings = classifier, method, settings
-        self.accelerator = _make_accelerator(settings)
+        self.accelerator = _make_accelerator(settings, folder)
         optimizer = create_optimizer_v2(
-            classifier, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
-        )
+            classifier, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay,
+            **({"fused": True} if settings.optimizer in _FUSED else {}),
+        )  # fmt: skip
         self.schedule = _make_schedule(optimizer, settings, steps)
         self.model, self.optimizer = self.accelerator.prepare(classifier, optimizer)
 
     def take_real(self, real: Tensor, labels: Tensor, generator: Generator) -> None:
         """Take a batch of real images (B, H, W, 3) uint8, and draw their crops."""
         self.generator, self.labels = generator, labels.to(self.accelerator.device)
-        self._crops = draw_crops(len(real), self.settings.crop_scale, generator)
+        shape = len(real), 3, *real.shape[1:3]
+        self._crops = draw_crops(shape, self.settings.crop_scale, generator)
         self.real = self.generated = self._crop(real)
 
     def take_counterparts(self, generated: Tensor) -> None:
@@ -156,15 +165,21 @@ class Step:
         return crop_and_flip(as_floats(images.to(self.accelerator.device)), self._crops)
 
 
-def _make_accelerator(settings: TrainingParams) -> Accelerator:
-    """Set up device and precision; `batch_size` counts the images of all processes together."""
+def _make_accelerator(settings: TrainingParams, folder: Path | None) -> Accelerator:
+    """Set up device, precision and tracker; `batch_size` counts the images of all processes."""
     if "WORLD_SIZE" not in os.environ:  # one process, which may have trained in another precision
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        cpu=resolve_device(settings.device, "training.device") == "cpu",
-        mixed_precision=settings.precision,
+    device = resolve_device(settings.device, "training.device")
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=_MIXED[resolve_precision(settings.precision, device)],
         dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=settings.log_with,
+        project_dir=folder,
     )
+    if settings.log_with and not accelerator.log_with:  # accelerate leaves it out without a word
+        raise ValueError(f"training.log_with is {settings.log_with}, which is not installed")
+    return accelerator
 
 
 def _make_schedule(
@@ -182,14 +197,20 @@ def _make_schedule(
 def train(
     classifier: Classifier, data: PairedDataset, method: Method, settings: TrainingParams,
     seed: int, folder: Path | None = None,
-) -> Iterator[tuple[int, float]]:  # fmt: skip
-    """Train in place, from the folder's checkpoint if any; yield steps done and the last loss."""
+) -> Iterator[Log]:  # fmt: skip
+    """Train in place, from the folder's checkpoint if any; yield the log after each step.
+
+    Whoever takes it may add to its last row, which the next checkpoint holds too.
+    """
     steps = total_steps(settings, len(data))
-    step = Step(classifier, method, settings, steps)
+    step = Step(classifier, method, settings, steps, folder)
     path = folder / "checkpoint.pt" if folder else None
-    start = _restore(step, path)
-    loader = step.accelerator.prepare(_loader(data, settings, steps, seed, start))
-    for done, (real, generated, labels) in enumerate(loader, start):
+    log = _restore(step, path)
+    step.accelerator.init_trackers(
+        "diffcore", settings.model_dump(exclude={"methods", "model_args"})
+    )
+    loader = step.accelerator.prepare(_loader(data, settings, steps, seed, len(log)))
+    for done, (real, generated, labels) in enumerate(loader, len(log)):
         step.schedule.step_update(done)
         # A generator for each step and process, so that a resumed training draws the same.
         step.take_real(real, labels, _generator(seed, done, step.accelerator.process_index))
@@ -197,10 +218,13 @@ def train(
             step.take_counterparts(generated)
         for phase in (step.augment, step.forward, step.backward, step.update):
             phase()
+        log.append({"loss": step.loss.item()})
+        step.accelerator.log(log[-1], done + 1)
+        yield log
         due = (done + 1) % settings.checkpoint_every == 0 and done + 1 < steps
         if path and due and step.accelerator.is_main_process:
-            _save(step, path, done + 1)
-        yield done + 1, step.loss.item()
+            _save(step, path, log)
+    step.accelerator.end_training()
     if path and step.accelerator.is_main_process:
         path.unlink(missing_ok=True)
 
@@ -231,17 +255,17 @@ def _states(step: Step) -> dict[str, Any]:
     return parts if scaler is None else parts | {"scaler": scaler}
 
 
-def _restore(step: Step, path: Path | None) -> int:
-    """Go back to a checkpoint, if there is one; return how many steps it had done."""
+def _restore(step: Step, path: Path | None) -> Log:
+    """Go back to a checkpoint, if there is one; return the log of the steps it had done."""
     if path is None or not path.exists():
-        return 0
+        return []
     saved = torch.load(path, map_location=step.accelerator.device, weights_only=True)
     for name, part in _states(step).items():
         part.load_state_dict(saved[name])
-    return saved["step"]
+    return saved["log"]
 
 
-def _save(step: Step, path: Path, done: int) -> None:
+def _save(step: Step, path: Path, log: Log) -> None:
     states = {name: part.state_dict() for name, part in _states(step).items()}
     with written_whole(path) as aside:
-        torch.save({"step": done, **states}, aside)
+        torch.save({"log": log, **states}, aside)

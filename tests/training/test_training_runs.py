@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from dummy_study import gaussian_classes, make_generated, make_split
@@ -52,7 +53,11 @@ def test_results_are_tabled_with_their_columns(params, pairs, tmp_path):
         found = predict(classifier, test.images).argmax(1).numpy()
         assert row.matched == (found == test.labels).mean()
         held = json.loads((tmp_path / f"{row.key}.json").read_text())
-        assert set(held) == {"top1", "seconds", "curve"}
+        assert set(held) == {"top1", "seconds"}
+        log = pd.read_csv(tmp_path / f"{row.key}.csv")
+        assert log["step"].tolist() == [1, 2, 3, 4]
+        assert log["loss"].notna().all()
+        assert log["matched"].dropna().tolist() == pytest.approx([row.matched])  # at its end
 
 
 def test_a_run_is_trained_once(params, pairs, tmp_path, monkeypatch):
@@ -108,7 +113,7 @@ def test_a_gpu_is_shared_by_none(params, pairs, tmp_path, monkeypatch):
 def test_a_key_names_all_that_matters_and_nothing_else(params, real, pairs, tmp_path):
     training, base = params.training, run_key(a_run(pairs), params.training)
     assert run_key(a_run(pairs, columns={"point": 3}), training) == base
-    speed = {"loader_workers": 3, "checkpoint_every": 7}
+    speed = {"loader_workers": 3, "checkpoint_every": 7, "log_with": "wandb"}
     assert run_key(a_run(pairs), training.model_copy(update=speed)) == base
     pixels = real.images.copy()
     pixels[0, 0, 0, 0] ^= 1

@@ -1,10 +1,14 @@
 """One training: crops, pairs, steps; the same result again, and a resume that changes nothing."""
 
 import pickle
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
 from dummy_study import gaussian_classes, make_generated, make_split
 from torch import Generator
 from torch.nn.functional import cross_entropy
@@ -56,7 +60,7 @@ def seeded(seed=0):
 # --------------------------------------------------------------------------------- the augmentation
 def test_whole_crops_are_flipped_or_left():
     images = torch.rand(64, 3, 8, 8)
-    out = crop_and_flip(images, draw_crops(len(images), 1.0, seeded()))
+    out = crop_and_flip(images, draw_crops(images.shape, 1.0, seeded()))
     flipped = torch.isclose(out, images.flip(3), atol=1e-5).flatten(1).all(1)
     left = torch.isclose(out, images, atol=1e-5).flatten(1).all(1)
     assert (flipped ^ left).all()
@@ -66,7 +70,7 @@ def test_whole_crops_are_flipped_or_left():
 def test_a_crop_agrees_with_torchvision():
     image = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 80, 80, generator=seeded(3)), 16, 1)
     image = image[:, :, :64, :64]
-    out = crop_and_flip(image, draw_crops(len(image), 0.25, seeded(1)))
+    out = crop_and_flip(image, draw_crops(image.shape, 0.25, seeded(1)))
     # The draws again, as one crop in whole pixels.
     area, across, down, chance = torch.rand(4, 1, generator=seeded(1))
     side = float((0.25 + 0.75 * area).sqrt()) * 64
@@ -80,7 +84,7 @@ def test_crops_stay_inside_and_are_no_smaller_than_asked():
     """Images that grow from left to right by 1 a pixel, and from top to bottom by 100."""
     place = torch.arange(8, dtype=torch.float32)
     ramp = (place[None, :] + 100 * place[:, None]).expand(64, 1, 8, 8)
-    out = crop_and_flip(ramp, draw_crops(len(ramp), 0.25, seeded()))
+    out = crop_and_flip(ramp, draw_crops(ramp.shape, 0.25, seeded()))
     assert out.min() >= 0
     assert out.max() <= 707 + 1e-3
     widths = (out[:, 0, 0].amax(1) - out[:, 0, 0].amin(1)) / 7  # of the crop, in sides
@@ -92,7 +96,7 @@ def test_crops_stay_inside_and_are_no_smaller_than_asked():
 @pytest.mark.parametrize("scale", [0.0, 1.1])
 def test_a_scale_that_is_no_share_is_an_error(scale):
     with pytest.raises(ValueError, match="scale is"):
-        draw_crops(1, scale)
+        draw_crops((1, 3, 8, 8), scale)
 
 
 # ---------------------------------------------------------------------------------------- the pairs
@@ -154,7 +158,7 @@ def test_a_step_is_written_out(params, data):
 
     plain, generator = build_classifier(settings, K, seed=1), seeded(5)
     both = torch.cat([batch.permute(0, 3, 1, 2) / 255 for batch in (real, generated)], dim=1)
-    cropped = crop_and_flip(both, draw_crops(len(both), settings.crop_scale, generator))
+    cropped = crop_and_flip(both, draw_crops(both.shape, settings.crop_scale, generator))
     images, targets = method(params)(cropped[:, :3], cropped[:, 3:], labels, generator)
     loss = cross_entropy(plain(images), targets, label_smoothing=0.1)
     loss.backward()
@@ -167,10 +171,10 @@ def test_a_step_is_written_out(params, data):
 
 
 def test_a_process_may_train_in_one_precision_after_another(params):
-    for precision in ("bf16", "no"):
+    for precision, name in (("bfloat16", "bf16"), ("float32", "no")):
         settings = params.training.model_copy(update={"precision": precision})
         step = Step(build_classifier(settings, K), method(params), settings)
-        assert step.accelerator.mixed_precision == precision
+        assert step.accelerator.mixed_precision == name
 
 
 def test_the_learning_rate_rises_and_falls(params):
@@ -189,12 +193,13 @@ def test_the_learning_rate_rises_and_falls(params):
 
 # ------------------------------------------------------------------------------------- the training
 def fit(params, data, seed=0, folder=None, stop=None, name="diffcoremix"):
-    classifier, losses = build_classifier(params.training, K, seed), []
-    for step, loss in train(classifier, data, method(params, name), params.training, seed, folder):
-        losses.append(loss)
-        if step == stop:
+    classifier = build_classifier(params.training, K, seed)
+    for log in train(classifier, data, method(params, name), params.training, seed, folder):
+        log[-1]["seen"] = len(log)
+        if len(log) == stop:
             break
-    return classifier, losses
+    assert [row["seen"] for row in log] == list(range(1, len(log) + 1))
+    return classifier, [row["loss"] for row in log]
 
 
 def test_a_training_learns(data):
@@ -227,7 +232,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(data, tmp_path):
     fit(params, data, folder=tmp_path, stop=7)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     resumed, rest = fit(params, data, folder=tmp_path)
-    assert rest == losses[4:]
+    assert rest == losses
     assert torch.equal(weights(resumed), weights(whole))
     assert not list(tmp_path.iterdir())  # nothing is left behind
 
@@ -236,5 +241,29 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(data, tmp_path):
 def test_other_models_of_timm_train_too(name, params, data):
     changes = {"model": name, "model_args": {"img_size": 32} if "vit" in name else {}, "steps": 1}
     settings = params.training.model_copy(update=changes)
-    ((step, loss),) = train(build_classifier(settings, K), data, method(params), settings, 0)
-    assert (step, np.isfinite(loss)) == (1, True)
+    (log,) = train(build_classifier(settings, K), data, method(params), settings, 0)
+    assert [*map(np.isfinite, log[0].values())] == [True]
+
+
+def test_a_tracker_sees_every_loss(data, params, tmp_path, monkeypatch):
+    class Kept(GeneralTracker):
+        name, requires_logging_directory, tracker, main_process_only = "kept", True, None, True
+        logged: ClassVar[dict] = {}
+
+        def __init__(self, run_name, logging_dir, **_):
+            super().__init__()
+
+        def store_init_configuration(self, values):
+            pass
+
+        def log(self, values, step, **_):
+            self.logged[step] = values["loss"]
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Kept)
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    followed = load_params("smoke", {"training.steps": 12, "training.log_with": "tensorboard"})
+    losses = fit(followed, data, folder=tmp_path)[1]
+    assert list(Kept.logged.values()) == losses == fit(params, data)[1]
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
+    with pytest.raises(ValueError, match="which is not installed"):
+        fit(followed, data)

@@ -7,9 +7,15 @@ SET ?=
 # Any Python of at least 3.11; where this one is older, newer names are tried.
 PYTHON ?= python3
 VENV ?= .venv
+# An index of torch's builds for CPUs, as torch's own page names it: gigabytes less to download.
+TORCH_INDEX ?=
 
-RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# `make study RUN=python` takes the environment that is active, and builds none.
+ifndef RUN
+RUN := $(VENV)/bin/python
+READY := $(INSTALLED)
+endif
 
 SOURCES := $(shell find diffcore -type f ! -path '*/__pycache__/*' ! -name '.*')
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -27,7 +33,7 @@ SETTINGS := runs/$(PROFILE)/.set
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: $(INSTALLED) ## create .venv with the locked packages and this one
+setup: $(READY) ## create .venv with the locked packages and this one
 
 study: $(REPORT)/index.html ## run the notebooks of PROFILE (demo) that are out of date
 	@echo "The study is in $<"
@@ -38,22 +44,22 @@ verify: study ## compare the fresh report of PROFILE with the committed one, num
 publish: study ## put the fresh report of PROFILE in the place of the committed one
 	$(RUN) -m diffcore publish --profile '$(PROFILE)'
 
-quick: $(INSTALLED) ## run the tests that need no kernel, subprocess or dummy model: a minute
+quick: $(READY) ## run the tests that need no kernel, subprocess or dummy model: a minute
 	$(RUN) -m pytest -m 'not slow' -n 2
 
-test: $(INSTALLED) ## run all tests
+test: $(READY) ## run all tests
 	$(RUN) -m pytest -n 2 --dist loadscope
 
-lab: $(INSTALLED) ## open the notebooks in JupyterLab
+lab: $(READY) ## open the notebooks in JupyterLab
 	$(RUN) -m jupyter lab --notebook-dir=notebooks
 
-tune: $(INSTALLED) ## choose each method's settings on the training images of PROFILE
+tune: $(READY) ## choose each method's settings on the training images of PROFILE
 	$(RUN) -m diffcore tune --profile '$(PROFILE)'
 
-bench: $(INSTALLED) ## measure the parts against each other, as ratios in one run
+bench: $(READY) ## measure the parts against each other, as ratios in one run
 	$(RUN) -m diffcore bench
 
-pretrain: $(INSTALLED) ## train the shipped models again, from seeds
+pretrain: $(READY) ## train the shipped models again, from seeds
 	$(RUN) -m diffcore pretrain
 
 clean: ## remove caches, and data and fresh report of PROFILE; committed reports and .venv stay
@@ -69,9 +75,16 @@ $(INSTALLED): requirements.lock pyproject.toml
 	echo "This study needs Python 3.11 or newer, and '$(PYTHON)' is not." >&2; \
 	echo "Install one, then name it: make PYTHON=/path/to/python3.12 setup" >&2; \
 	exit 1
-	@echo "Installing the locked packages into $(VENV): several gigabytes, minutes the first time."
-	$(RUN) -m pip install --quiet --requirement requirements.lock
-	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "Installing the locked packages into $(VENV): gigabytes, minutes the first time."
+ifdef TORCH_INDEX
+	sed -nE 's/^(torch|torchvision)=+/\1==/p' requirements.lock > $(VENV)/torch.txt
+	sed -E '/^(torch=|torchvision=|triton|cuda-|nvidia-)/d' requirements.lock > $(VENV)/others.txt
+	$(VENV)/bin/python -m pip install --quiet --index-url '$(TORCH_INDEX)' -r $(VENV)/torch.txt
+	$(VENV)/bin/python -m pip install --quiet -r $(VENV)/others.txt
+else
+	$(VENV)/bin/python -m pip install --quiet -r requirements.lock
+endif
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Holds the parameters of the last run, and is touched only when they change; with the plus sign
@@ -81,7 +94,7 @@ $(SETTINGS): always
 	+@echo '$(SET)' | cmp -s - $@ || echo '$(SET)' > $@
 
 # The environment comes first but does not date a report: its packages are pinned.
-$(EXECUTED): $(REPORT)/%.ipynb: params/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | $(INSTALLED)
+$(EXECUTED): $(REPORT)/%.ipynb: params/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | $(READY)
 	$(RUN) -m diffcore study --profile '$(PROFILE)' --notebook '$(*F)' \
 	    $(foreach assignment,$(SET),--set '$(assignment)')
 
@@ -91,7 +104,7 @@ $(foreach name,$(NAMES),$(eval $(REPORT)/$(name)/$(name).ipynb: notebooks/$(name
 REPORTED := $(REPORT)/08_report/08_report.ipynb
 $(REPORTED): $(filter-out $(REPORTED),$(EXECUTED))
 
-$(REPORT)/index.html: $(EXECUTED) params/$(PROFILE).yaml $(SOURCES) | $(INSTALLED)
+$(REPORT)/index.html: $(EXECUTED) params/$(PROFILE).yaml $(SOURCES) | $(READY)
 	$(RUN) -m diffcore index --profile '$(PROFILE)'
 
 params/%.yaml:

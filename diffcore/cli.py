@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from diffcore.params import UserError, load_params, parse_assignments, project_root
 from diffcore.report.claims import results_table
-from diffcore.report.run import NotebookError, build_index, notebook_names, run_notebook
+from diffcore.report.run import NotebookError, build_index, notebooks, run_notebook
 from diffcore.store import folder_whole, write_text
 
 #: Command -> the module whose main(arguments) it is, and what it does.
@@ -53,7 +53,7 @@ def _explained(run: Callable[[], int | None]) -> int:
 def _study(options: argparse.Namespace) -> None:
     """Run one notebook of a profile, or all of them and the index."""
     overrides = parse_assignments(options.assignments)
-    for name in options.notebook or notebook_names():
+    for name in options.notebook or notebooks():
         print(run_notebook(name, options.profile, overrides))
     if not options.notebook:
         print(build_index(load_params(options.profile, overrides).profile))

@@ -337,6 +337,8 @@ class StudyParams(_Section):
     saliency: SaliencyParams = SaliencyParams()
     overhead: OverheadParams = OverheadParams()
     robustness: RobustnessParams = RobustnessParams()
+    # Other forms of every table and figure, beside CSV, PNG and SVG.
+    exports: Annotated[tuple[Literal["latex", "pdf"], ...], Field(strict=False)] = ()
 
 
 # ---------------------------------------------------------------------------------------- loading
@@ -410,9 +412,13 @@ def project_root() -> Path:
 
 def list_profiles() -> dict[str, Path]:
     """Files of all profiles by name: the project's or, without any, those that came along."""
-    folders = (project_root() / "params", Path(__file__).with_name("profiles"))
-    found = (sorted(folder.glob("*.yaml")) for folder in folders)
-    return {file.stem: file for file in next(filter(None, found), [])}
+    return {file.stem: file for file in project_files("params/*.yaml", "profiles")}
+
+
+def project_files(pattern: str, packaged: str) -> list[Path]:
+    """List files of the project or, without any, those of the same names in the package."""
+    own = sorted(project_root().glob(pattern))
+    return own or sorted(Path(__file__).with_name(packaged).glob(Path(pattern).name))
 
 
 def resolve_device(wanted: str, setting: str) -> str:

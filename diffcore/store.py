@@ -22,8 +22,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Value
-from datasets import Image as ImageFeature
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -162,10 +160,15 @@ class ImageTable:
     """
 
     def __init__(self, folder: str | Path, types: dict[str, str], keys: Sequence[str]):
-        """Take the types of the columns (as of `datasets.Value`), and which tell images apart."""
+        """Take the types of the columns ("string", "int64" ...), and which tell images apart."""
         self.folder, self.keys, self.columns = Path(folder), list(keys), list(types)
-        features = {name: Value(kind) for name, kind in types.items()} | {"image": ImageFeature()}
-        self._schema = Features(features).arrow_schema
+        columns = {name: pa.type_for_alias(kind) for name, kind in types.items()}
+        image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        # As Hugging Face's `datasets` writes it, which is not needed to read or write here.
+        features = {name: {"dtype": kind, "_type": "Value"} for name, kind in types.items()}
+        features["image"] = {"_type": "Image"}
+        told = {"huggingface": json.dumps({"info": {"features": features}})}
+        self._schema = pa.schema(columns | {"image": image}, metadata=told)
 
     def metadata(self) -> pd.DataFrame:
         """List every image once: its columns, and the ``shard`` (path) and ``row`` that hold it.

@@ -49,7 +49,7 @@ class Study(Report):
     """
 
     def __init__(self, params: StudyParams, run_dir: Path, report_dir: Path):
-        super().__init__(report_dir)
+        super().__init__(report_dir, params.exports)
         self.params, self.run_dir = params, run_dir
         self.seed, self.confidence = params.seed, params.measure.confidence
 

@@ -1,6 +1,5 @@
 """The lock, its conda twin and declarations agree; code and notebooks are clean; make builds."""
 
-import ast
 import json
 import os
 import re
@@ -42,10 +41,12 @@ def lock():
 
 @pytest.fixture(scope="module")
 def declared():
-    """What pyproject.toml asks for, with the development tools, by package."""
+    """What pyproject.toml asks for, with all extras, by package."""
     project = PYPROJECT["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-    return {canonicalize_name(Requirement(text).name): Requirement(text) for text in wanted}
+    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
+    asked = {canonicalize_name(Requirement(text).name): Requirement(text) for text in wanted}
+    del asked["diffcore"]  # an extra that takes in another one
+    return asked
 
 
 def test_the_lock_pins_what_the_package_asks_for_and_names_no_host(lock, declared):
@@ -57,33 +58,36 @@ def test_the_lock_pins_what_the_package_asks_for_and_names_no_host(lock, declare
             assert wanted.specifier.contains(next(iter(Requirement(line).specifier)).version)
 
 
-def test_the_conda_twin_has_the_pins_of_the_lock(lock, declared):
+def test_the_conda_twin_takes_the_lock_as_it_is():
     dependencies = yaml.safe_load((PROJECT / "environment.yml").read_text())["dependencies"]
     conda = next(part["pip"] for part in dependencies if isinstance(part, dict))
-    pins = [line for line in conda if not line.startswith("-")]
-    assert sorted(pins) == sorted(line for name in declared for line in lock[name])
-    assert [line for line in conda if line.startswith("-")] == ["-c requirements.lock", "-e ."]
+    assert conda == ["-r requirements.lock", "-e ."]
 
 
-def test_every_import_is_declared(declared):
-    imported = set()
-    for path in (PROJECT / "diffcore").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(node.module.partition(".")[0])
-    owners = packages_distributions()
-    for name in imported - set(sys.stdlib_module_names) - {"diffcore", "IPython"}:
-        owned = {canonicalize_name(owner) for owner in owners[name]}
-        assert owned & declared.keys(), f"{name} is imported, and {owned} not declared"
+CORE = """
+import sys
+from diffcore import DiffCoReMix, PairedDataset, load_params, patch_mix, pixel_mix, plan_generation
+print(*sys.modules)
+"""
+
+
+def test_mixing_and_pairing_need_no_extra(declared):
+    core = {canonicalize_name(Requirement(t).name) for t in PYPROJECT["project"]["dependencies"]}
+    extras = {
+        name for name, owners in packages_distributions().items()
+        if {canonicalize_name(owner) for owner in owners} & (declared.keys() - core - {"jinja2"})
+    }  # fmt: skip
+    found = command(sys.executable, "-c", CORE)
+    assert found.returncode == 0, found.stderr
+    assert {"torch", "scipy"} <= set(found.stdout.split())
+    assert not extras & set(found.stdout.split())  # but jinja2, which torch brings
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_profiles_prompt_books_templates_and_weights(tmp_path):
+def test_a_wheel_runs_the_study_in_an_empty_folder(tmp_path):
     build = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path)
     copy = tmp_path / "copy"
-    for name in ("diffcore", "params"):
+    for name in ("diffcore", "notebooks", "params"):
         shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, copy)
@@ -99,11 +103,17 @@ def test_a_wheel_holds_profiles_prompt_books_templates_and_weights(tmp_path):
     templates = [path.relative_to(PROJECT) for path in (PROJECT / "diffcore").rglob("*.j2")]
     assert templates
     assert all((site.parent / path).is_file() for path in templates)
-    code = "from diffcore.params import load_params; print(load_params('demo').profile)"
+    assert [path.stem for path in sorted(site.glob("notebooks/*.ipynb"))] == [
+        path.stem for path in NOTEBOOKS
+    ]
+    empty = tmp_path / "empty"
+    empty.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(site.parent)}
-    options = {"cwd": tmp_path / "site", "env": environment, "capture_output": True, "text": True}
-    found = subprocess.run([sys.executable, "-c", code], check=False, **options)
-    assert found.stdout == "demo\n", found.stderr
+    study = ("-m", "diffcore", "study", "--profile", "smoke", "--notebook", "03_mixing")
+    options = {"cwd": empty, "env": environment, "capture_output": True, "text": True}
+    found = subprocess.run([sys.executable, *study], check=False, **options)
+    assert found.returncode == 0, found.stderr
+    assert (empty / "runs/smoke/report/03_mixing/03_mixing.html").is_file()
 
 
 # ------------------------------------------------------------------------------ code and notebooks
@@ -184,3 +194,15 @@ def test_make_runs_again_what_a_change_concerns_and_nothing_else(make, study_fol
     assert make() == ALL
     assert make("SET=seed=3") == [f"{call} --set seed=3" for call in ALL[:2]] + ALL[2:]
     assert make("SET=seed=3") == []
+
+
+@pytest.mark.slow
+def test_an_active_environment_and_builds_for_cpus_can_be_asked_for():
+    assert "pip" not in command("make", "-n", "study", "RUN=python", "VENV=none").stdout
+    asked = ("-n", "setup", "VENV=none", "TORCH_INDEX=index")
+    lines = command("make", *asked).stdout.splitlines()
+    lists = [line for line in lines if line.startswith("sed")]
+    torch, others = (command("sh", "-c", line.partition(" > ")[0]).stdout for line in lists)
+    assert torch.split() == ["torch==2.13.0", "torchvision==0.28.0"]
+    assert not re.search(r"^(nvidia|cuda|triton|torch=|torchvision)", others, re.M)
+    assert {"torchmetrics", "open-clip-torch", "numpy"} <= set(re.findall(r"^[\w-]+", others, re.M))

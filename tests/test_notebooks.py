@@ -18,11 +18,11 @@ from conftest import PROJECT, make_study
 
 from diffcore.checks import CAPABILITIES
 from diffcore.report.claims import results_table
-from diffcore.report.run import build_index, notebook_names, run_notebook
+from diffcore.report.run import build_index, notebooks, run_notebook
 from diffcore.report.verify import DIFFERENT, MISSING, compare, numbers
 
 GOLDEN = PROJECT / "tests" / "golden" / "smoke"
-NAMES = notebook_names()
+NAMES = list(notebooks())
 FIGURES = {"01": 8, "02": 9, "03": 8, "04": 9, "05": 7, "06": 4, "07": 13, "08": 1}
 TRAINED = ("04", "05", "07", "08")
 TOLERANCE = 1e-3  # relative: float32 on another processor

@@ -10,7 +10,6 @@ from itertools import chain, count
 from pathlib import Path
 
 import yaml
-from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
 from diffcore.prompts.book import clean_class_name
@@ -62,6 +61,8 @@ def _clean(name: str) -> str:
 def _read_words(home: Path | None) -> dict[str, str]:
     """Read the words of WordNet ids, from the set's own list or else from timm's."""
     if home is None or not (home / "words.txt").is_file():
+        from timm.data import ImageNetInfo  # of no use to other sets
+
         info = ImageNetInfo()
         return {wnid: info.label_name_to_description(wnid) for wnid in info.label_names()}
     lines = (home / "words.txt").read_text(encoding="utf-8").splitlines()

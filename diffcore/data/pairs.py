@@ -131,6 +131,7 @@ class PairedDataset(Dataset):
 def _place_sources(generated: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
     """Place of the real image that each generated one belongs to, (M,)."""
     own = {name: place for place, name in enumerate(real["source_id"])}
+    own |= {f"train/{name}": place for name, place in own.items()}  # as of a tree with parts
     members, places = real.groupby("class_name").indices, []
     table = generated[["source_id", "class_name"]]
     for source, name, turn in table.assign(turn=table.groupby("class_name").cumcount()).to_numpy():

@@ -9,8 +9,6 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from diffcore.paperbirds.oracle import Oracle
 from diffcore.store import write_text
 
@@ -39,6 +37,8 @@ def clip_dir(root: Path = WEIGHTS) -> Path:
 
 def load_oracle(root: Path = WEIGHTS) -> Oracle:
     """The oracle in evaluation mode, verified; to measure with, never to filter or train."""
+    from safetensors.torch import load_file  # whoever only draws the birds needs none
+
     verify(root, ORACLE_FILE)
     oracle = Oracle()
     oracle.load_state_dict({k: v.float() for k, v in load_file(root / ORACLE_FILE).items()})

@@ -6,7 +6,7 @@ What a clock decided, which no other run can equal, is kept apart in ``times.jso
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ _DIGITS = 6  # that count in a saved number: more would differ between machines
 class Report:
     """The folder of one notebook's results."""
 
-    def __init__(self, report_dir: Path):
-        self.report_dir = report_dir
+    def __init__(self, report_dir: Path, exports: Collection[str] = ()):
+        """Take the folder, and what else tables and figures are written as: "latex", "pdf"."""
+        self.report_dir, self.exports = report_dir, exports
         self._numbers: dict[str, dict[str, Any]] = {"metrics": {}, "times": {}}
 
     def begin(self, params: StudyParams, versions: Mapping[str, Any]) -> None:
@@ -47,6 +48,9 @@ class Report:
             svg = folder / f"{name}.svg"
             with plt.rc_context({"svg.hashsalt": name}), written_whole(svg) as at:
                 fig.savefig(at, format="svg", bbox_inches="tight", metadata={"Date": None})
+        if "pdf" in self.exports:
+            with written_whole(folder / f"{name}.pdf") as at:
+                fig.savefig(at, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
         drawn = io.BytesIO()
         fig.savefig(drawn, format="png", bbox_inches="tight", dpi=110)
         slim = _in_256_colours(Image.open(drawn).convert("RGB"), holds_images)
@@ -61,7 +65,11 @@ class Report:
         """Save a table, of measured times or not, as CSV with six digits; return it to be shown."""
         path = self.report_dir / ("times" if times else "tables") / f"{name}.csv"
         write_text(path, table.to_csv(index=False, float_format=f"%.{_DIGITS}g"))
-        return table.style.format(precision=precision, na_rep="").hide(axis="index")
+        styled = table.style.format(precision=precision, na_rep="").hide(axis="index")
+        if "latex" in self.exports:
+            plain = table.style.format(precision=precision, na_rep="", escape="latex")
+            write_text(path.with_suffix(".tex"), plain.hide(axis="index").to_latex(hrules=True))
+        return styled
 
     def record(self, **numbers: Any) -> None:
         """Add numbers (ValueError unless finite), texts, mappings or lists to ``metrics.json``."""

@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from diffcore.checks import CAPABILITIES, capabilities, require
-from diffcore.params import StudyParams, UserError, load_params, project_root
+from diffcore.params import StudyParams, UserError, load_params, project_files, project_root
 from diffcore.report.pages import executed_notebooks, index_page, notebook_page
 from diffcore.store import folder_whole, write_text
 
@@ -33,9 +33,9 @@ class NotebookError(UserError, RuntimeError):
     """A notebook that cannot be run, or stopped; the message names it, the cell and the reason."""
 
 
-def notebook_names() -> list[str]:
-    """List the notebooks of the project, in order."""
-    return sorted(path.stem for path in (project_root() / "notebooks").glob("*.ipynb"))
+def notebooks() -> dict[str, Path]:
+    """Find the notebooks of the project by name, in order: or, without any, the package's own."""
+    return {path.stem: path for path in project_files("notebooks/*.ipynb", "notebooks")}
 
 
 def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
@@ -47,9 +47,9 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
     with contextlib.chdir(project_root()):
         params = load_params(profile, overrides)
         require(params)
-        if name not in (known := notebook_names()):
+        if name not in (known := notebooks()):
             raise NotebookError(f"no notebook {name}; there are: {', '.join(known) or 'none'}")
-        notebook = fit(nbformat.read(f"notebooks/{name}.ipynb", as_version=4), params)
+        notebook = fit(nbformat.read(known[name], as_version=4), params)
         given = {"profile": profile, "overrides": dict(overrides or {})}
         folder = Path("runs", params.profile, "report", name).resolve()
         with _report_aside(folder) as aside:

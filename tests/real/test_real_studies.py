@@ -22,7 +22,7 @@ from diffcore.generation.draw import read_generated
 from diffcore.params import load_params
 from diffcore.prompts.book import find_conflicts
 from diffcore.report.claims import VERDICTS
-from diffcore.report.run import build_index, notebook_names, run_notebook
+from diffcore.report.run import build_index, notebooks, run_notebook
 from diffcore.study import Study
 from diffcore.training.sweeps import REQUIRED
 
@@ -37,7 +37,7 @@ PROFILES = {
 # In a kernel of its own torchvision refuses a CIFAR-100 that is not the published one.
 ALL_BUT_ONE = [name for name in PROFILES if name != "cifar100"]
 IN_FULL = ALL_BUT_ONE if os.environ.get("DIFFCORE_ALL_PROFILES") else ["cub200"]
-NOTEBOOKS = notebook_names()
+NOTEBOOKS = list(notebooks())
 CLASSES, EACH = 4, 4  # of training images, and as many for testing
 
 

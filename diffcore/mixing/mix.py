@@ -94,7 +94,7 @@ def patch_mix(
     (B, C, H, W) and the mask (B, 1, H, W), True where they are generated: `kept_share` of it is λ.
     """
     _check_pair(real, generated)
-    mask = _draw_masks(_as_lam(lam, real), *real.shape[2:], generator).to(real)
+    mask = _draw_masks(_as_lam(lam, real), *real.shape[2:], generator, real.device).to(real)
     return torch.lerp(real, generated, mask), mask.bool()
 
 
@@ -122,7 +122,7 @@ class DiffCoReMix:
     ) -> Mixed:
         """Mix (B, C, H, W) with (B, C, H, W); raises as `pixel_mix` does."""
         _check_pair(real, generated)
-        weight = self.draw_weight(len(real), *real.shape[2:], generator).to(real.device)
+        weight = self.draw_weight(len(real), *real.shape[2:], generator, real.device)
         images = torch.lerp(generated, real, weight.to(real.dtype))
         return Mixed(images, weight.mean(dim=(1, 2, 3)), weight)
 
@@ -136,8 +136,9 @@ class DiffCoReMix:
         return self(real, generated).images, labels
 
     def draw_weight(
-        self, count: int, height: int, width: int, generator: Generator | None = None
-    ) -> Tensor:
+        self, count: int, height: int, width: int, generator: Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:  # fmt: skip
         """Draw the real images' share at each pixel, (count, 1, H, W): λ, or 1 with a box of 0.
 
         The draws are the same whatever the settings, so that two compare from one seed.
@@ -145,9 +146,9 @@ class DiffCoReMix:
         lam = draw_lam(count, self.alpha, generator)
         chances = torch.rand(2, count, generator=generator, device=device_of(generator))
         lam = torch.where(chances[0] < self.probability, lam, 1.0)
-        mask = _draw_masks(lam, height, width, generator)
-        patched = (chances[1] < self.patch_share)[:, None, None, None]
-        return torch.where(patched, 1 - mask, lam[:, None, None, None])
+        mask = _draw_masks(lam, height, width, generator, device)
+        patched = (chances[1] < self.patch_share).to(device)[:, None, None, None]
+        return torch.where(patched, 1 - mask, lam.to(device)[:, None, None, None])
 
 
 def device_of(generator: Generator | None) -> torch.device:
@@ -162,14 +163,16 @@ def check_shares(**shares: float) -> None:
             raise ValueError(f"{name} is {value}; it must be in [0, 1]")
 
 
-def _draw_masks(lam: Tensor, height: int, width: int, generator: Generator | None) -> Tensor:
-    """Draw a box at a random place for each λ: (B, 1, H, W), on the generator's device."""
-    device = device_of(generator)
-    size = torch.tensor([height, width], device=device)
-    uniform = torch.rand(len(lam), 2, generator=generator, device=device, dtype=torch.float64)
+def _draw_masks(
+    lam: Tensor, height: int, width: int, generator: Generator | None, device: torch.device | str
+) -> Tensor:
+    """Draw a box at a random place for each λ: (B, 1, H, W), on a device."""
+    own = device_of(generator)
+    size = torch.tensor([height, width], device=own)
+    uniform = torch.rand(len(lam), 2, generator=generator, device=own, dtype=torch.float64)
     # Below 1 times a whole number, cut to a whole number: each row and column equally likely.
-    boxes = patch_boxes(lam.to(device), (uniform * size).long(), height, width)
-    return box_mask(boxes, height, width)
+    boxes = patch_boxes(lam.to(own), (uniform * size).long(), height, width)
+    return box_mask(boxes.to(device), height, width)  # four numbers travel, not an image's many
 
 
 def _as_lam(lam: float | Tensor, real: Tensor) -> Tensor:

@@ -35,17 +35,20 @@ _FUSED = ("adam", "adamw", "sgd")  # optimisers that update all weights in one c
 _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # accelerate's names
 
 
-def draw_crops(shape: Sequence[int], scale: float, generator: Generator | None = None) -> Tensor:
+def draw_crops(
+    shape: Sequence[int], scale: float, generator: Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:  # fmt: skip
     """Draw crops of at least `scale` of the area, half of them flipped, for images of a shape.
 
     The "Inception" crop (Szegedy et al., arXiv 1409.4842). Our choice: it keeps the aspect ratio,
     as a stretched bird is no bird of its species. A `scale` of 1 only flips; outside (0, 1] it is a
-    ValueError. Takes (B, C, H, W); returns where to look for each pixel, (B, H, W, 2).
+    ValueError. Takes (B, C, H, W); returns where to look for each pixel, (B, H, W, 2) on a device.
     """
     if not 0 < scale <= 1:
         raise ValueError(f"scale is {scale}; it must be above 0 and at most 1")
-    device = device_of(generator)
-    area, across, down, chance = torch.rand(4, shape[0], generator=generator, device=device)
+    drawn = torch.rand(4, shape[0], generator=generator, device=device_of(generator)).to(device)
+    area, across, down, chance = drawn
     side = (scale + (1 - scale) * area).sqrt()
     maps = torch.zeros(shape[0], 2, 3, device=device)
     maps[:, 0, 0] = torch.where(chance < 0.5, -side, side)
@@ -129,7 +132,8 @@ class Step:
         """Take a batch of real images (B, H, W, 3) uint8, and draw their crops."""
         self.generator, self.labels = generator, labels.to(self.accelerator.device)
         shape = len(real), 3, *real.shape[1:3]
-        self._crops = draw_crops(shape, self.settings.crop_scale, generator)
+        place = self.accelerator.device
+        self._crops = draw_crops(shape, self.settings.crop_scale, generator, place)
         self.real = self.generated = self._crop(real)
 
     def take_counterparts(self, generated: Tensor) -> None:

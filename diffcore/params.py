@@ -58,8 +58,9 @@ Device = Literal["auto", "cpu", "cuda"]  # auto takes a GPU if there is one; see
 
 Texts = Annotated[tuple[str, ...], _AsTuple]
 Counts = Annotated[tuple[Count, ...], _AsTuple]
-Shares = Annotated[tuple[Share, ...], _AsTuple]
-Parts = Annotated[tuple[Part, ...], _AsTuple]
+
+# Points of a sweep, which is left out where there are none.
+_Points = Field(strict=False)
 
 
 class _Section(BaseModel):
@@ -278,13 +279,16 @@ class RunsParams(_Section):
     folds: Several = 4  # of the training images, when settings are chosen (make tune)
     curve_points: Count = 8  # times that a learning curve is measured
     processes: Count | None = None  # runs at a time on a CPU, a thread each; null: one a core
-    # Points of the sweeps, besides the study's own.
-    styles: Shares = (0.0, 0.3, 1.0)  # of the real images
-    noise_shares: Shares = (0.2, 0.5)  # of generated images, swapped for another class's
-    images_per_class: Counts = (3, 30, 100)  # real ones
-    generated_shares: Annotated[tuple[Positive, ...], _AsTuple] = (0.3, 1.0, 3.0)
-    batch_shares: Parts = (0.2, 0.5, 0.8)  # of a batch that is generated, where it is added
-    rejected_shares: Parts = (0.2, 0.5)  # of generated images, by a stricter threshold
+    # Points of the sweeps, besides the study's own; an empty list leaves a sweep out.
+    styles: Annotated[tuple[Share, ...], _Points] = (0.0, 0.3, 1.0)  # of the real images
+    # Of generated images, swapped for another class's.
+    noise_shares: Annotated[tuple[Share, ...], _Points] = (0.2, 0.5)
+    images_per_class: Annotated[tuple[Count, ...], _Points] = (3, 30, 100)  # real ones
+    generated_shares: Annotated[tuple[Positive, ...], _Points] = (0.3, 1.0, 3.0)
+    # Of a batch that is generated, where it is added.
+    batch_shares: Annotated[tuple[Part, ...], _Points] = (0.2, 0.5, 0.8)
+    # Of generated images, by a stricter threshold.
+    rejected_shares: Annotated[tuple[Part, ...], _Points] = (0.2, 0.5)
 
 
 class OverheadParams(_Section):

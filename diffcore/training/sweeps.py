@@ -192,29 +192,35 @@ def _share_rejected(study: Study) -> float:
 
 @dataclass(frozen=True)
 class Axis:
-    """How a sweep is planned, the point of the study's own setting, and what a study must have."""
+    """How a sweep is planned, the study's own point, where its others stand, and what it needs."""
 
     plan: Callable[[Study], Iterator[Run]]
     own: Callable[[Study], Any]
+    points: str  # of ``params.runs``
     needs: str = "sweeps"
 
 
 AXES = {
-    "ablation": Axis(_parts, lambda study: "full method", "pipeline"),
-    "style of the real images": Axis(_styles, attrgetter("params.data.style"), "paperbirds"),
-    "share of wrong counterparts": Axis(_noise, lambda study: 0.0),
-    "real images per class": Axis(_sizes, images_per_class),
-    "generated per training image": Axis(
-        _amounts, lambda study: len(study.accepted) / len(study.train)
+    "ablation": Axis(_parts, lambda study: "full method", "sweeps", "pipeline"),
+    "style of the real images": Axis(
+        _styles, attrgetter("params.data.style"), "styles", "paperbirds"
     ),
-    "generated share of a batch": Axis(_batch_shares, _added_share),
-    "share rejected": Axis(_thresholds, _share_rejected),
+    "share of wrong counterparts": Axis(_noise, lambda study: 0.0, "noise_shares"),
+    "real images per class": Axis(_sizes, images_per_class, "images_per_class"),
+    "generated per training image": Axis(
+        _amounts, lambda study: len(study.accepted) / len(study.train), "generated_shares"
+    ),
+    "generated share of a batch": Axis(_batch_shares, _added_share, "batch_shares"),
+    "share rejected": Axis(_thresholds, _share_rejected, "rejected_shares"),
 }
 
 
 def axes(study: Study) -> list[str]:
-    """Name those of `AXES` that a study has what it takes to run."""
-    return [name for name, axis in AXES.items() if study.has("sweeps") and study.has(axis.needs)]
+    """Name those of `AXES` that a study has points for, and what it takes to run them."""
+    return [
+        name for name, axis in AXES.items()
+        if study.has("sweeps") and study.has(axis.needs) and getattr(study.params.runs, axis.points)
+    ]  # fmt: skip
 
 
 def plan_sweep(study: Study, axis: str) -> list[Run]:

@@ -19,6 +19,7 @@ from diffcore.params import (
     parse_assignments,
     project_root,
     resolve_device,
+    resolve_precision,
 )
 
 PROFILES = sorted(path.stem for path in (PROJECT / "params").glob("*.yaml"))
@@ -112,6 +113,30 @@ def test_a_device_that_is_not_there_is_named_with_its_setting(monkeypatch):
     assert resolve_device("auto", "training.device") == "cpu"
     with pytest.raises(ValueError, match=r"training\.device is cuda, but torch finds no GPU"):
         resolve_device("cuda", "training.device")
+
+
+@pytest.mark.parametrize(
+    ("capability", "instructions", "expected"),
+    [
+        ("AVX512", {"avx512_bf16": True}, "bfloat16"),
+        ("AVX512_AMX", {"amx_bf16": True}, "bfloat16"),
+        ("AVX512", {"avx512_bf16": False}, "float32"),
+        ("AVX2", {"avx512_bf16": True}, "float32"),  # the CPU has them, but torch was told not to
+        ("DEFAULT", {}, "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_where_there_are_instructions_for_it(
+    capability, instructions, expected, monkeypatch
+):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: instructions)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
+    assert resolve_precision("auto", "cpu") == expected
+    assert resolve_precision("auto", "cuda") == "float32"
+    assert resolve_precision("bfloat16", "cpu") == "bfloat16"
+    assert resolve_precision("float16", "cuda") == "float16"
+    with pytest.raises(ValueError, match="float16, which needs a GPU"):
+        resolve_precision("float16", "cpu")
 
 
 def test_the_root_is_found_from_elsewhere(tmp_path, monkeypatch):

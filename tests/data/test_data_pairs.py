@@ -6,12 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 
 from diffcore.data.images import fit
+from diffcore.data.layouts import PhotosError
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
 from diffcore.generation.draw import fill_shards
@@ -138,6 +141,17 @@ def test_real_images_may_be_a_folder_of_any_sizes(tmp_path):
     resized = PairedDataset(ImageFolder(tmp_path), generated, v2.Resize((6, 6)))
     ((own, _, labels),) = DataLoader(resized, batch_size=3)
     assert (own.shape, labels.tolist()) == ((3, 3, 6, 6), [0, 0, 1])
+
+
+def test_real_images_may_be_a_set_of_hugging_face():
+    shown = [Image.fromarray(image) for image in pixels(3)]
+    kinds = Features({"label": ClassLabel(names=["kea", "kite"]), "image": ImageFeature()})
+    hub = Dataset.from_dict({"image": shown, "label": [1, 0, 1]}, kinds)
+    pairs = PairedDataset(hub)
+    assert (pairs.classes, pairs.labels.tolist()) == (("kea", "kite"), [1, 0, 1])
+    np.testing.assert_array_equal(pairs.real[[0, 1, 2]], pixels(3))
+    with pytest.raises(PhotosError, match="an Image and a ClassLabel are needed"):
+        PairedDataset(hub.remove_columns("image"))
 
 
 def test_real_images_may_be_any_data_set_of_torchvision():

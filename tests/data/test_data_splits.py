@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features
+from datasets import Image as ImageFeature
 from layouts import PHOTOGRAPHS, lay_out, needs_photographs, open_split, settings
 from PIL import Image
 
@@ -82,6 +84,23 @@ def test_photographs_are_decoded_once_and_anew_when_they_change(photos, tmp_path
     changed = open_split(photos, "train", run)
     assert changed.images[0, 0, 0].tolist() == [0, 0, 255]
     assert changed.digest != kept.digest
+
+
+@pytest.mark.parametrize("parts", [("train",), ("train", "validation", "test")])
+def test_a_saved_set_of_hugging_face_stands_for_a_folder_of_classes(parts, tmp_path):
+    kinds = Features({"image": ImageFeature(), "label": ClassLabel(names=["kea", "kite"])})
+    shown = [Image.new("RGB", (24, 16), (9 * n, 0, 0)) for n in range(20)]
+    hub = Dataset.from_dict({"image": shown, "label": [n % 2 for n in range(20)]}, kinds)
+    saved = hub if len(parts) == 1 else DatasetDict(dict.fromkeys(parts, hub))
+    saved.save_to_disk(tmp_path / "set")
+    photos = settings(dataset="folder", root=str(tmp_path / "set"))
+    train, test = (open_split(photos, split, tmp_path / "run") for split in ("train", "test"))
+    assert train.classes == test.classes == ("kea", "kite")
+    assert len(train) + len(test) == (20 if len(parts) == 1 else 40)
+    assert train.images.shape[1:] == (16, 24, 3)
+    places = [int(name.rpartition("/")[2]) for name in train.metadata["source_id"]]
+    assert train.images[:, 0, 0, 0].tolist() == [9 * place for place in places]
+    assert train.labels.tolist() == [place % 2 for place in places]
 
 
 @needs_photographs

@@ -181,6 +181,16 @@ def test_a_gpu_mixes_as_the_cpu_does(on):
         torch.testing.assert_close(found.images.cpu(), expected.images, rtol=0, atol=1e-6)
 
 
+def test_a_loader_mixes_items_as_they_come():
+    real, generated = torch.rand(2, 8, 3, 6, 6)
+    items = list(zip(real, generated, range(8), strict=True))
+    torch.manual_seed(3)
+    images, labels = DiffCoReMix().collate(items)
+    torch.manual_seed(3)
+    torch.testing.assert_close(images, DiffCoReMix()(real, generated).images)
+    assert labels.tolist() == list(range(8))
+
+
 # ------------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize("lam", [-0.1, 1.1, float("nan"), torch.tensor([0.5, 2.0, 0, 0, 0, 0])])
 def test_a_lam_out_of_range_is_refused(lam):

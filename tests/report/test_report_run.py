@@ -5,7 +5,9 @@ import re
 import sys
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
 from conftest import make_study
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -14,6 +16,7 @@ from diffcore.cli import main
 from diffcore.params import change_params, load_params
 from diffcore.report.claims import CLAIMS, judge_claims
 from diffcore.report.pages import index_page, notebook_page
+from diffcore.report.results import Report
 from diffcore.report.run import NotebookError, build_index, fit, run_notebook
 
 NAME = "01_toy"
@@ -242,3 +245,17 @@ def test_a_note_never_names_nothing():
         fitted = fit(tagged(a=["needs-imports"], c=["needs-texts"]), params)
         assert not any("does not have" in cell.source for cell in fitted.cells)
     assert [cell.source for cell in fit(notebook, load_params("demo")).cells] == ["# Title", "c"]
+
+
+# ---------------------------------------------------------------------------------- other forms
+def test_tables_and_figures_are_written_in_the_forms_that_are_asked_for(tmp_path):
+    table, names = pd.DataFrame({"a_b": ["50 %"], "value": [0.12345]}), ("csv", "png", "svg")
+    for report in (Report(tmp_path / "plain"), Report(tmp_path / "all", ["latex", "pdf"])):
+        report.table(table, "one")
+        report.show(plt.figure(), "two")
+    assert {path.suffix[1:] for path in (tmp_path / "plain").rglob("*.*")} == set(names)
+    found = {path.suffix[1:]: path for path in (tmp_path / "all").rglob("*.*")}
+    assert set(found) == {*names, "tex", "pdf"}
+    assert r"50 \% & 0.123" in found["tex"].read_text()
+    assert r"\toprule" in found["tex"].read_text()
+    assert found["pdf"].read_bytes().startswith(b"%PDF")

@@ -11,8 +11,9 @@ VENV ?= .venv
 TORCH_INDEX ?=
 
 INSTALLED := $(VENV)/.installed
-# `make study RUN=python` takes the environment that is active, and builds none.
-ifndef RUN
+# `make study RUN=python` takes the environment that is active, and builds none. A variable of the
+# shell that happens to be called RUN does not.
+ifneq ($(origin RUN),command line)
 RUN := $(VENV)/bin/python
 READY := $(INSTALLED)
 endif

@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8
 
 def command(*arguments, cwd=PROJECT):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    for name in ("MAKEFLAGS", "MAKELEVEL"):  # these tests may themselves run under make
+    for name in ("MAKEFLAGS", "MAKELEVEL", "RUN", "TORCH_INDEX"):  # these tests may run under make
         environment.pop(name, None)
     options = {"capture_output": True, "text": True, "check": False, "env": environment}
     return subprocess.run(arguments, cwd=cwd, **options)

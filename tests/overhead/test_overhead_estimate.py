@@ -95,6 +95,7 @@ def test_a_folder_that_is_not_there_is_named():
         estimate.data_size(load_params("photos", changes))
 
 
+@pytest.mark.slow
 def test_an_estimate_is_the_sum_of_its_parts():
     changes = {"data.image_size": 512, "training.model": "resnet18"}
     params = load_params("cub200", {"data.root": "nowhere", **changes})

@@ -36,8 +36,6 @@ _WRITTEN_TOGETHER = 256  # images
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to, which takes the name of `path` when the block ends well.
 
-    The name aside carries host and process, so that nobody removes another writer's file.
-
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with written_whole(Path(folder, "a.txt")) as aside:
@@ -47,7 +45,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}.{path.name}")
+    aside = _aside(path)
     try:
         yield aside
         aside.replace(path)
@@ -58,7 +56,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def folder_whole(path: Path) -> Iterator[Path]:
     """Yield an empty folder, which takes the place of `path` when the block ends well."""
-    aside = path.with_name(f".{socket.gethostname()}-{os.getpid()}.{path.name}")
+    aside = _aside(path)
     shutil.rmtree(aside, ignore_errors=True)  # of a killed process with this number
     aside.mkdir(parents=True)
     try:
@@ -67,6 +65,11 @@ def folder_whole(path: Path) -> Iterator[Path]:
         aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    """Name what is not whole by host and process, so that nobody removes another writer's."""
+    return path.with_name(f".{socket.gethostname()}-{os.getpid()}.{path.name}")
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:

@@ -126,3 +126,9 @@ def test_photographs_on_a_laptop_are_enough_for_surrogates():
     assert (len(train), len(test)) == (100, 200)
     assert len(spare) >= params.generation.generated_share * len(train)
     assert train[0]["image"].shape == (96, 96, 3)
+
+
+def test_birds_is_the_demo_with_more_of_it():
+    apart = {"profile", "measure", "runs", "overhead"}
+    demo, birds = (load_params(name).model_dump(exclude=apart) for name in ("demo", "birds"))
+    assert demo == birds

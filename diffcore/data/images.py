@@ -40,13 +40,13 @@ def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
     A side in pixels fits it to a square; a JPEG is then decoded no larger than is needed.
     """
     with told(f"{path} is damaged or no image"), Image.open(path) as image:
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return _upright(_to_square(image, side) if side else _to_rgb(image), turn)
+        return to_pixels(image, side)
 
 
-def to_pixels(image: Image.Image) -> np.ndarray:
-    """Turn an image of any mode into (H, W, 3) uint8 RGB, upright."""
-    return _upright(_to_rgb(image), image.getexif().get(ExifTags.Base.Orientation, 1))
+def to_pixels(image: Image.Image, side: int | None = None) -> np.ndarray:
+    """Turn an image of any mode, fitted to a square if asked for, into (H, W, 3) uint8, upright."""
+    turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return _upright(_to_square(image, side) if side else _to_rgb(image), turn)
 
 
 def read_head(path: str | Path) -> tuple[tuple[int, int], int]:

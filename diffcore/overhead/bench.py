@@ -63,8 +63,8 @@ def draw_one_by_one(
     pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
 ) -> None:
     """Draw a plan as the released code does: texts in, one file out, image by image."""
-    told = ("guidance_scale", "num_inference_steps", "height", "width")
-    sampler = {name: settings.sampler[name] for name in told}
+    told = {"guidance_scale", "num_inference_steps", "height", "width"}
+    sampler = settings.model_dump(include=told)
     with tempfile.TemporaryDirectory() as folder:
         for row in plan.itertuples():
             noise = torch.Generator().manual_seed(row.seed)
@@ -152,7 +152,7 @@ def run(profile: str = "demo", images: int = 64) -> dict[str, Any]:
         "torch": torch.__version__, "torch_threads": torch.get_num_threads(),
     }  # fmt: skip
     found |= bench_generation(pipeline, params.generation, plan)
-    found |= {"draw_gpu_gigabytes": timing.gpu_gigabytes()}
+    found["draw_gpu_gigabytes"] = timing.gpu_gigabytes()
     return found | bench_filtering(params.filtering.encoder, params.measure.images) | bench_mixing()
 
 

@@ -9,17 +9,33 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
+from tqdm.auto import tqdm
 
-from diffcore.data.layouts import find_missing
+from diffcore.data.images import find_images, hash_tree, read_all
+from diffcore.data.layouts import PhotosError, download, find_missing
 from diffcore.data.published import PUBLISHED
+from diffcore.data.splits import load_split, test_splits
 from diffcore.data.weights import find_weights, is_file_name
-from diffcore.params import EncoderSpec, PipelineSpec, StudyParams, UserError, is_hub_id
+from diffcore.mixing.methods import study_methods
+from diffcore.params import (
+    EncoderSpec,
+    PipelineSpec,
+    PromptParams,
+    StudyParams,
+    UserError,
+    is_hub_id,
+    project_root,
+    resolve_device,
+    resolve_precision,
+)
 from diffcore.prompts.book import choose_book
+from diffcore.store import write_text
 
 #: What a cell can need, in words that end "it needs ...".
 CAPABILITIES = {
@@ -49,6 +65,7 @@ _FETCHED_FROM = {
 }
 _CONFIG_FILES = '--include "*.json" --include "*.txt"'
 _MODEL_FILES = f'{_CONFIG_FILES} --include "*/*.safetensors" --exclude "*.fp16.safetensors"'
+_TOLD = 10  # images that cannot be used, at most
 _CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -114,14 +131,58 @@ def _git_revision() -> str:
 
 
 def require(params: StudyParams) -> None:
-    """Raise MissingFilesError that lists everything `missing`; ParamsError for the prompt book."""
+    """Resolve all that a profile names, and read every photograph, before any work begins.
+
+    Raises:
+        ParamsError: for the prompts and the methods.
+        MissingFilesError: listing everything `missing`.
+        PhotosError: listing the photographs that cannot be used.
+    """
     choose_book(params.prompts)
+    if params.generation.can_draw:
+        styles = PromptParams(domain=params.prompts.domain, contexts=params.mixing.edit_prompts)
+        choose_book(styles)
+    study_methods(params)
     if gaps := missing(params):
         count = "1 thing is" if len(gaps) == 1 else f"{len(gaps)} things are"
-        head = f"{params.profile} cannot start: {count} missing"
+        head = f"{params.profile} cannot start: {count} missing or wrong"
         lines = [f"{place}. {gap}" for place, gap in enumerate(gaps, 1)]
         foot = f"Paths without a leading / begin in {Path.cwd()}."
         raise MissingFilesError("\n".join([head, *lines, foot]))
+    download(params.data)
+    if params.data.dataset != "paperbirds":
+        _read_photographs(params)
+
+
+def _read_photographs(params: StudyParams) -> None:
+    """Read and keep every image that the study will use; PhotosError lists what cannot be used."""
+    run_dir, problems = project_root() / "runs" / params.profile, []
+    kind = params.generation.pipeline.kind
+    spare = ["spare"] if kind == "surrogate" else []
+    reads = [
+        partial(load_split, params, split, run_dir)
+        for split in ("train", *test_splits(params).values(), *spare)
+    ]
+    if kind == "import":
+        reads.append(partial(_read_imports, Path(params.generation.pipeline.location), run_dir))
+    for read in reads:
+        try:
+            read()
+        except ValueError as error:
+            problems += str(error).splitlines()
+    if problems:
+        more = [f"and {len(problems) - _TOLD} more"] if len(problems) > _TOLD else []
+        head = f"{params.profile} cannot start: {len(problems)} images or more cannot be used"
+        raise PhotosError("\n".join([head, *problems[:_TOLD], *more]))
+
+
+def _read_imports(root: Path, run_dir: Path) -> None:
+    """Read generated images that were made elsewhere, once for as long as none changes."""
+    files = find_images(root)
+    mark = run_dir / "imports" / hash_tree(root, files)
+    if not mark.exists():
+        read_all(f"{root}/{file}" for file in tqdm(files, "read imports", unit="image"))
+        write_text(mark, "all of them can be read\n")
 
 
 def missing(params: StudyParams) -> list[str]:
@@ -133,10 +194,49 @@ def missing(params: StudyParams) -> list[str]:
     gaps += _encoder_gaps(params.filtering.encoder)
     if params.training.weights is not None:
         gaps += _weights_gaps("weights to start from", "training.weights", params.training.weights)
-    return gaps
+    return gaps + list(_choices(params))
 
 
 # --------------------------------------------------------------------------------------- the checks
+def _choices(params: StudyParams) -> Iterator[str]:
+    """Resolve devices, networks and trackers by their names; nothing is built or loaded."""
+    from diffcore.training.networks import check_classifier, check_model_name  # slow to import
+
+    training, encoder = params.training, params.filtering.encoder
+    named = {"training.device": training.device, "filtering.encoder.device": encoder.device}
+    if params.generation.can_draw:
+        named["generation.pipeline.device"] = params.generation.pipeline.device
+    checks = [partial(resolve_device, wanted, setting) for setting, wanted in named.items()]
+    checks.append(lambda: resolve_precision(
+        training.precision, resolve_device(training.device, "training.device")
+    ))  # fmt: skip
+    checks.append(partial(check_classifier, training))
+    checks.append(partial(check_model_name, params.overhead.model, "overhead.model"))
+    checks.append(partial(_check_tracker, training.log_with))
+    if encoder.kind == "timm":
+        checks.append(partial(check_model_name, encoder.model_name, "filtering.encoder.model_name"))
+    told = []
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            told.append(str(error))
+    yield from dict.fromkeys(told)
+
+
+def _check_tracker(name: str | None) -> None:
+    """Raise ValueError for a tracker that accelerate does not know, or that is not installed."""
+    if name is None:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # slow to import
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        known = ", ".join(LOGGER_TYPE_TO_CLASS)
+        raise ValueError(f"training.log_with: no tracker {name!r}; there are {known}")
+    if name not in get_available_trackers():
+        raise ValueError(f"training.log_with: {name} is not installed; run `pip install {name}`")
+
+
 def _pipeline_gaps(spec: PipelineSpec) -> Iterator[str]:
     """Look for the text-to-image model, its configuration and its autoencoder."""
     what, setting = "text-to-image model", "generation.pipeline"

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 OVERRIDES = "overrides"
+SAVED = "params.yaml"  # beside a report: all parameters that it rests on
 _SAMPLER = {"guidance_scale", "num_inference_steps", "height", "width", "batch_size", "shard_size"}
 
 
@@ -363,7 +365,15 @@ def load_params(
     path = _find_profile(profile_or_path)
     changes = _expand({} if overrides is None else overrides)
     values = _merge({"profile": path.stem} | _expand(_read_yaml(path)), changes)
-    return _validate(values, _short(path), changes)
+    params = _validate(values, _short(path), changes)
+    # What was saved beside a report is of that profile, and may take its place.
+    if params.profile in set(list_profiles()) - {path.stem} and path.name != SAVED:
+        place, name = _place(["profile"], _short(path), changes), params.profile
+        raise ParamsError(
+            f"{place}: profile is {name!r}, whose report would be replaced by that of {path.stem}; "
+            "take a name that no profile has"
+        )
+    return params
 
 
 def change_params(params: StudyParams, changes: Mapping[str, Any]) -> StudyParams:
@@ -382,7 +392,10 @@ def change_params(params: StudyParams, changes: Mapping[str, Any]) -> StudyParam
 def dump_params(params: StudyParams) -> str:
     """Write all parameters as compact YAML that `load_params` reads back unchanged."""
     values = params.model_dump(mode="json")
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
+    return yaml.dump(
+        values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100,
+        allow_unicode=True,
+    )  # fmt: skip
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -501,7 +514,11 @@ def _find_profile(profile_or_path: str | Path) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file; an empty file is an empty mapping."""
-    values = _parse_yaml(path.read_text(encoding="utf-8"), _short(path))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{_short(path)} cannot be read as a text in UTF-8: {error}") from None
+    values = _parse_yaml(text, _short(path))
     if not isinstance(values, dict | None):
         raise ParamsError(f"{_short(path)}: expected 'key: value' lines, found {values!r}")
     return values or {}
@@ -510,16 +527,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_yaml(text: str, place: str) -> Any:
     """Parse YAML; an error names the place, and the line within it."""
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1
         raise ParamsError(f"{place}, line {line}: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number, or nesting, too long
         raise ParamsError(f"{place}: {error}") from None
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice, of which YAML would keep the last silently."""
+class _Loader(yaml.SafeLoader):
+    """Safe loader that takes plain values as YAML 1.2 does, and refuses what misleads.
+
+    So ``no`` and ``1:30`` are texts and ``1e-3`` is a number. A key given twice, of which the last
+    would count silently, and an alias, which can grow without end, are errors.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Build a mapping after checking that each of its keys is new."""
@@ -530,6 +553,29 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.append(key_node.value)
         return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read one value that stands where it is meant."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "write out what *... refers to", mark)
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe dumper that quotes texts which `_Loader`, too, would take for something else."""
+
+
+_NUMBER = r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)"
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9]\d*)", list("-+0123456789")),
+    ("float", _NUMBER + r"(?:[eE][-+]?\d+)?", list("-+.0123456789")),
+):
+    for _kind in (_Loader, _Dumper):
+        _plain = re.compile(f"(?:{_pattern})$", re.ASCII)
+        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _plain, _first)
 
 
 def _short(path: Path) -> str:
@@ -546,8 +592,20 @@ def _expand(overrides: Mapping[str, Any]) -> dict[str, Any]:
         item = _expand(value) if isinstance(value, Mapping) else value
         for part in reversed(str(key).split(".")):
             item = {part: item}
+        if twice := _shared(nested, item):
+            raise ParamsError(f"{twice} is given twice, once with its section before a dot")
         nested = _merge(nested, item)
     return nested
+
+
+def _shared(one: Any, other: Any) -> str:
+    """Name a key that two nested mappings both give a value, if there is one."""
+    for key in one.keys() & other.keys():
+        if not (isinstance(one[key], Mapping) and isinstance(other[key], Mapping)):
+            return str(key)
+        if below := _shared(one[key], other[key]):
+            return f"{key}.{below}"
+    return ""
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -583,16 +641,16 @@ def _place(names: list[str], file: str, changes: Mapping[str, Any]) -> str:
 
 
 def _remedy(value: Any, said: str) -> str:
-    """Spell out what YAML reads otherwise than it was meant: ``1e-3`` as text."""
+    """Spell out a number that YAML reads as a text, such as ``010`` or one in quotes."""
     try:
-        number = float(value) if isinstance(value, str) and "number" in said else math.nan
+        is_text = isinstance(value, str) and ("number" in said or "integer" in said)
+        number = float(value) if is_text else math.nan
     except ValueError:
         return ""
     if not math.isfinite(number):
         return ""
     spelling = yaml.safe_dump(int(number) if number.is_integer() else number).split()[0]
-    why = "YAML takes 1e-3 for text, but 1.0e-3 for a number; " if "e" in value.lower() else ""
-    return f" ({why}write {spelling}, without quotes)"
+    return f" (write {spelling}, without quotes)"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -6,6 +6,7 @@ The shards open in ``datasets.load_dataset("parquet", ...)`` with an Image featu
 lossless PNG, lightly compressed, as denser files cost more time than disk.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -13,10 +14,10 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -25,16 +26,26 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 
+from diffcore.params import UserError
+
 _ROW_GROUP = 32  # images of a shard that are read at once, 14 MB of them at 512 x 512
 _HELD_GROUPS = 4  # of these, kept in memory
 _HASHED_TOGETHER = 1024  # images
-_WRITTEN_TOGETHER = 256  # images
+#: What the system says of a place that takes no file.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ENTRY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+
+
+class StorageError(UserError, OSError):
+    """A folder that cannot be written to; the message names it and the remedy."""
 
 
 # -------------------------------------------------------------------------------------- whole files
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to, which takes the name of `path` when the block ends well.
+
+    StorageError if the disk is full, or the folder lets nobody write.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -44,32 +55,67 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with naming_folder(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def folder_whole(path: Path) -> Iterator[Path]:
     """Yield an empty folder, which takes the place of `path` when the block ends well."""
     aside = _aside(path)
-    shutil.rmtree(aside, ignore_errors=True)  # of a killed process with this number
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        shutil.rmtree(path, ignore_errors=True)
-        aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with naming_folder(path.parent):
+        shutil.rmtree(aside, ignore_errors=True)  # of a killed process with this number
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:
     """Name what is not whole by host and process, so that nobody removes another writer's."""
     return path.with_name(f".{socket.gethostname()}-{os.getpid()}.{path.name}")
+
+
+@contextmanager
+def naming_folder(folder: Path) -> Iterator[None]:
+    """Name the folder that cannot be written to, and the remedy."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        within = error.filename is None or Path(error.filename).is_relative_to(folder)
+        if error.errno in _NO_ROOM and within:
+            remedy = "free some space, or run where there is more"
+        elif error.errno in _NO_ENTRY and error.filename is not None:
+            remedy = "let this user write there, or run in another folder"
+        else:
+            raise
+        raise StorageError(f"cannot write to {folder}: {error.strerror}; {remedy}") from None
+
+
+def read_kept(path: Path, read: Callable[[Path], Any]) -> Any:
+    """Read what an earlier run kept; None if it is not there, or damaged, which a line says.
+
+    Whoever calls makes it again then.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except Exception as error:  # each format has errors of its own for what is damaged
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        tqdm.write(f"{path} is damaged ({reason}); it is made again")
+        return None
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
@@ -132,25 +178,43 @@ def keep_array(images: Any, path: Path) -> np.ndarray:
     """Write images into a file, unless it is there, and return them as an array on the disk.
 
     Args:
-        images: N of one size, fetched by slices (n, H, W, 3) uint8.
+        images: N of one size, (H, W, 3) uint8, fetched one by one.
         path: of the ``.npy`` file; its name must follow from what the images are.
 
     Returns:
         (N, H, W, 3) uint8, read-only; in memory if there is no image.
+
+    Raises:
+        ValueError: a line for each image that cannot be read.
     """
     if not len(images):
         return np.empty((0, 0, 0, 3), np.uint8)
-    if not path.exists():
-        with written_whole(path) as aside:
-            shape = (len(images), *images[0].shape)
-            array = np.lib.format.open_memmap(aside, "w+", np.uint8, shape)
-            with tqdm(total=len(images), desc="read images", unit="image") as bar:
-                for start in range(0, len(images), _WRITTEN_TOGETHER):
-                    chunk = images[start : start + _WRITTEN_TOGETHER]
-                    array[start : start + len(chunk)] = chunk
-                    bar.update(len(chunk))
-            array.flush()
-            del array
+    kept = read_kept(path, _open_array)
+    if kept is None:
+        with written_whole(path) as aside, aside.open("wb") as file:
+            _write_array(images, file)
+        kept = _open_array(path)
+    return kept
+
+
+def _write_array(images: Any, file: BinaryIO) -> None:
+    """Write images as an array, not by mmap, where a full disk is a crash and no error."""
+    problems = []
+    for place in tqdm(range(len(images)), "read images", unit="image"):
+        try:
+            image = images[place]
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if not file.tell():
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *image.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(image.tobytes())
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _open_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
@@ -176,14 +240,17 @@ class ImageTable:
     def metadata(self) -> pd.DataFrame:
         """List every image once: its columns, and the ``shard`` (path) and ``row`` that hold it.
 
-        Raises:
-            ValueError: naming a damaged shard.
+        A damaged shard is set aside, so that what it held counts as missing.
         """
         empty = self._schema.empty_table().to_pandas().drop(columns="image")
-        frames = [
-            _read_metadata(path, tuple(self.columns))
-            for path in sorted(self.folder.glob("[!.]*.parquet"))
-        ]
+        frames = []
+        for path in sorted(self.folder.glob("[!.]*.parquet")):
+            frame = read_kept(path, partial(_read_metadata, columns=tuple(self.columns)))
+            if frame is None:
+                with suppress(FileNotFoundError):  # another process was faster
+                    path.rename(path.with_suffix(".damaged"))
+            else:
+                frames.append(frame)
         frames = [frame for frame in frames if len(frame)] or [empty.assign(shard="", row=0)]
         return pd.concat(frames, ignore_index=True).drop_duplicates(self.keys, ignore_index=True)
 
@@ -226,7 +293,7 @@ class ImageTable:
         table = pa.Table.from_pandas(rows.assign(image=images), self._schema, preserve_index=False)
         path = self.folder / f"{rows.index[0]:07d}-{rows.index[-1]:07d}-{name}.parquet"
         with written_whole(path) as aside, aside.open("wb") as file:
-            pq.write_table(table, file, row_group_size=_ROW_GROUP)
+            pq.write_table(table, file, row_group_size=_ROW_GROUP, write_page_checksum=True)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave a whole name on half a file
 
@@ -280,32 +347,25 @@ class ShardImages:
 
     def _read(self, place: int) -> np.ndarray:
         path, (group, row) = self._shard[place], divmod(int(self._row[place]), _ROW_GROUP)
-        with _naming(path):
+        try:
             return decode_png(_read_group(path, group)[row]["bytes"].as_py())
+        except Exception as error:  # Parquet, its compression and PNG each have their own
+            remedy = "delete it and run again, which makes its images anew"
+            raise ValueError(f"{path} is damaged; {remedy} ({error})") from error
 
 
 @lru_cache(maxsize=4096)
 def _read_metadata(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a shard without its images; it never changes, so once a process is enough."""
-    with _naming(path):
-        table = pq.read_table(path, columns=list(columns)).to_pandas()
+    table = pq.read_table(path, columns=list(columns), page_checksum_verification=True).to_pandas()
     return table.assign(shard=str(path), row=np.arange(len(table)))
 
 
 @lru_cache(maxsize=_HELD_GROUPS)
 def _read_group(path: str, group: int) -> pa.Array:
     """Read the images of some rows of a shard, which are most often asked for one after another."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read_row_group(group, columns=["image"])["image"].combine_chunks()
-
-
-@contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    """Name the shard that cannot be read, and the remedy."""
-    try:
-        yield
-    except (pa.ArrowInvalid, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is damaged; delete it and generate again ({error})") from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from diffcore import checks
-from diffcore.data.layouts import download
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split, load_split, test_splits
 from diffcore.filtering import rules
@@ -30,10 +29,11 @@ from diffcore.generation.edit import edit_images, plan_edits
 from diffcore.generation.evaluate import judge_images
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import StudyParams, load_params, project_root
+from diffcore.processes import end_with
 from diffcore.prompts.book import PromptBook, choose_book
 from diffcore.prompts.plan import PLAN_COLUMNS, plan_generation
 from diffcore.report.results import Report
-from diffcore.store import digest, written_whole
+from diffcore.store import digest, read_kept, written_whole
 from diffcore.training import sweeps
 from diffcore.training.networks import Classifier, load_classifier
 from diffcore.training.runs import Run, train_runs
@@ -69,13 +69,17 @@ class Study(Report):
             MissingFilesError: if data or weights are not there; nothing is written then.
         """
         params = load_params(profile, overrides)
-        sweeps.study_methods(params)  # a wrong one is better found now than after hours of drawing
         checks.require(params)
-        download(params.data)
         run_dir = project_root() / "runs" / params.profile
-        report_dir = Path(os.environ.get("DIFFCORE_REPORT") or run_dir / "report" / notebook)
+        # Whoever runs a notebook as a whole says where its report goes; one that is open in an
+        # editor leaves that report alone.
+        report_dir = Path(os.environ.get("DIFFCORE_REPORT") or run_dir / "lab" / notebook)
+        if "DIFFCORE_REPORT" in os.environ:
+            end_with(os.getppid())
         study = cls(params, run_dir, report_dir)
         study.begin(params, checks.environment())
+        if not study.has("pipeline"):
+            _ = study.plan  # an image of no class, a class without an image: better found now
         return study
 
     def has(self, capability: str) -> bool:
@@ -228,10 +232,12 @@ class Study(Report):
         decides = self.plan.to_json(), asked, model, settings
         key = digest(*decides, self.encoder.model_hash, self.train.digest)
         path = self.run_dir / "decisions" / f"{key}.parquet"
-        if not path.exists():
-            with written_whole(path) as aside:
-                self._decide().to_parquet(aside, index=False)
-        return pd.read_parquet(path)
+        kept = read_kept(path, pd.read_parquet)
+        if kept is None:
+            kept = self._decide()
+            with written_whole(path) as aside, aside.open("wb") as file:
+                kept.to_parquet(file, index=False)
+        return kept
 
     def _decide(self) -> pd.DataFrame:
         settings = self.params.filtering

@@ -22,7 +22,9 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def cub200(**changes):
-    return load_params("cub200", {"data.download": True} | changes)
+    return load_params(
+        "cub200", {"data.download": True, "training.precision": "auto"} | changes
+    )  # float16 needs a GPU
 
 
 def cache(folder, repository, name):
@@ -35,9 +37,9 @@ def cache(folder, repository, name):
 
 def test_everything_that_is_missing_is_told_at_once_with_its_remedy(nowhere):
     with pytest.raises(checks.MissingFilesError) as error:
-        checks.require(load_params("cub200", {"data.download": False}))
+        checks.require(cub200(**{"data.download": False}))
     head, *gaps, foot = str(error.value).splitlines()
-    assert head == "cub200 cannot start: 5 things are missing"
+    assert head == "cub200 cannot start: 5 things are missing or wrong"
     assert foot == f"Paths without a leading / begin in {nowhere}."
     data, model, config, vae, clip = gaps
     assert "CUB_200_2011.tgz" in data

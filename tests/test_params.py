@@ -194,11 +194,10 @@ def test_an_illegal_item_is_counted_in_its_list():
     )
 
 
-@pytest.mark.parametrize(("text", "number"), [("1e-3", "0.001"), ("1e-7", "1.0e-07"), ("2", "2")])
+@pytest.mark.parametrize(("text", "number"), [("1e-3", "0.001"), ("010", "10"), ("2", "2")])
 def test_a_number_that_yaml_took_for_text_gets_its_remedy(text, number):
     message = error_of("demo", {"data.style": text})
     assert f"write {number}, without quotes" in message
-    assert ("YAML takes 1e-3 for text" in message) == ("e" in text)
     assert isinstance(yaml.safe_load(number), float | int)
 
 

@@ -127,13 +127,27 @@ def test_what_two_writers_stored_counts_once(table, wanted, images):
     assert len(table.metadata()) == 4
 
 
-def test_a_damaged_shard_is_named_with_the_remedy(table, wanted, images):
+def test_a_damaged_shard_is_set_aside_and_made_again(table, wanted, images, capsys):
+    rows = wanted.head(4)
+    table.fill(rows, lambda rows: images[rows.index], 2, None)
+    path = min(table.folder.glob("*.parquet"))
+    path.write_bytes(path.read_bytes()[:-20])
+    assert table.missing(rows)["sample_id"].tolist() == wanted["sample_id"][:2].tolist()
+    assert f"{path} is damaged" in capsys.readouterr().out
+    assert path.with_suffix(".damaged").exists()
+    table.fill(rows, lambda rows: images[rows.index], 2, None)
+    np.testing.assert_array_equal(store.ShardImages(in_order(table, rows))[:], images[:4])
+
+
+def test_a_damaged_image_in_a_shard_is_named_with_the_remedy(table, wanted, images):
     table.fill(wanted.head(4), lambda rows: images[rows.index], 4, None)
     (path,) = table.folder.glob("*.parquet")
-    broken = path.with_name("0-broken.parquet")
-    broken.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"0-broken\.parquet is damaged; delete it"):
-        table.metadata()
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 1  # a bit of an image has fallen over
+    path.write_bytes(content)
+    found = store.ShardImages(in_order(table, wanted.head(4)))
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged; delete it and run again"):
+        found[:]
 
 
 def test_images_of_several_sizes_are_read_one_by_one(table, wanted, images):

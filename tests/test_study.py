@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -30,11 +31,9 @@ def home(tmp_path_factory):
 def opened(folder, patch, **overrides):
     """Open the smoke profile in a folder of its own."""
     (folder / "params").mkdir(exist_ok=True)
-    (folder / "params" / "tiny.yaml").touch()  # so that it is the root
+    shutil.copy(PROJECT / "params" / "smoke.yaml", folder / "params" / "tiny.yaml")
     patch.chdir(folder)
-    return Study.open(
-        "04_training", str(PROJECT / "params" / "smoke.yaml"), {"profile": "tiny"} | overrides
-    )
+    return Study.open("04_training", "tiny", overrides)
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """Images as arrays: read any image file, fit it to a size, fetch some of many.
 
 Our choices: to fit an image, the middle is cut out, as species differ in their proportions, which
-stay; what is transparent becomes white; of 16-bit greys the upper 8 bits count.
+stay; what is transparent becomes white; of deeper greys the upper 8 bits count.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,16 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from diffcore.store import digest
+
 #: x0, y0, x1, y1 in pixels of a file as it is stored; x1 and y1 lie just outside.
 Box = tuple[float, float, float, float]
 #: (N, H, W, 3) uint8: an array, or what is read when asked for by place, slice, list or mask.
 Images = Any
+
+#: What is taken for an image among the files of a folder.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 # As Pillow, and what else reads the files of a set, raises it.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError,
@@ -32,6 +39,54 @@ def told(problem: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
         yield
     except _DAMAGE as error:
         raise kind(f"{problem} ({error})") from None
+
+
+def find_images(top: str | Path) -> list[str]:
+    """List the images below a folder, at any depth, folder by folder: paths relative to it.
+
+    What is hidden is left out, and a folder counts once however many links lead to it. ValueError
+    names a folder that cannot be read, and a name that is not UTF-8.
+    """
+    found, seen = [], {*map(str, Path(top).resolve().parents)}
+    for place, folders, names in os.walk(top, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders.sort(key=lambda name: Path(place, name).is_symlink())  # what links lead to is first
+        images = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+        found += [os.path.relpath(f"{place}/{name}", top) for name in images]
+    if strange := [file for file in found if not is_text(file)]:
+        raise ValueError(f"{top} holds {strange[0]!a}, which is no name in UTF-8; rename it")
+    return sorted(found, key=lambda file: file.split("/"))
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+def is_text(name: str) -> bool:
+    """Whether the name of a file can be written as UTF-8, as all that is kept of it must be."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
+def hash_tree(folder: str | Path, files: Iterable[str]) -> str:
+    """Hash names, sizes and times of files: a changed file changes it, another place does not."""
+    states = ((name, Path(folder, name).stat()) for name in sorted(files))
+    return digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
+
+
+def read_all(paths: Iterable[str]) -> None:
+    """Read every image; ValueError with a line for each that cannot be read."""
+    problems = []
+    for path in paths:
+        try:
+            read_image(path)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
@@ -63,13 +118,24 @@ def _upright(image: Image.Image, turn: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64)
-        return Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode[0] in "IF":
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> np.ndarray:
+    """Scale greys of 9 to 16 bits, and floats up to 1 or 255; ValueError for any other scale."""
+    values, bits = np.asarray(image), getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    top = (1 if values.max() <= 1 else 255) if image.mode == "F" else 2 ** min(bits, 16) - 1
+    if not (values.min() >= 0 and values.max() <= top and (bits <= 16 or image.mode == "F")):
+        scale = f"{values.min()} to {values.max()} in {bits} bits"
+        raise ValueError(f"its greys, {scale}, are on no known scale; save it with 8 or 16 bits")
+    if image.mode == "F":
+        return (values * (255 / top)).round().astype(np.uint8)
+    return (values.astype(np.int64) * 256 // (top + 1)).astype(np.uint8)
 
 
 def _to_square(image: Image.Image, side: int) -> Image.Image:

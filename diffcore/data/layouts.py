@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ import pandas as pd
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR100
 
-from diffcore.data.images import Box, Images, Lazy, to_pixels, told
+from diffcore.data.images import Box, Images, Lazy, find_images, is_text, to_pixels, told
 from diffcore.data.published import PUBLISHED, advice, fetch
 from diffcore.params import DataParams, UserError
+from diffcore.prompts.book import clean_class_name
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 _TEST_FOLDERS = ("test", "val", "valid")  # of a class/image tree; the first that is there counts
 _LISTED = frozenset({"cub200", "cars", "flowers102", "tiny_imagenet"})  # not read from the disk
 
@@ -50,10 +49,12 @@ def read_catalogue(settings: DataParams) -> Catalogue:
     """Read what a set holds; PhotosError names what is missing, its source and its place."""
     try:
         catalogue = _READERS[settings.dataset](_find_home(settings))
-        problems = list(_problems(catalogue, settings.dataset in _LISTED))
+        problems = list(_problems(catalogue, settings.dataset))
     except FileNotFoundError as error:
         problems = [f"there is no {error.filename}"]
-    except PhotosError as error:
+    except OSError as error:
+        problems = [f"{error.filename} cannot be read: {error.strerror}"]
+    except ValueError as error:
         problems = [str(error)]
     if problems:
         remedy = advice(settings.dataset, settings.root)
@@ -104,11 +105,14 @@ def _find_home(settings: DataParams) -> Path:
     raise PhotosError(f"there is no {published.folder}/{published.marker} in {root}")
 
 
-def _problems(catalogue: Catalogue, listed: bool) -> Iterator[str]:
+def _problems(catalogue: Catalogue, dataset: str) -> Iterator[str]:
     """Say what is wrong with the lists of images, and which classes have too few."""
     home, folders, table = catalogue.home, catalogue.folders, catalogue.table
     if not folders:
         yield f"{home} holds no folder of images"
+    if dataset == "folder":
+        for one, other in _alike(folders):
+            yield f"{one} and {other} would be one class; rename one, or put their images together"
     for name in table["source_id"][table["source_id"].duplicated()].head(1):
         yield f"{name} is listed twice"
     for file in table["file"][~table["label"].isin(range(len(folders)))].head(1):
@@ -120,12 +124,20 @@ def _problems(catalogue: Catalogue, listed: bool) -> Iterator[str]:
         if poor:
             few = f"less than {least} {part} images".replace("  ", " ")
             yield f"{len(poor):,} classes, {poor[0]!r} first, have {few}"
-    if listed:  # found by listing folders rather than asking for each file
+    if dataset in _LISTED:  # found by listing folders rather than asking for each file
         files = [home / file for file in table["file"].drop_duplicates()]
         folders = {file.parent for file in files}
         there = {path for folder in folders for path in folder.glob("*")}
         if absent := [file for file in files if file not in there]:
             yield f"{len(absent):,} of the listed images are not there, the first {absent[0]}"
+
+
+def _alike(folders: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Pair folders that name the same class, such as 001.Cardinal and cardinal."""
+    first: dict[str, str] = {}
+    for folder in folders:
+        if (known := first.setdefault(clean_class_name(folder), folder)) != folder:
+            yield known, folder
 
 
 def _read_folder(home: Path) -> Catalogue:
@@ -135,11 +147,17 @@ def _read_folder(home: Path) -> Catalogue:
     """
     if any((home / f"dataset_{kind}.json").exists() for kind in ("info", "dict")):
         return _read_hub_set(home)
-    inside = set(_folders(home))  # beside any other folder, train is a class
-    if "train" not in inside or inside - {"train", *_TEST_FOLDERS}:
+    inside = {name.lower(): name for name in _folders(home)}
+    train = inside.get("train", "")
+    if not train or not _folders(home / train):  # train may be a class, too
         return _read_trees(home, {"": ""})
-    tests = [f"{name}/" for name in _TEST_FOLDERS if name in inside]
-    return _read_trees(home, {"train": "train/", "test": tests[0]} if tests else {"": "train/"})
+    if others := sorted(set(inside) - {"train", *_TEST_FOLDERS}):
+        raise PhotosError(
+            f"{home} holds {inside[others[0]]} beside {train}, which holds classes; move it away"
+        )
+    tests = [f"{inside[name]}/" for name in _TEST_FOLDERS if name in inside]
+    parts = {"train": f"{train}/", "test": tests[0]} if tests else {"": f"{train}/"}
+    return _read_trees(home, parts)
 
 
 def _read_hub_set(home: Path) -> Catalogue:
@@ -205,17 +223,17 @@ def name_images(files: Sequence[str]) -> list[str]:
 
 
 def _folders(path: Path) -> list[str]:
-    return [p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    names = [p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if strange := [name for name in names if not is_text(name)]:
+        raise PhotosError(f"{path} holds {strange[0]!a}, which is no name in UTF-8; rename it")
+    return names
 
 
 def _list_images(top: Path, names: Sequence[str]) -> Iterator[tuple[str, int]]:
     """List files and labels of a tree class/image, class by class and folder by folder."""
     for label, name in enumerate(names):
-        # Path.glob would not leave out what is hidden.
-        files = glob("**", root_dir=top / name, recursive=True)  # noqa: PTH207
-        for file in sorted(files, key=lambda file: file.replace("/", "\0")):
-            if file.lower().endswith(_SUFFIXES):
-                yield f"{name}/{file}", label
+        if (top / name).exists():  # a class may lack one part
+            yield from ((f"{name}/{file}", label) for file in find_images(top / name))
 
 
 def _read_cub(home: Path) -> Catalogue:

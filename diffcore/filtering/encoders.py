@@ -48,7 +48,7 @@ class Encoder:
         """Embed N images (H, W, 3) uint8, of one size or several: (N, D) float32, unit length.
 
         Images that are read lazily are read once, in order, and a batch of them is held at a time.
-        Raises ValueError for one of another type or shape.
+        Raises ValueError for one of another type or shape, FloatingPointError for NaN.
         """
         return self._embed(((_image_key(image), image) for image in images), self._see)
 
@@ -82,6 +82,10 @@ class Encoder:
 
     def _remember(self, batch: dict[str, Any], compute: Callable[[list[Any]], Tensor]) -> None:
         embeddings = compute([*batch.values()]).float().cpu().numpy()
+        if not np.isfinite(embeddings).all():
+            raise FloatingPointError(
+                "the encoder gives infinities or NaN: its weights are damaged; fetch them anew"
+            )
         new = dict(zip(batch, embeddings, strict=True))
         self._known.update(new)
         self._unsaved.update(new)
@@ -100,14 +104,10 @@ class Encoder:
 
     @cached_property
     def _known(self) -> dict[str, np.ndarray]:
-        """Every embedding made or read so far; ValueError naming a damaged file of the cache."""
+        """Every embedding made or read so far; those of a damaged file are made again."""
         known = {}
-        for path in [] if self._folder is None else sorted(self._folder.glob("*.npz")):
-            try:
-                with np.load(path) as saved:
-                    known.update(zip(saved["keys"].tolist(), saved["embeddings"], strict=True))
-            except Exception as error:  # zip, header and array each fail in their own way
-                raise ValueError(f"{path} is damaged; delete it and run again ({error})") from error
+        for path in [] if self._folder is None else sorted(self._folder.glob("[!.]*.npz")):
+            known |= store.read_kept(path, _read_embeddings) or {}
         return known
 
     def _save(self) -> None:
@@ -117,6 +117,11 @@ class Encoder:
             with store.written_whole(path) as aside, aside.open("wb") as file:
                 np.savez(file, keys=[*self._unsaved], embeddings=[*self._unsaved.values()])
         self._unsaved = {}
+
+
+def _read_embeddings(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, np.load(file) as saved:
+        return dict(zip(saved["keys"].tolist(), saved["embeddings"], strict=True))
 
 
 def _image_key(image: np.ndarray) -> str:

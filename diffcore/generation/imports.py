@@ -6,18 +6,15 @@ They are dealt out evenly in an order drawn by the seed, each of a class before 
 """
 
 import difflib
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from diffcore.data.images import SUFFIXES, find_images
 from diffcore.prompts.book import clean_class_name
 from diffcore.prompts.plan import PLAN_COLUMNS
-from diffcore.store import digest
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -57,23 +54,12 @@ def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.Data
     return plan[[*PLAN_COLUMNS, "file"]]
 
 
-def hash_tree(folder: str | Path, files: Iterable[str]) -> str:
-    """Hash names, sizes and times of files: a changed file changes it, another place does not."""
-    states = ((name, Path(folder, name).stat()) for name in sorted(files))
-    return digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
-
-
 def _find(root: Path) -> list[Path]:
     """Find all images, as relative paths in order; raises for a tree of another layout."""
-    layout = f"expected is {root}/<class>/image.png (or .jpg, .jpeg, .webp)"
+    layout = f"expected is {root}/<class>/image.png (or {', '.join(SUFFIXES)})"
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; set generation.pipeline.location; {layout}")
-    files = sorted(
-        Path(place, name).relative_to(root)
-        for place, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if name.lower().endswith(_SUFFIXES) and "/." not in f"{place[len(str(root)) :]}/{name}"
-    )
+    files = [Path(file) for file in find_images(root)]
     if not files:
         raise FileNotFoundError(f"{root} holds no image; {layout}")
     if loose := [file for file in files if len(file.parts) == 1]:

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffcore.data.images import fit, read_image
+from diffcore.data.images import fit, hash_tree, read_image
 from diffcore.data.splits import Split
 from diffcore.generation import surrogates
 from diffcore.generation.draw import GeneratedSet, fill_shards
-from diffcore.generation.imports import hash_tree, plan_import
+from diffcore.generation.imports import plan_import
 from diffcore.params import GenerationParams, StudyParams
 from diffcore.prompts.plan import PLAN_COLUMNS
+from diffcore.store import digest
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def plan_others(
     plan = surrogates.plan_surrogates(sources, spare, **shares, seed=params.seed)
     places = pd.Index(spare.metadata["source_id"]).get_indexer(plan["photograph"])
     seeds, truth = plan["seed"].tolist(), surrogates.judge_surrogates(plan)
-    made_by = {"model": "surrogate photographs", "model_hash": surrogates.TRANSFORM_HASH}
+    made_of = digest(surrogates.TRANSFORM_HASH, spare.digest)  # other pixels, other surrogates
+    made_by = {"model": "surrogate photographs", "model_hash": made_of}
 
     def image_of(place: int) -> np.ndarray:
         return surrogates.transform(spare.images[int(places[place])], seeds[place])

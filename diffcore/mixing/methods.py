@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from diffcore.mixing.baselines import MIXES, POLICIES, make_mix, make_policy
 from diffcore.mixing.diffusemix import DiffuseMix, draw_fractals
 from diffcore.mixing.mix import DiffCoReMix, device_of
-from diffcore.params import StudyParams
+from diffcore.params import ParamsError, StudyParams
 
 #: (real, counterpart (B, 3, H, W) in [0, 1], labels (B,), generator) -> images, targets (B, K).
 Method = Callable[[Tensor, Tensor, Tensor, Generator | None], tuple[Tensor, Tensor]]
@@ -24,6 +24,30 @@ BASELINES = ("vanilla", *MIXES, *POLICIES)
 #: Methods that need counterparts drawn by the text-to-image model.
 GENERATIVE = ("diffusemix", "added", "diffcoremix", "mixed_added")
 METHODS = (*BASELINES, *GENERATIVE)
+#: Methods without which there is nothing to compare.
+REQUIRED = ("vanilla", "cutmix", "added", "diffcoremix", "mixed_added")
+
+
+def study_methods(params: StudyParams) -> list[str]:
+    """Methods of the main table: those asked for, or all for which there are images.
+
+    Raises ParamsError, naming every method that is unknown, has no images or lacks, also of those
+    that the seventh notebook looks at in detail.
+    """
+    possible = [name for name in METHODS if params.generation.can_draw or name != "diffusemix"]
+    wanted = params.runs.methods or possible
+    problems = [f"{name!r} is no method" for name in wanted if name not in METHODS]
+    if "diffusemix" in wanted and "diffusemix" not in possible:
+        problems.append("'diffusemix' needs a pipeline that can edit")
+    if lacking := [repr(name) for name in REQUIRED if name not in wanted]:
+        problems.append(f"{', '.join(lacking)} must be there, as every notebook compares with them")
+    if problems:
+        problems.append(f"there are {', '.join(possible)}")
+        raise ParamsError(f"runs.methods: {'; '.join(problems)}")
+    if others := [repr(n) for n in params.robustness.methods_in_detail if n not in wanted]:
+        told = f"{', '.join(others)} are not among the methods {', '.join(wanted)}"
+        raise ParamsError(f"robustness.methods_in_detail: {told}")
+    return [name for name in METHODS if name in wanted]
 
 
 def method_settings(name: str, params: StudyParams) -> dict[str, float]:

@@ -25,10 +25,10 @@ from diffcore.checks import MissingFilesError
 from diffcore.data.layouts import find_missing
 from diffcore.data.published import PUBLISHED
 from diffcore.data.splits import load_split
+from diffcore.mixing.methods import study_methods
 from diffcore.paperbirds.birds import SPECIES
 from diffcore.paperbirds.weights import pipeline_dir
 from diffcore.params import ParamsError, PipelineSpec, StudyParams, TrainingParams
-from diffcore.training.sweeps import study_methods
 from diffcore.training.train import total_steps
 
 #: What is known of models and sets that are not here, and what is assumed: `estimate.yaml`.

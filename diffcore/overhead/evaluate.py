@@ -28,13 +28,12 @@ from diffcore.generation.draw import GeneratedSet
 from diffcore.generation.edit import edit_images, plan_edits
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.mixing.evaluate import first_pairs
-from diffcore.mixing.methods import GENERATIVE, Method, make_method, method_settings
+from diffcore.mixing.methods import GENERATIVE, Method, make_method, method_settings, study_methods
 from diffcore.overhead import timing
 from diffcore.params import StudyParams, TrainingParams
 from diffcore.stats import ratio_of_medians
 from diffcore.store import decode_png, encode_png
 from diffcore.training.networks import build_classifier
-from diffcore.training.sweeps import study_methods
 from diffcore.training.train import Step
 
 VANILLA, OURS = "vanilla", "diffcoremix"

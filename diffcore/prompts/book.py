@@ -9,6 +9,7 @@ context or the class of a prompt is named by `find_conflicts` and left out by `n
 import difflib
 import re
 import string
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -116,8 +117,11 @@ def _check_template(book: PromptBook) -> None:
     start = f"prompt book {book.domain!r}: template {book.template!r} "
     try:
         used = _placeholders(book.template)
+        formatted = [name for _, name, *how in string.Formatter().parse(book.template) if any(how)]
     except ValueError as error:
         raise ParamsError(f"{start}cannot be read: {error}") from None
+    if formatted:
+        raise ParamsError(f"{start}formats {formatted}; write {{{formatted[0]}}} and no more")
     if unknown := used - _PLACEHOLDERS:
         raise ParamsError(f"{start}has {sorted(unknown)}; legal are {sorted(_PLACEHOLDERS)}")
     if "class_name" not in used:
@@ -147,7 +151,7 @@ def clean_class_name(name: str) -> str:
     >>> clean_class_name("747-400"), clean_class_name("Audi S4 Sedan 2012")
     ('747-400', 'audi s4 sedan 2012')
     """
-    first = name.split(",")[0].strip()
+    first = unicodedata.normalize("NFC", name.split(",")[0].strip())  # macOS takes letters apart
     # An index has at most three digits or leading zeros: "2012_..." may well be a year.
     unnumbered = re.sub(r"^(?:0\d*|\d{1,3})[._-]+(?=[^\W\d])", "", first)
     words = " ".join(unnumbered.replace("_", " ").lower().split())

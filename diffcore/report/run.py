@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
@@ -22,7 +23,7 @@ from traitlets.config import Config
 from diffcore.checks import CAPABILITIES, capabilities, require
 from diffcore.params import StudyParams, UserError, load_params, project_files, project_root
 from diffcore.report.pages import executed_notebooks, index_page, notebook_page
-from diffcore.store import folder_whole, write_text
+from diffcore.store import folder_whole, naming_folder, write_text
 
 _TOLD = ("paperbirds", "truth", "pipeline", "masks", "sweeps")  # what a reader may look for
 # What passes between kernel and papermill is kept from other users of the machine.
@@ -41,18 +42,18 @@ def notebooks() -> dict[str, Path]:
 def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
     """Execute a notebook; return the executed copy in ``runs/<profile>/report/<name>/``.
 
-    No kernel is started, but ParamsError or MissingFilesError raised, if a parameter is not legal,
-    or data or weights are not there; NotebookError names a cell that raises.
+    No kernel is started, but a UserError raised, for what `diffcore.checks.require` finds wrong;
+    NotebookError names a cell that raises, or another study of the profile that is at work.
     """
     with contextlib.chdir(project_root()):
         params = load_params(profile, overrides)
-        require(params)
         if name not in (known := notebooks()):
             raise NotebookError(f"no notebook {name}; there are: {', '.join(known) or 'none'}")
         notebook = fit(nbformat.read(known[name], as_version=4), params)
         given = {"profile": profile, "overrides": dict(overrides or {})}
         folder = Path("runs", params.profile, "report", name).resolve()
-        with _report_aside(folder) as aside:
+        require(params)
+        with _alone(folder.parents[1]), _report_aside(folder) as aside:
             executed = _execute(notebook, given, aside, folder)
             write_text(aside / f"{name}.html", notebook_page(executed))
             write_text(aside / f"{name}.ipynb", nbformat.writes(executed) + "\n")
@@ -83,6 +84,25 @@ def fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
 
 
 @contextlib.contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Refuse a second study of a profile, whose report would replace that of the first."""
+    with naming_folder(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / ".lock", timeout=0)  # the system lets it go with the process
+    try:
+        lock.acquire()
+    except Timeout:
+        raise NotebookError(
+            f"another study of {run_dir.name} is at work in {run_dir}; wait for it, or give this "
+            "one a name of its own, as with --set profile=mine"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def _report_aside(folder: Path) -> Iterator[Path]:
     """Have a notebook write to a folder beside its own, which it replaces when all went well."""
     with folder_whole(folder) as aside:
@@ -102,6 +122,8 @@ def _execute(notebook: NotebookNode, given: dict, aside: Path, folder: Path) -> 
             coalesce_streams=True, config=_ENCRYPTED,
         )  # fmt: skip
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        if getattr(error, "ename", "") in {kind.__name__ for kind in UserError.__subclasses__()}:
+            raise NotebookError(error.evalue) from None  # it says it all
         folder.mkdir(exist_ok=True)
         failed = running.replace(folder / f"{folder.name}.failed.ipynb")
         raise NotebookError(f"{_reason(folder.name, error)}; see {failed}") from None
@@ -112,11 +134,9 @@ def _execute(notebook: NotebookNode, given: dict, aside: Path, folder: Path) -> 
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Say in one line which cell of a notebook failed and why; some errors speak for themselves."""
+    """Say in one line which cell of a notebook failed and why."""
     if isinstance(error, DeadKernelError):
         return f"{name}: the kernel died, which most often means that memory ran out"
-    if error.ename in {kind.__name__ for kind in UserError.__subclasses__()}:  # they say it all
-        return error.evalue
     what = re.sub(r"\s+", " ", error.evalue)
     return f"{name}, cell [{error.exec_count}]: {error.ename}: {what}"
 

@@ -5,6 +5,7 @@ that has seen others (`diffcore.data.weights`). Our choice: ``resnetv2_18_small`
 which timm lacks, as its ResNets begin at a quarter of an image.
 """
 
+import difflib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.models import register_model
 from timm.models.resnetv2 import ResNetV2, resnetv2_18
+from timm.optim import list_optimizers
 from torch import Tensor, nn
 
 from diffcore.data.weights import check_model_name, load_backbone
 from diffcore.params import TrainingParams, resolve_device
-from diffcore.store import written_whole
+from diffcore.store import write_bytes
 
 _MEAN, _STD = 0.5, 0.25  # for networks that start from random weights
 
@@ -71,6 +73,19 @@ def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) 
     return _wrap(net, settings)
 
 
+def check_classifier(settings: TrainingParams) -> None:
+    """Raise ValueError for a model, arguments of it or an optimiser that timm does not have."""
+    check_model_name(settings.model, "training.model")
+    if (name := settings.optimizer.removeprefix("lookahead_")) not in (known := list_optimizers()):
+        near = ", ".join(difflib.get_close_matches(name, known, cutoff=0.4))
+        raise ValueError(f"training.optimizer: timm has no {name!r}; near it: {near or 'none'}")
+    try:
+        with torch.device("meta"):  # takes neither time nor random numbers
+            _untrained(settings, num_classes=2)
+    except Exception as error:  # each model has errors of its own
+        raise ValueError(f"training.model_args: {settings.model}: {error}") from None
+
+
 def _untrained(settings: TrainingParams, num_classes: int) -> nn.Module:
     return timm.create_model(settings.model, num_classes=num_classes, **settings.model_args)
 
@@ -85,8 +100,7 @@ def _wrap(net: nn.Module, settings: TrainingParams) -> Classifier:
 def save_classifier(classifier: Classifier, path: Path) -> None:
     """Save the weights as safetensors."""
     state = {name: value.contiguous() for name, value in classifier.state_dict().items()}
-    with written_whole(path) as aside:
-        save_file(state, aside)
+    write_bytes(path, save(state))
 
 
 def load_classifier(path: Path, settings: TrainingParams, num_classes: int) -> Classifier:

@@ -7,10 +7,12 @@ makes them the same on every number of cores; on a GPU one after the other.
 
 import ast
 import json
+import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from diffcore.data.pairs import PairedDataset
@@ -25,7 +28,8 @@ from diffcore.data.splits import Split
 from diffcore.data.weights import find_weights
 from diffcore.mixing.methods import make_method
 from diffcore.params import TrainingParams, resolve_device, resolve_precision
-from diffcore.store import digest, file_digest, write_text
+from diffcore.processes import end_with
+from diffcore.store import digest, file_digest, read_kept, write_text
 from diffcore.training.networks import Classifier, build_classifier, predict, save_classifier
 from diffcore.training.train import total_steps, train
 
@@ -88,20 +92,37 @@ def train_runs(
     method, seed, key, weights (path), top-1 accuracy on each test set by its name, and seconds.
     """
     paths = [folder / f"{run_key(run, training)}.json" for run in runs]
-    missing = {path: run for path, run in zip(paths, runs, strict=True) if not path.exists()}
+    found = {path: read_kept(path, _read) for path in paths}
+    missing = {path: run for path, run in zip(paths, runs, strict=True) if found[path] is None}
     on_cpu = resolve_device(training.device, "training.device") == "cpu"
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        job = joblib.delayed(_run_on_one_thread if on_cpu else _run)
+        job = joblib.delayed(partial(_run_on_one_thread, os.getpid()) if on_cpu else _run)
         jobs = (job(run, training, path) for path, run in missing.items())
         count = (processes or joblib.cpu_count()) if on_cpu else 1
         done = joblib.Parallel(count, return_as="generator_unordered")(jobs) if missing else ()
         for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(missing), unit="run"):
             pass
-    return pd.DataFrame(_row(run, path) for run, path in zip(runs, paths, strict=True))
+    return pd.DataFrame(
+        _row(run, path, found[path] or _read(path)) for run, path in zip(runs, paths, strict=True)
+    )
 
 
-def _row(run: Run, path: Path) -> dict[str, Any]:
-    found, weights = json.loads(path.read_text()), path.with_suffix(".safetensors")
+def _read(path: Path) -> dict[str, Any]:
+    """Read the result of a run; raise if that, its log or its weights are not whole."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    with safe_open(path.with_suffix(".safetensors"), "pt"):
+        last = _read_log(path).iloc[-1]
+    if any(not math.isclose(last[test], top1) for test, top1 in found["top1"].items()):
+        raise ValueError("its log does not end with it")
+    return found
+
+
+def _read_log(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path.with_suffix(".csv"))
+
+
+def _row(run: Run, path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    weights = path.with_suffix(".safetensors")
     names = {"method": run.method, "seed": run.seed, "key": path.stem, "weights": weights}
     return {**run.columns, **names, **found["top1"], "seconds": found["seconds"]}
 
@@ -110,14 +131,15 @@ def read_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Read the learning curves of a table of `train_runs`, tidy: method, seed, step, test, top1."""
     curves = []
     for row in table.itertuples():
-        log = pd.read_csv(row.weights.with_suffix(".csv")).drop(columns="loss")
+        log = _read_log(row.weights).drop(columns="loss")
         points = log.melt("step", var_name="test", value_name="top1").dropna()
         curves.append(points.assign(method=row.method, seed=row.seed).sort_values("step"))
     return pd.concat(curves, ignore_index=True)[["method", "seed", "step", "test", "top1"]]
 
 
-def _run_on_one_thread(*arguments: Any) -> None:
+def _run_on_one_thread(starter: int, *arguments: Any) -> None:
     """Run on one thread, also where a run has a process to itself: sums then add up alike."""
+    end_with(starter)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -137,9 +159,12 @@ def _run(run: Run, training: TrainingParams, path: Path) -> None:
     steps = total_steps(training, len(run.pairs))
     stops = {*np.linspace(0, steps, run.curve_points + 1).round()[1:], steps}
     folder = path.with_suffix("")
-    for log in train(classifier, run.pairs, method, training, run.seed, folder):
-        if len(log) in stops:
-            log[-1] |= (found := _test(classifier, run.tests))
+    try:
+        for log in train(classifier, run.pairs, method, training, run.seed, folder):
+            if len(log) in stops:
+                log[-1] |= (found := _test(classifier, run.tests))
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{run.method}, seed {run.seed}: {error}") from None
     seconds = time.perf_counter() - started
     table = pd.DataFrame(log, pd.RangeIndex(1, steps + 1, name="step"))
     save_classifier(classifier, path.with_suffix(".safetensors"))

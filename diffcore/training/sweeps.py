@@ -15,36 +15,16 @@ from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split, test_splits
 from diffcore.filtering.rules import hard_filter
 from diffcore.generation.evaluate import ablations, without_context
-from diffcore.mixing.methods import GENERATIVE, METHODS, method_settings
-from diffcore.params import ParamsError, StudyParams, change_params
+from diffcore.mixing.methods import GENERATIVE, method_settings, study_methods
+from diffcore.params import change_params
 from diffcore.training.runs import Run
 
-#: Methods without which there is nothing to compare.
-REQUIRED = ("vanilla", "cutmix", "added", "diffcoremix", "mixed_added")
 #: What is compared at a point of a sweep.
 SIDE_METHODS = ("vanilla", "added", "diffcoremix", "mixed_added")
 
 #: `diffcore.study.Study`, which stands above this room.
 Study = Any
 _added_share = attrgetter("params.training.methods.added.probability")
-
-
-def study_methods(params: StudyParams) -> list[str]:
-    """Methods of the main table: those asked for, or all for which there are images.
-
-    Raises ParamsError, naming every method that is unknown, has no images or lacks.
-    """
-    possible = [name for name in METHODS if params.generation.can_draw or name != "diffusemix"]
-    wanted = params.runs.methods or possible
-    problems = [f"{name!r} is no method" for name in wanted if name not in METHODS]
-    if "diffusemix" in wanted and "diffusemix" not in possible:
-        problems.append("'diffusemix' needs a pipeline that can edit")
-    if lacking := [repr(name) for name in REQUIRED if name not in wanted]:
-        problems.append(f"{', '.join(lacking)} must be there, as every notebook compares with them")
-    if problems:
-        problems.append(f"there are {', '.join(possible)}")
-        raise ParamsError(f"runs.methods: {'; '.join(problems)}")
-    return [name for name in METHODS if name in wanted]
 
 
 def compare(

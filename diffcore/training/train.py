@@ -9,6 +9,7 @@ goes on from its checkpoint as if it had not been.
 import math
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from diffcore.data.pairs import PairedDataset
 from diffcore.mixing.methods import Method
 from diffcore.mixing.mix import device_of
 from diffcore.params import TrainingParams, resolve_device, resolve_precision
-from diffcore.store import written_whole
+from diffcore.store import read_kept, written_whole
 from diffcore.training.networks import Classifier, as_floats
 
 Log = list[dict[str, float]]  # a row a step: its loss, and what else was measured then
+_DIVERGED = 1e4  # a loss that no classifier recovers from; chance is log(classes), below 10
 _FUSED = ("adam", "adamw", "sgd")  # optimisers that update all weights in one call
 _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}  # accelerate's names
 
@@ -204,7 +206,8 @@ def train(
 ) -> Iterator[Log]:  # fmt: skip
     """Train in place, from the folder's checkpoint if any; yield the log after each step.
 
-    Whoever takes it may add to its last row, which the next checkpoint holds too.
+    Whoever takes it may add to its last row, which the next checkpoint holds too. Raises
+    FloatingPointError, naming the step, when the loss is NaN or beyond recovery.
     """
     steps = total_steps(settings, len(data))
     step = Step(classifier, method, settings, steps, folder)
@@ -223,6 +226,11 @@ def train(
         for phase in (step.augment, step.forward, step.backward, step.update):
             phase()
         log.append({"loss": step.loss.item()})
+        if not log[-1]["loss"] < _DIVERGED:  # nor if it is NaN
+            raise FloatingPointError(
+                f"the loss of step {done + 1} is {log[-1]['loss']:g}; the training diverged: lower "
+                "training.lr, or raise training.warmup_share"
+            )
         step.accelerator.log(log[-1], done + 1)
         yield log
         due = (done + 1) % settings.checkpoint_every == 0 and done + 1 < steps
@@ -261,15 +269,19 @@ def _states(step: Step) -> dict[str, Any]:
 
 def _restore(step: Step, path: Path | None) -> Log:
     """Go back to a checkpoint, if there is one; return the log of the steps it had done."""
-    if path is None or not path.exists():
+    saved = None if path is None else read_kept(path, partial(_load, step))
+    if saved is None:
         return []
-    saved = torch.load(path, map_location=step.accelerator.device, weights_only=True)
     for name, part in _states(step).items():
         part.load_state_dict(saved[name])
     return saved["log"]
 
 
+def _load(step: Step, path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location=step.accelerator.device, weights_only=True)
+
+
 def _save(step: Step, path: Path, log: Log) -> None:
     states = {name: part.state_dict() for name, part in _states(step).items()}
-    with written_whole(path) as aside:
-        torch.save({"log": log, **states}, aside)
+    with written_whole(path) as aside, aside.open("wb") as file:
+        torch.save({"log": log, **states}, file)

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from diffcore.mixing.methods import GENERATIVE, METHODS, method_settings
+from diffcore.mixing.methods import GENERATIVE, METHODS, method_settings, study_methods
 from diffcore.params import change_params, project_root
 from diffcore.store import write_text
 from diffcore.training.runs import Run, train_runs
-from diffcore.training.sweeps import Study, study_methods
+from diffcore.training.sweeps import Study
 
 
 def candidates(method: str) -> list[dict[str, float]]:

@@ -90,6 +90,19 @@ def test_a_kill_loses_no_finished_run(params, pairs, tmp_path, monkeypatch):
     assert len(train_runs(wanted, params.training, tmp_path, processes=1)) == 3
 
 
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".safetensors"])
+def test_what_is_damaged_or_missing_of_a_run_is_made_again(
+    suffix, params, pairs, tmp_path, capsys
+):  # fmt: skip
+    row = train_runs([a_run(pairs)], params.training, tmp_path, processes=1).loc[0]
+    weights, file = row.weights.read_bytes(), row.weights.with_suffix(suffix)
+    for damage in (lambda: file.write_bytes(file.read_bytes()[:9]), file.unlink):
+        damage()
+        again = train_runs([a_run(pairs)], params.training, tmp_path, processes=1).loc[0]
+        assert (again.matched, again.weights.read_bytes()) == (row.matched, weights)
+    assert capsys.readouterr().out.count(f"{row.key}.json is damaged") == 1 + (suffix != ".json")
+
+
 @pytest.mark.slow
 def test_processes_change_nothing(params, pairs, tmp_path):
     wanted = [a_run(pairs, "added", seed) for seed in (0, 1)]
@@ -103,7 +116,8 @@ def test_a_gpu_is_shared_by_none(params, pairs, tmp_path, monkeypatch):
     counts = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(room.joblib, "Parallel", lambda count, **_: counts.append(count) or list)
-    monkeypatch.setattr(room, "_row", lambda *_: {})
+    monkeypatch.setattr(room, "_read", lambda path: {"top1": {}, "seconds": 0.0})
+    monkeypatch.setattr(room, "read_kept", lambda *_: None)
     for device in ("auto", "cpu"):
         settings = params.training.model_copy(update={"device": device})
         train_runs([a_run(pairs)], settings, tmp_path, processes=4)

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from dummy_study import DummyStudy
 
-from diffcore.mixing.methods import GENERATIVE, METHODS
+from diffcore.mixing.methods import GENERATIVE, METHODS, REQUIRED, study_methods
 from diffcore.params import ParamsError, change_params, load_params
 from diffcore.prompts.book import load_prompt_book
 from diffcore.training import sweeps
-from diffcore.training.sweeps import REQUIRED, plan_curves, plan_main, plan_sweep, study_methods
+from diffcore.training.sweeps import plan_curves, plan_main, plan_sweep
 
 
 @pytest.fixture(scope="module")

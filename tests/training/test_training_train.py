@@ -237,6 +237,24 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(data, tmp_path):
     assert not list(tmp_path.iterdir())  # nothing is left behind
 
 
+def test_a_damaged_checkpoint_is_named_and_the_training_begun_again(data, tmp_path, capsys):
+    params = load_params("smoke", {"training.steps": 8, "training.checkpoint_every": 4})
+    losses = fit(params, data)[1]
+    fit(params, data, folder=tmp_path, stop=7)
+    saved = tmp_path / "checkpoint.pt"
+    saved.write_bytes(saved.read_bytes()[:-100])
+    assert fit(params, data, folder=tmp_path)[1] == losses
+    assert f"{saved} is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e7])
+def test_a_training_that_diverges_stops_at_the_step_it_names(data, lr):
+    params = load_params("smoke", {"training.steps": 30, "training.optimizer": "sgd"})
+    settings = params.training.model_copy(update={"lr": lr, "warmup_share": 0.0})
+    with pytest.raises(FloatingPointError, match=r"the loss of step \d+ is .*lower training\.lr"):
+        list(train(build_classifier(settings, K), data, method(params), settings, 0))
+
+
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
 def test_other_models_of_timm_train_too(name, params, data):
     changes = {"model": name, "model_args": {"img_size": 32} if "vit" in name else {}, "steps": 1}

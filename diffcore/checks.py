@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from diffcore.data.images import find_images, hash_tree, read_all
 from diffcore.data.layouts import PhotosError, download, find_missing
 from diffcore.data.published import PUBLISHED
 from diffcore.data.splits import load_split, test_splits
-from diffcore.data.weights import find_weights, is_file_name
+from diffcore.data.weights import find_weights, is_file_name, refuse_torchscript
 from diffcore.mixing.methods import study_methods
 from diffcore.params import (
     EncoderSpec,
@@ -215,6 +216,8 @@ def _choices(params: StudyParams) -> Iterator[str]:
     checks.append(partial(_check_tracker, training.log_with))
     if encoder.kind == "timm":
         checks.append(partial(check_model_name, encoder.model_name, "filtering.encoder.model_name"))
+    elif encoder.kind == "open_clip" and is_file_name(encoder.pretrained or ""):
+        checks.append(partial(refuse_torchscript, Path(encoder.pretrained)))
     told = []
     for check in checks:
         try:
@@ -271,6 +274,8 @@ def _single_file_gaps(spec: PipelineSpec) -> Iterator[str]:
         remedy = f"set {setting} to a checkpoint of SDXL's family, or generation.pipeline.kind to "
         remedy += "import or surrogate, which need none"
         yield f"text-to-image model: {path} does not exist; {_fetch(path, path.name)}{remedy}"
+    else:
+        yield from _damage("text-to-image model", path, "model.diffusion_model.")
     what = "configuration of the text-to-image model"
     if spec.config is not None:
         setting = "generation.pipeline.config"
@@ -289,6 +294,8 @@ def _encoder_gaps(spec: EncoderSpec) -> Iterator[str]:
         if lacking := _lacking(Path(place), "open_clip_config.json", "*.safetensors"):
             setting = "filtering.encoder.model_name, with local-dir: before it,"
             yield _told("encoder", place, lacking, setting, "")
+        for file in sorted(Path(place).glob("*.safetensors")):
+            yield from _damage("encoder", file)
     elif repository := _clip_repository(spec):
         if not any(_cached(repository, file) for file in _CLIP_WEIGHTS):
             yield from _hub_gap("encoder", repository, _CLIP_WEIGHTS[0], "")
@@ -334,6 +341,22 @@ def _folder_gap(
             lacking += [f"{name}/{file}" for file in _lacking(Path(folder, name), *wanted)]
     if lacking:
         yield _told(what, folder, lacking, setting, files)
+    elif weights:
+        for path in sorted(Path(folder).glob("*/*.safetensors")):
+            yield from _damage(what, path)
+
+
+def _damage(what: str, path: Path, start: str = "") -> Iterator[str]:
+    """Tell of a file that is no safetensors file, or whose tensors have other names."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+    except Exception as error:  # the library's own kind is not public
+        yield f"{what}: {path} is damaged or no safetensors file ({error}); fetch it anew"
+    else:
+        if not any(name.startswith(start) for name in names):
+            held = f"tensors such as {names[0]!r}" if names else "nothing"
+            yield f"{what}: {path} holds {held}, and none that starts with {start!r}; name another"
 
 
 def _lacking(folder: Path, *patterns: str) -> list[str]:

@@ -28,7 +28,7 @@ from diffcore.generation.draw import SETTING_COLUMNS, GeneratedSet, generate
 from diffcore.generation.edit import edit_images, plan_edits
 from diffcore.generation.evaluate import judge_images
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.params import StudyParams, load_params, project_root
+from diffcore.params import StudyParams, UserError, load_params, project_root
 from diffcore.processes import end_with
 from diffcore.prompts.book import PromptBook, choose_book
 from diffcore.prompts.plan import PLAN_COLUMNS, plan_generation
@@ -37,6 +37,10 @@ from diffcore.store import digest, read_kept, written_whole
 from diffcore.training import sweeps
 from diffcore.training.networks import Classifier, load_classifier
 from diffcore.training.runs import Run, train_runs
+
+
+class FilterError(UserError, ValueError):
+    """A filter that lets no image through, so that there is nothing to mix."""
 
 
 class Study(Report):
@@ -260,6 +264,12 @@ class Study(Report):
     def accepted(self) -> GeneratedSet:
         """The generated images that the filter let through, replacements included."""
         passed = self.decisions.loc[self.decisions["accepted"], list(PLAN_COLUMNS)]
+        if passed.empty:  # or all methods that mix would be the same
+            best = self.decisions["similarity"].max()
+            raise FilterError(
+                f"the filter accepted none of {len(self.decisions):,} images: the most similar has "
+                f"{best:.3f}, and the threshold is {self.threshold:.3f}; lower filtering.threshold"
+            )
         return self.draw(passed.reset_index(drop=True))
 
     # ------------------------------------------------------------------------- mixing and training

@@ -127,11 +127,13 @@ def _within_class(members: np.ndarray, rule: str) -> np.ndarray:
 
 
 def hard_filter(similarity: np.ndarray, threshold: float) -> np.ndarray:
-    """Whether each similarity reaches the threshold, (N,) bool.
+    """Whether each similarity reaches the threshold, (N,) bool; ValueError for NaN.
 
     >>> hard_filter(np.array([0.59, 0.6, 0.9]), threshold=0.6).tolist()
     [False, True, True]
     """
+    if (unknown := np.isnan(similarity)).any():
+        raise ValueError(f"similarity {unknown.argmax()} is NaN, neither kept nor rejected")
     return np.asarray(similarity) >= threshold
 
 
@@ -164,6 +166,8 @@ def resample(
         asked = asked.reset_index(drop=True)
         scores = draw_and_score(asked).reset_index(drop=True)
         similarity = scores[f"cosine_{rule}"]
+        if (unknown := asked.loc[similarity.isna(), "sample_id"]).size:
+            raise ValueError(f"the cosine of sample {unknown.iloc[0]!r} by {rule} is NaN")
         decided = pd.concat([asked, scores], axis=1).assign(
             attempt=attempt, rule=rule, similarity=similarity, threshold=threshold,
             accepted=hard_filter(similarity, threshold),

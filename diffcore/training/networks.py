@@ -6,6 +6,7 @@ which timm lacks, as its ResNets begin at a quarter of an image.
 """
 
 import difflib
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -65,25 +66,37 @@ def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) 
     check_model_name(settings.model, "training.model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if settings.weights is None:
-            net = _untrained(settings, num_classes)
-        else:
-            net = load_backbone(settings.model, settings.weights, num_classes=num_classes,
-                                model_args=settings.model_args, new_last_layer=True)  # fmt: skip
+        net = _network(settings, num_classes)
     return _wrap(net, settings)
 
 
 def check_classifier(settings: TrainingParams) -> None:
-    """Raise ValueError for a model, arguments of it or an optimiser that timm does not have."""
+    """Raise ValueError for a model, its arguments or weights, or an optimiser that do not work.
+
+    Weights that lack are left to `diffcore.data.weights.find_weights` to tell.
+    """
     check_model_name(settings.model, "training.model")
     if (name := settings.optimizer.removeprefix("lookahead_")) not in (known := list_optimizers()):
         near = ", ".join(difflib.get_close_matches(name, known, cutoff=0.4))
         raise ValueError(f"training.optimizer: timm has no {name!r}; near it: {near or 'none'}")
-    try:
-        with torch.device("meta"):  # takes neither time nor random numbers
-            _untrained(settings, num_classes=2)
-    except Exception as error:  # each model has errors of its own
-        raise ValueError(f"training.model_args: {settings.model}: {error}") from None
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # no time, no randomness
+        try:
+            _network(settings, num_classes=2)
+        except FileNotFoundError:
+            return
+        except ValueError:
+            raise
+        except Exception as error:  # each model has errors of its own
+            raise ValueError(f"training.model_args: {settings.model}: {error}") from None
+
+
+def _network(settings: TrainingParams, num_classes: int) -> nn.Module:
+    if settings.weights is None:
+        return _untrained(settings, num_classes)
+    return load_backbone(
+        settings.model, settings.weights, num_classes=num_classes,
+        model_args=settings.model_args, new_last_layer=True,
+    )  # fmt: skip
 
 
 def _untrained(settings: TrainingParams, num_classes: int) -> nn.Module:

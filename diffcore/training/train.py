@@ -129,6 +129,8 @@ class Step:
         )  # fmt: skip
         self.schedule = _make_schedule(optimizer, settings, steps)
         self.model, self.optimizer = self.accelerator.prepare(classifier, optimizer)
+        # Whoever predicts with it between two steps is to get float32, as from the saved weights.
+        vars(classifier).pop("forward", None)
 
     def take_real(self, real: Tensor, labels: Tensor, generator: Generator) -> None:
         """Take a batch of real images (B, H, W, 3) uint8, and draw their crops."""

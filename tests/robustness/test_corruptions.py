@@ -55,8 +55,10 @@ def test_a_corruption_repeats_and_harms_more_the_stronger_it_is(name, images):
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_severity_has_the_published_strength(name, images):
+    change, *ours = CORRUPTIONS[name]
+    assert [*zip(*ours, strict=True)] == PUBLISHED[name]
     for severity, strengths in enumerate(PUBLISHED[name], 1):
-        expected = CORRUPTIONS[name][0](images, generator(3), *strengths).clamp(0, 1)
+        expected = change(images, generator(3), *strengths).clamp(0, 1)
         assert torch.equal(corrupt(images, name, severity, seed=3), expected)
 
 

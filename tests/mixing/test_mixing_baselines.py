@@ -1,7 +1,9 @@
-"""The baselines: torchvision's own, seeded; and SaliencyMix against its definition."""
+"""The baselines: torchvision's own, seeded; SaliencyMix against its definition and OpenCV's map."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr, spearmanr
 from torchvision.transforms import v2
 
 from diffcore.mixing.baselines import MIXES, POLICIES, make_mix, make_policy, peaks, saliency
@@ -76,6 +78,31 @@ def test_saliency_is_the_distance_to_the_mean_of_three_surroundings():
         centre = mean(row, column, 1)
         expected = sum((centre - mean(row, column, reach)).norm() for reach in (1, 2, 4))
         assert found[row, column] == pytest.approx(float(expected), abs=1e-9)
+
+
+# Every second pixel of rows 38 and 10, through the blobs of the test below at columns 12 and 50, of
+# 255 * cv2.saliency.StaticSaliencyFineGrained_create().computeSaliency(pixels)[1], rounded, by
+# opencv-contrib-python-headless 5.0.0.93; 4.14.0.94 says the same. `pixels` is (64, 64, 3) uint8.
+OPENCVS = [
+    [8, 9, 7, 32, 109, 207, 255, 208, 110, 34, 6, 4, 3, 2, 1, 1, *[0] * 16],
+    [1, *[0] * 13, 1, 1, 1, 2, 3, 4, 5, 6, 35, 111, 207, 255, 207, 109, 31, 8, 10, 9],
+]  # fmt: skip
+
+
+def test_saliency_goes_with_opencvs_where_dark_and_bright_stand_out_alike():
+    """OpenCV stretches what is brighter and what is darker than its surroundings each to 255.
+
+    Only where they are alike can the maps be: here, on a bright blob and a dark one.
+    """
+    y, x = np.mgrid[:64, :64]
+    bright, dark = (np.exp(-((y - r) ** 2 + (x - c) ** 2) / 18) for r, c in ((38, 12), (10, 50)))
+    pixels = np.repeat((128 + 100 * (bright - dark)).round().astype(np.uint8)[..., None], 3, axis=2)
+    found = saliency(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+    halves = peaks(found[:, :, :32]), peaks(found[:, :, 32:])
+    assert [half.tolist() for half in halves] == [[[38, 12]], [[10, 50 - 32]]]  # OpenCV's, too
+    rows = found[0, [38, 10], ::2].flatten()
+    assert pearsonr(rows, np.ravel(OPENCVS)).statistic > 0.985
+    assert spearmanr(rows, np.ravel(OPENCVS)).statistic > 0.9
 
 
 def test_a_spot_stands_out_and_an_even_image_has_none():

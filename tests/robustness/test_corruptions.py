@@ -15,6 +15,22 @@ from diffcore.paperbirds import Paperbirds
 from diffcore.robustness import corruptions
 from diffcore.robustness.corruptions import CORRUPTIONS, corrupt
 
+# Strengths at severities 1 to 5, as of ImageNet-C/create_c/make_tinyimagenet_c.py in
+# github.com/hendrycks/robustness. Zooms are counted from its ranges in steps of 0.01, without their
+# ends; by an error of rounding NumPy's ranges have the end too at the first two (7 and 12 zooms).
+PUBLISHED = {
+    "Gaussian noise": [(0.04,), (0.08,), (0.12,), (0.15,), (0.18,)],
+    "shot noise": [(250,), (100,), (50,), (30,), (15,)],
+    "defocus blur": [(0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)],
+    "motion blur": [(10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)],
+    "zoom blur": [(round((end - 1) / 0.01),) for end in (1.06, 1.11, 1.16, 1.21, 1.26)],
+    "fog": [(0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)],
+    "brightness": [(0.1,), (0.2,), (0.3,), (0.4,), (0.5,)],
+    "contrast": [(0.4,), (0.3,), (0.2,), (0.1,), (0.05,)],
+    "pixelate": [(0.9,), (0.8,), (0.7,), (0.6,), (0.5,)],
+    "JPEG": [(65,), (58,), (50,), (40,), (25,)],
+}
+
 
 @pytest.fixture(scope="module")
 def images():
@@ -35,6 +51,15 @@ def test_a_corruption_repeats_and_harms_more_the_stronger_it_is(name, images):
     assert harm == sorted(harm)
     assert harm[0] > 0.002
     assert corrupt(torch.rand(1, 3, 48, 80), name, 5, seed=0).shape == (1, 3, 48, 80)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_severity_has_the_published_strength(name, images):
+    change, *ours = CORRUPTIONS[name]
+    assert [*zip(*ours, strict=True)] == PUBLISHED[name]
+    for severity, strengths in enumerate(PUBLISHED[name], 1):
+        expected = change(images, generator(3), *strengths).clamp(0, 1)
+        assert torch.equal(corrupt(images, name, severity, seed=3), expected)
 
 
 @pytest.mark.parametrize("name", ["Gaussian noise", "shot noise", "motion blur", "fog"])

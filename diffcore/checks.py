@@ -244,11 +244,7 @@ def _pipeline_gaps(spec: PipelineSpec) -> Iterator[str]:
     """Look for the text-to-image model, its configuration and its autoencoder."""
     what, setting = "text-to-image model", "generation.pipeline"
     if spec.kind == "import":
-        if not any(path.is_dir() for path in Path(spec.location).glob("*")):
-            yield (
-                f"generated images: {spec.location} holds no folders; put the images there, a "
-                f"folder a class, or set {setting}.location to where they are"
-            )
+        yield from _import_gaps(Path(spec.location), f"{setting}.location")
     elif spec.kind == "folder":
         yield from _folder_gap(what, spec.location, f"{setting}.location", _MODEL_FILES, spec)
     elif spec.kind == "hub":
@@ -261,6 +257,19 @@ def _pipeline_gaps(spec: PipelineSpec) -> Iterator[str]:
             yield from _hub_gap("autoencoder", spec.vae, "config.json", files, spec)
         elif lacking := _lacking(Path(spec.vae), "config.json", "*.safetensors"):
             yield _told("autoencoder", spec.vae, lacking, f"{setting}.vae", files)
+
+
+def _import_gaps(root: Path, setting: str) -> Iterator[str]:
+    try:
+        found = root.is_dir() and any("/" in file for file in find_images(root))
+    except ValueError as error:
+        yield f"generated images: {error}"
+    else:
+        if not found:
+            yield (
+                f"generated images: {root} holds no folder with images; put them there, a folder a "
+                f"class, or set {setting} to where they are"
+            )
 
 
 def _single_file_gaps(spec: PipelineSpec) -> Iterator[str]:

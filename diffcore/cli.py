@@ -13,7 +13,14 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from diffcore.params import UserError, load_params, parse_assignments, project_root
+from diffcore.params import (
+    SAVED,
+    UserError,
+    dump_params,
+    load_params,
+    parse_assignments,
+    project_root,
+)
 from diffcore.report.claims import results_table
 from diffcore.report.run import NotebookError, build_index, notebooks, run_notebook
 from diffcore.store import folder_whole, write_text
@@ -68,6 +75,13 @@ def _publish(options: argparse.Namespace) -> None:
     fresh = project_root() / "runs" / options.profile / "report"
     if not (fresh / "index.html").is_file():
         raise NotebookError(f"{fresh} holds no index; run `make study` first")
+    profile = dump_params(load_params(options.profile))
+    for saved in sorted(fresh.glob(f"*/{SAVED}")):
+        if saved.read_text(encoding="utf-8") != profile:
+            raise NotebookError(
+                f"{saved} differs from the profile {options.profile}; run `make study` again, "
+                "without SET, or give that study a name of its own"
+            )
     committed = project_root() / "reports" / options.profile
     with folder_whole(committed) as aside:
         shutil.copytree(fresh, aside, dirs_exist_ok=True)

@@ -255,7 +255,7 @@ class TrainingParams(_Section):
     optimizer: Name = "sgd"  # of timm
     lr: Positive = 0.025  # peak; the authors' 0.1 · batch / 256
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # the authors', for Cars
-    schedule: Literal["cosine", "tanh", "poly", "step"] = "cosine"  # of timm
+    schedule: Literal["cosine", "tanh"] = "cosine"  # of timm, those that end at almost nothing
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the steps
     batch_size: Count = 64  # images a step, over all processes
     epochs: Count = 128  # over the real images; the authors', for Cars

@@ -10,12 +10,14 @@ import errno
 import hashlib
 import io
 import json
+import mmap
 import os
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -216,6 +218,15 @@ def _write_array(images: Any, file: BinaryIO) -> None:
 
 def _open_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
+
+
+def _send(array: np.memmap) -> tuple:
+    """Send a process the name of a file rather than its content, which may exceed memory."""
+    whole = isinstance(array.base, mmap.mmap)  # and no part of it
+    return (_open_array, (array.filename,)) if whole else array.__reduce__()
+
+
+ForkingPickler.register(np.memmap, _send)
 
 
 # --------------------------------------------------------------------------------- tables of images

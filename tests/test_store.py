@@ -1,7 +1,12 @@
 """Files that are whole or absent, digests of content, and shards of images."""
 
+import errno
+import os
+import pickle
+import resource
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pandas as pd
@@ -9,6 +14,7 @@ import pytest
 from datasets import load_dataset
 
 from diffcore import store
+from diffcore.data.images import Lazy
 
 TYPES = {"sample_id": "string", "seed": "int64", "height": "int32", "width": "int32"}
 
@@ -55,6 +61,59 @@ def test_another_writer_s_file_is_left_alone(tmp_path):
     assert stranger.read_text() == "half"
 
 
+@pytest.fixture
+def little_room():
+    """No file of this process may grow beyond 4 KB, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+WRITERS = {
+    "text": lambda folder, images: store.write_text(folder / "a.txt", "a" * 9999),
+    "array": lambda folder, images: store.keep_array(images, folder / "a.npy"),
+    "shard": lambda folder, images: store.ImageTable(folder, TYPES, ["seed"]).fill(
+        pd.DataFrame({"sample_id": "s", "seed": range(70), "height": 8, "width": 8}),
+        lambda rows: images[rows.index], 70, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_told_with_the_folder_and_leaves_no_half(
+    kind, images, tmp_path, little_room
+):  # fmt: skip
+    with pytest.raises(store.StorageError) as error:
+        WRITERS[kind](tmp_path / "runs", images)
+    told = f"cannot write to {tmp_path / 'runs'}: {os.strerror(errno.EFBIG)}; free some space"
+    assert str(error.value).startswith(told)
+    assert not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("write", [store.written_whole, store.folder_whole])
+def test_a_folder_that_lets_nobody_write_is_named(code, write, tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    told = rf"cannot write to {tmp_path}: .*let this user"
+    with pytest.raises(store.StorageError, match=told), write(tmp_path / "a"):
+        pass
+
+
+def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
+    (tmp_path / "runs").touch()
+    with pytest.raises(store.StorageError, match=f"cannot write to {tmp_path / 'runs'}"):
+        store.write_text(tmp_path / "runs" / "a.txt", "")
+
+
+def test_what_fails_in_the_block_for_another_reason_stays_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), store.written_whole(tmp_path / "a"):
+        (tmp_path / "absent").read_bytes()
+
+
 # ------------------------------------------------------------------------------------------ digests
 def test_a_digest_is_the_same_in_another_process():
     code = "from diffcore.store import digest; print(digest('a', {'b': [1, None]}))"
@@ -90,6 +149,34 @@ def test_an_array_is_read_once_and_then_kept(images, tmp_path):
     again = store.keep_array(np.zeros_like(images), tmp_path / "kept.npy")
     np.testing.assert_array_equal(again, images)
     assert not kept.flags.writeable
+
+
+def test_a_damaged_array_is_made_again(images, tmp_path, capsys):
+    path = tmp_path / "kept.npy"
+    store.keep_array(images, path)
+    for kept in (80, 2000):  # of the header, and of the images
+        path.write_bytes(path.read_bytes()[:kept])
+        np.testing.assert_array_equal(store.keep_array(images, path), images)
+        assert f"{path} is damaged" in capsys.readouterr().out
+
+
+def test_every_image_that_cannot_be_read_is_told(images, tmp_path):
+    def read(place):
+        if place in (0, 7):
+            raise ValueError(f"{place}.png is damaged")
+        return images[place]
+
+    with pytest.raises(ValueError, match=r"^0\.png is damaged\n7\.png is damaged$"):
+        store.keep_array(Lazy(range(70), read), tmp_path / "kept.npy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_process_is_sent_the_name_of_a_file_and_not_its_content(images, tmp_path):
+    kept = store.keep_array(images, tmp_path / "kept.npy")
+    for part, most in ((kept, 300), (kept[3:5], 3000)):
+        sent = bytes(ForkingPickler.dumps(part))
+        np.testing.assert_array_equal(pickle.loads(sent), part)
+        assert len(sent) < most
 
 
 # ------------------------------------------------------------------------------------------- shards

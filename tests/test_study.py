@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import PROJECT
+from PIL import Image
 
 from diffcore.checks import CapabilityError
 from diffcore.cli import main
@@ -80,7 +81,10 @@ def test_another_text_to_image_setting_has_decisions_of_its_own(study, home, mon
 
 
 def test_what_a_study_cannot_know_is_refused_in_words(home, monkeypatch):
-    photos = {"generation.pipeline.kind": "import", "generation.pipeline.location": str(home)}
+    drawn = home / "drawn" / "northern cardinal"
+    drawn.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(drawn / "a.png")
+    photos = {"generation.pipeline.kind": "import", "generation.pipeline.location": "drawn"}
     study = opened(home, monkeypatch, **photos)
     assert not study.has("truth")
     with pytest.raises(CapabilityError, match="it needs to know which generated images are wrong"):

@@ -10,14 +10,16 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import make_study
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from diffcore.cli import main
-from diffcore.params import change_params, load_params
+from diffcore.params import change_params, dump_params, load_params
 from diffcore.report.claims import CLAIMS, judge_claims
 from diffcore.report.pages import index_page, notebook_page
 from diffcore.report.results import Report
 from diffcore.report.run import NotebookError, build_index, fit, run_notebook
+from diffcore.store import write_text
 
 NAME = "01_toy"
 PARAMETERS = 'profile = "demo"  # file name in params/\noverrides = {}  # dotted keys'
@@ -174,6 +176,26 @@ def test_a_failed_cell_is_named_and_the_earlier_report_stays(study_folder, capfd
     write_notebook(study_folder, "x = 0")
     run_notebook(NAME, "smoke")
     assert not failed.exists()
+
+
+def test_a_second_study_of_a_profile_is_refused_before_a_kernel_starts(study_folder):
+    write_notebook(study_folder, "x = 0")
+    (study_folder / "runs" / "smoke").mkdir(parents=True)
+    with FileLock(study_folder / "runs" / "smoke" / ".lock"):
+        with pytest.raises(NotebookError, match=r"another study of smoke is at work in .*mine"):
+            run_notebook(NAME, "smoke")
+        assert not (study_folder / "runs" / "smoke" / "report").exists()
+
+
+def test_a_report_of_other_parameters_is_not_published(study_folder, capsys):
+    report = study_folder / "runs" / "smoke" / "report"
+    for seed, status in ((1, 1), (0, 0)):
+        params = dump_params(load_params("smoke", {"seed": seed}))
+        saved = write_text(report / NAME / "params.yaml", params)
+        write_text(report / "index.html", "")
+        assert main(["publish", "--profile", "smoke"]) == status
+    assert f"{saved} differs from the profile smoke; run `make study`" in capsys.readouterr().err
+    assert (study_folder / "reports" / "smoke" / NAME / "params.yaml").exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """One training: crops, pairs, steps; the same result again, and a resume that changes nothing."""
 
-import pickle
+import multiprocessing
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +17,12 @@ from torchvision.transforms.v2.functional import resized_crop
 from diffcore.data.pairs import PairedDataset
 from diffcore.mixing.methods import make_method, method_settings
 from diffcore.params import load_params
-from diffcore.training.networks import build_classifier, predict
+from diffcore.training.networks import (
+    build_classifier,
+    load_classifier,
+    predict,
+    save_classifier,
+)
 from diffcore.training.train import (
     PairSampler,
     Step,
@@ -133,13 +138,18 @@ def test_steps_follow_from_the_epochs(params):
     assert total_steps(settings, 100) == 13  # 400 images in batches of 32
 
 
-def test_workers_may_be_spawned(params, data):
-    loader = _loader(data, params.training, steps=2, seed=0, start=0)
-    sent = pickle.loads(pickle.dumps((loader.dataset, loader.batch_sampler, loader.collate_fn)))
-    dataset, sampler, collate = sent
-    for batch, places in zip(loader, sampler, strict=True):
-        again = collate(dataset.__getitems__(places))
-        assert all(torch.equal(*both) for both in zip(batch, again, strict=True))
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_workers_change_no_batch_however_they_start(start, params, data, monkeypatch):
+    own = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(start, force=True)
+    try:
+        with_workers = params.training.model_copy(update={"loader_workers": 2})
+        batches = list(_loader(data, with_workers, 5, 0, 0))
+    finally:
+        multiprocessing.set_start_method(own, force=True)
+    for batch, expected in zip(batches, _loader(data, params.training, 5, 0, 0), strict=True):
+        assert all(map(torch.equal, batch, expected))
 
 
 # ----------------------------------------------------------------------------------------- one step
@@ -235,6 +245,14 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(data, tmp_path):
     assert rest == losses
     assert torch.equal(weights(resumed), weights(whole))
     assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_classifier_predicts_in_float32_whatever_it_was_trained_in(data, tmp_path):
+    params = load_params("smoke", {"training.steps": 3, "training.precision": "bfloat16"})
+    trained, images = fit(params, data)[0], data.real[:]
+    save_classifier(trained, tmp_path / "a.safetensors")
+    loaded = load_classifier(tmp_path / "a.safetensors", params.training, K)
+    assert torch.equal(predict(trained, images), predict(loaded, images))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_training_begun_again(data, tmp_path, capsys):

@@ -29,6 +29,14 @@ def make_study(folder, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """The folder of the real photographs, or of pictures that stand for them."""
+    from photographs import REAL, make_photographs  # brings torch, which reads what is set above
+
+    return REAL if REAL.is_dir() else make_photographs(tmp_path_factory.mktemp("photographs"))
+
+
 @pytest.fixture
 def study_folder(tmp_path, monkeypatch):
     """An empty study to work in: the project's profiles, and no notebooks or reports yet."""

@@ -1,10 +1,9 @@
-"""Small versions of the published sets' folders, laid out from real photographs.
+"""Small versions of the published sets' folders, laid out from `photographs`.
 
 The layouts are written by hand from the sets' documentation, not by the package, so that reading
-them is a test. Photographs come from the folder of `PHOTOGRAPHS`, which is not part of the project.
+them is a test.
 """
 
-import os
 import pickle
 import shutil
 from collections import defaultdict
@@ -12,21 +11,11 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image, ImageOps
 from scipy.io import savemat
 
 from diffcore.data.splits import load_split
 from diffcore.params import DataParams, load_params
-
-#: Real photographs: cub200-10 and tiny-imagenet-10.
-PHOTOGRAPHS = Path(
-    os.environ.get("DIFFCORE_TEST_DATA", Path(__file__).resolve().parents[1] / ".." / "shared/data")
-)
-
-needs_photographs = pytest.mark.skipif(
-    not PHOTOGRAPHS.is_dir(), reason="no photographs; DIFFCORE_TEST_DATA names their folder"
-)
 
 CARS = (
     "AM General Hummer SUV 2000", "Audi S4 Sedan 2012", "Audi S4 Sedan 2007",

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from conftest import PROJECT
-from layouts import CALTECH, CARS, CIFAR, PHOTOGRAPHS, needs_photographs
+from layouts import CALTECH, CARS, CIFAR
 from timm.data import ImageNetInfo
 
 from diffcore.data.names import readable_names
@@ -119,9 +119,8 @@ def test_the_network_sees_enough_of_an_image(name):
     assert sides[-1] >= (3 if name == "photos" else 4)
 
 
-@needs_photographs
-def test_photographs_on_a_laptop_are_enough_for_surrogates():
-    params = load_params("photos", {"data.root": str(PHOTOGRAPHS / "tiny-imagenet-10")})
+def test_photographs_on_a_laptop_are_enough_for_surrogates(photographs):
+    params = load_params("photos", {"data.root": str(photographs / "tiny-imagenet-10")})
     train, test, spare = (load_split(params, split) for split in ("train", "test", "spare"))
     assert (len(train), len(test)) == (100, 200)
     assert len(spare) >= params.generation.generated_share * len(train)

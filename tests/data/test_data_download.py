@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import torchvision.datasets.utils as fetcher
-from layouts import PHOTOGRAPHS, lay_out, needs_photographs, settings
+from layouts import lay_out, settings
 from torchvision.datasets import cifar
 
 from diffcore.data import published
 from diffcore.data.layouts import PhotosError, download, find_missing
-
-pytestmark = needs_photographs
 
 
 def pack(home, name, archives):
@@ -26,12 +24,12 @@ def pack(home, name, archives):
 
 
 @pytest.fixture
-def offer(tmp_path, monkeypatch):
+def offer(tmp_path, monkeypatch, photographs):
     """Offer a set for download; return its files, and the names of what is fetched."""
 
     def stub(dataset):
         (tmp_path / "archives").mkdir()
-        lay_out(dataset, tmp_path / "published", PHOTOGRAPHS, per_class=1, classes=2)
+        lay_out(dataset, tmp_path / "published", photographs, per_class=1, classes=2)
         (home,), fetched = (tmp_path / "published").iterdir(), []
 
         def download_url(url, root, filename, md5):
@@ -110,8 +108,8 @@ class Evil:
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])
-def test_a_pickle_of_unknown_content_is_not_opened(tmp_path, name, monkeypatch):
-    lay_out("cifar100", tmp_path, PHOTOGRAPHS, per_class=1, classes=2)
+def test_a_pickle_of_unknown_content_is_not_opened(tmp_path, photographs, name, monkeypatch):
+    lay_out("cifar100", tmp_path, photographs, per_class=1, classes=2)
     home, check = tmp_path / "cifar-100-python", cifar.check_integrity
     (home / name).write_bytes(pickle.dumps(Evil(tmp_path / "opened")))
     # Of the other two, the checksums are right.

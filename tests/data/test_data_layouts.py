@@ -5,36 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import (
-    PHOTOGRAPHS,
-    WRITERS,
-    allow_small_cifar,
-    birds,
-    box_of,
-    lay_out,
-    needs_photographs,
-    open_split,
-    settings,
-)
+from layouts import WRITERS, allow_small_cifar, birds, box_of, lay_out, open_split, settings
 from PIL import Image, ImageOps
 from scipy.io import loadmat, savemat
 from torchvision.datasets import Caltech101, ImageFolder, StanfordCars
 
 from diffcore.data.layouts import find_missing, read_box, read_catalogue
 
-pytestmark = needs_photographs
-
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(tmp_path, monkeypatch, photographs):
     """Lay out a small set."""
     allow_small_cifar(monkeypatch)
-    return lambda dataset, **n: settings(**lay_out(dataset, tmp_path, PHOTOGRAPHS, **n))
+    return lambda dataset, **n: settings(**lay_out(dataset, tmp_path, photographs, **n))
 
 
 # ----------------------------------------------------------------------------------- what is read
 @pytest.mark.parametrize("dataset", WRITERS)
-def test_every_image_and_its_box_stand_where_they_belong(own, dataset):
+def test_every_image_and_its_box_stand_where_they_belong(own, photographs, dataset):
     data = own(dataset)
     assert find_missing(data) == []
     assert len(read_catalogue(data).folders) == 4
@@ -43,8 +31,8 @@ def test_every_image_and_its_box_stand_where_they_belong(own, dataset):
     assert [set(split.labels) for split in photos] == [{0, 1, 2, 3}, {0, 1, 2, 3}, set()]
     if dataset in {"cifar100", "tiny_imagenet"}:
         return  # which have tests of their own
-    found, classes = read_catalogue(data), [name for name, _ in birds(PHOTOGRAPHS, 8, 4)]
-    sources = {file.read_bytes(): file for file in PHOTOGRAPHS.glob("cub200-10/train/*/*")}
+    found, classes = read_catalogue(data), [name for name, _ in birds(photographs, 8, 4)]
+    sources = {file.read_bytes(): file for file in photographs.glob("cub200-10/train/*/*")}
     for row in found.table.itertuples():
         source = sources[(found.home / row.file).read_bytes()]
         assert classes[row.label] == source.parent.name
@@ -56,9 +44,9 @@ def test_every_image_and_its_box_stand_where_they_belong(own, dataset):
         assert read_catalogue(below).table.equals(found.table)
 
 
-def test_cifar_is_read_as_it_is(own):
+def test_cifar_is_read_as_it_is(own, photographs):
     data, known = own("cifar100"), {}
-    for label, (_, files) in enumerate(birds(PHOTOGRAPHS, 4, 4)):
+    for label, (_, files) in enumerate(birds(photographs, 4, 4)):
         for file in files:
             small = ImageOps.fit(Image.open(file).convert("RGB"), (32, 32))
             known[np.asarray(small).tobytes()] = label
@@ -68,8 +56,8 @@ def test_cifar_is_read_as_it_is(own):
         assert photos.metadata["source_id"][4] == f"aquarium_fish/{split}_00004"
 
 
-def test_tiny_imagenet_is_read_as_it_is(own):
-    source, data = PHOTOGRAPHS / "tiny-imagenet-10", own("tiny_imagenet")
+def test_tiny_imagenet_is_read_as_it_is(own, photographs):
+    source, data = photographs / "tiny-imagenet-10", own("tiny_imagenet")
     train, test = (open_split(data, split) for split in ("train", "test"))
     assert train.classes == ("goldfish", "koala", "king penguin", "tabby")
     for photos, folder in ((train, "train/{}/images"), (test, "val/images")):
@@ -84,9 +72,9 @@ def test_tiny_imagenet_is_read_as_it_is(own):
         assert mask.sum() == (x1 - x0 + 1) * (y1 - y0 + 1)
 
 
-def test_files_and_labels_are_those_of_torchvision(tmp_path):
+def test_files_and_labels_are_those_of_torchvision(tmp_path, photographs):
     def ours(dataset, part):
-        found = read_catalogue(settings(**lay_out(dataset, tmp_path / dataset, PHOTOGRAPHS)))
+        found = read_catalogue(settings(**lay_out(dataset, tmp_path / dataset, photographs)))
         rows = found.table[found.table["part"] == part]
         return [(str(found.home / file), label) for file, label in rows[["file", "label"]].values]
 

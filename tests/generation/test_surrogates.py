@@ -60,7 +60,7 @@ def test_a_plan_is_one_of_generation_with_a_photograph_for_each_row():
     each=st.integers(1, 9), spare=st.integers(1, 9), share=st.floats(0.1, 3),
     noise=st.floats(0, 1), seed=st.integers(0, 2**31 - 1),
 )  # fmt: skip
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 def test_exactly_the_share_is_noise_and_photographs_last_as_long_as_they_can(
     each, spare, share, noise, seed
 ):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
@@ -56,7 +56,6 @@ def test_patch_mix_copies_a_box_and_nothing_else():
 
 
 @given(lam=st.floats(0.001, 1), seed=st.integers(0, 999))
-@settings(deadline=None)
 def test_boxes_are_those_of_cutmix(lam, seed):
     np.random.seed(seed)  # noqa: NPY002 - timm draws from the global generator
     expected = rand_bbox((3, 37, 50), lam)
@@ -119,7 +118,6 @@ LAMS = arrays.arrays(np.float32, 3, elements=st.floats(0, 1, width=32))
 
 
 @given(images=IMAGES, lam=LAMS)
-@settings(deadline=None)
 def test_every_pixel_lies_between_its_two_sources(images, lam):
     real, generated = torch.from_numpy(images)
     lam = torch.from_numpy(lam)
@@ -134,7 +132,6 @@ def test_every_pixel_lies_between_its_two_sources(images, lam):
     lam=st.lists(st.floats(0, 1), min_size=1, max_size=5), height=st.integers(1, 40),
     width=st.integers(1, 40), seed=st.integers(0, 2**31),
 )  # fmt: skip
-@settings(deadline=None)
 def test_the_patch_is_a_box_of_at_most_its_area(lam, height, width, seed):
     lam = torch.tensor(lam, dtype=torch.float64)
     real = torch.ones(len(lam), 1, height, width)

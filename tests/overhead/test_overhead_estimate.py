@@ -3,7 +3,6 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from layouts import PHOTOGRAPHS, needs_photographs
 from torch import nn
 
 from diffcore.checks import MissingFilesError
@@ -83,9 +82,8 @@ def test_limits_cut_a_set():
     assert estimate.data_size(load_params("demo")) == (120, 1200, 12, 0.0)
 
 
-@needs_photographs
-def test_a_folder_that_is_there_is_counted():
-    root = str(PHOTOGRAPHS / "tiny-imagenet-10")
+def test_a_folder_that_is_there_is_counted(photographs):
+    root = str(photographs / "tiny-imagenet-10")
     assert estimate.data_size(load_params("photos", {"data.root": root})) == (100, 200, 10, 0.0)
 
 

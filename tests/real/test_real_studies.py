@@ -1,4 +1,4 @@
-"""The paper's profiles run on real photographs, with dummies in the place of the large models.
+"""The paper's profiles run on photographs, with dummies in the place of the large models.
 
 Nothing but parameters is changed (`dummy_models.overrides`): where things lie, and how much is
 done. All eight notebooks take minutes, mostly to start, so one profile runs them; the others read,
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT, make_study
 from dummy_models import make_dummy_models, overrides
-from layouts import PHOTOGRAPHS, allow_small_cifar, lay_out, needs_photographs
+from layouts import allow_small_cifar, lay_out
 from PIL import Image
 
 from diffcore.checks import require
@@ -26,7 +26,7 @@ from diffcore.report.claims import VERDICTS
 from diffcore.report.run import build_index, notebooks, run_notebook
 from diffcore.study import Study
 
-pytestmark = [needs_photographs, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 #: The paper's profiles, each with the name of the first class of its layout.
 PROFILES = {
@@ -42,14 +42,14 @@ CLASSES, EACH = 4, 4  # of training images, and as many for testing
 
 
 @pytest.fixture(scope="module")
-def changes(tmp_path_factory):
+def changes(tmp_path_factory, photographs):
     """Lay out the photographs of a profile, once, and tell what opens them."""
     models, made = make_dummy_models(tmp_path_factory.mktemp("models")), {}
 
     def of(profile):
         if profile not in made:
             folder = tmp_path_factory.mktemp(profile)
-            data = lay_out(profile, folder, PHOTOGRAPHS, per_class=EACH, classes=CLASSES)
+            data = lay_out(profile, folder, photographs, per_class=EACH, classes=CLASSES)
             made[profile] = overrides(models, data)
         return dict(made[profile])
 

@@ -121,7 +121,7 @@ def test_each_octave_of_the_clouds_is_weaker_by_the_decay(decay):
     assert (octaves[0] / octaves[1]).sqrt().median().item() == pytest.approx(decay, rel=0.1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 255), min_size=3, max_size=3), st.integers(1, 5))
 def test_brightness_raises_the_value_of_hsv(colour, severity):
     colour = np.array(colour, np.float32) / 255

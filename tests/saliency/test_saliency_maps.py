@@ -209,7 +209,7 @@ def test_the_cascade_shuffles_from_the_output_down_and_leaves_the_model(resnet):
     assert all(torch.equal(before[name], value) for name, value in resnet.state_dict().items())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000))
 def test_a_shuffle_keeps_the_values_and_repeats(seed):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)).eval()

@@ -9,6 +9,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -18,10 +19,10 @@ from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import safe_open
 from tqdm.auto import tqdm
 
-from diffcore.data.images import find_images, hash_tree, read_all
+from diffcore.data.images import find_images, read_all
 from diffcore.data.layouts import PhotosError, download, find_missing
 from diffcore.data.published import PUBLISHED
-from diffcore.data.splits import load_split, test_splits
+from diffcore.data.splits import Split, load_split, test_splits
 from diffcore.data.weights import find_weights, is_file_name, refuse_torchscript
 from diffcore.mixing.methods import study_methods
 from diffcore.params import (
@@ -157,32 +158,41 @@ def require(params: StudyParams) -> None:
 
 def _read_photographs(params: StudyParams) -> None:
     """Read and keep every image that the study will use; PhotosError lists what cannot be used."""
-    run_dir, problems = project_root() / "runs" / params.profile, []
-    kind = params.generation.pipeline.kind
-    spare = ["spare"] if kind == "surrogate" else []
-    reads = [
-        partial(load_split, params, split, run_dir)
-        for split in ("train", *test_splits(params).values(), *spare)
-    ]
-    if kind == "import":
-        reads.append(partial(_read_imports, Path(params.generation.pipeline.location), run_dir))
-    for read in reads:
-        try:
-            read()
-        except ValueError as error:
-            problems += str(error).splitlines()
+    run_dir, splits = project_root() / "runs" / params.profile, {}
+    problems = []
+    for split in ("train", *test_splits(params).values(), "spare"):
+        if split != "spare" or params.generation.pipeline.kind == "surrogate":
+            with _collecting(problems):
+                splits[split] = load_split(params, split, run_dir)
+    if not params.generation.can_draw and "train" in splits:
+        with _collecting(problems):
+            _read_others(params, splits["train"], splits.get("spare"), run_dir / "imports")
     if problems:
         more = [f"and {len(problems) - _TOLD} more"] if len(problems) > _TOLD else []
-        head = f"{params.profile} cannot start: {len(problems)} images or more cannot be used"
+        head = f"{params.profile} cannot start: these images cannot be used"
         raise PhotosError("\n".join([head, *problems[:_TOLD], *more]))
 
 
-def _read_imports(root: Path, run_dir: Path) -> None:
-    """Read generated images that were made elsewhere, once for as long as none changes."""
-    files = find_images(root)
-    mark = run_dir / "imports" / hash_tree(root, files)
-    if not mark.exists():
-        read_all(f"{root}/{file}" for file in tqdm(files, "read imports", unit="image"))
+@contextmanager
+def _collecting(problems: list[str]) -> Iterator[None]:
+    """Add what is wrong to a list, a line each, and go on."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        problems.extend(str(error).splitlines())
+
+
+def _read_others(params: StudyParams, train: Split, spare: Split | None, folder: Path) -> None:
+    """Match images that are there already with classes, and read them while none has changed."""
+    from diffcore.generation.others import plan_others  # slow to import
+
+    if spare is None and params.generation.pipeline.kind == "surrogate":
+        return  # what is wrong with it is told already
+    made = plan_others(params, train.metadata, spare)
+    mark = folder / made.made_by["model_hash"]
+    if params.generation.pipeline.kind == "import" and not mark.exists():
+        root = Path(params.generation.pipeline.location)
+        read_all(f"{root}/{file}" for file in tqdm(find_images(root), "read imports", unit="image"))
         write_text(mark, "all of them can be read\n")
 
 
@@ -220,10 +230,8 @@ def _choices(params: StudyParams) -> Iterator[str]:
         checks.append(partial(refuse_torchscript, Path(encoder.pretrained)))
     told = []
     for check in checks:
-        try:
+        with _collecting(told):
             check()
-        except ValueError as error:
-            told.append(str(error))
     yield from dict.fromkeys(told)
 
 

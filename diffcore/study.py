@@ -69,8 +69,7 @@ class Study(Report):
             overrides: parameters that differ from the profile's.
 
         Raises:
-            ParamsError: if a parameter is not legal.
-            MissingFilesError: if data or weights are not there; nothing is written then.
+            UserError: for a parameter that is not legal, and as `diffcore.checks.require`.
         """
         params = load_params(profile, overrides)
         checks.require(params)
@@ -82,8 +81,6 @@ class Study(Report):
             end_with(os.getppid())
         study = cls(params, run_dir, report_dir)
         study.begin(params, checks.environment())
-        if not study.has("pipeline"):
-            _ = study.plan  # an image of no class, a class without an image: better found now
         return study
 
     def has(self, capability: str) -> bool:

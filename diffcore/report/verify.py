@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from diffcore.params import project_root
+from diffcore.params import UserError, project_root
 
 EQUAL, WITHIN, DIFFERENT = "equal", "within tolerance", "different"
 MISSING, NEW = "missing", "new"
@@ -83,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = project_root()
     fresh = given.fresh or root / "runs" / given.profile / "report"
     committed = given.committed or root / "reports" / given.profile
+    for folder in (fresh, committed):
+        if not any(folder.glob("*/metrics.json")):
+            raise UserError(f"{folder} holds no numbers to compare; run `make study` first")
     found = verify(fresh, committed, given.tolerance)
     unequal = found[found["status"] != EQUAL]
     if len(unequal):

@@ -7,6 +7,7 @@ lossless PNG, lightly compressed, as denser files cost more time than disk.
 """
 
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -60,6 +61,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     aside = _aside(path)
     with naming_folder(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
         try:
             yield aside
             aside.replace(path)
@@ -72,7 +74,7 @@ def folder_whole(path: Path) -> Iterator[Path]:
     """Yield an empty folder, which takes the place of `path` when the block ends well."""
     aside = _aside(path)
     with naming_folder(path.parent):
-        shutil.rmtree(aside, ignore_errors=True)  # of a killed process with this number
+        _clear(path)
         aside.mkdir(parents=True)
         try:
             yield aside
@@ -85,6 +87,25 @@ def folder_whole(path: Path) -> Iterator[Path]:
 def _aside(path: Path) -> Path:
     """Name what is not whole by host and process, so that nobody removes another writer's."""
     return path.with_name(f".{socket.gethostname()}-{os.getpid()}.{path.name}")
+
+
+def _clear(path: Path) -> None:
+    """Remove what processes of this host that have ended left of a file or folder."""
+    start, end = f".{socket.gethostname()}-", f".{path.name}"
+    for left in path.parent.glob(f"{glob.escape(start)}*{glob.escape(end)}"):
+        number = left.name.removeprefix(start).removesuffix(end)
+        if number == str(os.getpid()) or (number.isdigit() and not _runs(int(number))):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import resource
+import socket
 import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
@@ -54,11 +55,16 @@ def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_beside_it(tmp
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_another_writer_s_file_is_left_alone(tmp_path):
-    stranger = tmp_path / ".other-1.b.txt"
-    stranger.write_text("half")
+def test_what_a_dead_process_left_goes_and_another_writer_s_stays(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host, alive = socket.gethostname(), os.getppid()
+    for name in (f"{host}-{dead.pid}", f"{host}-{alive}", f"other-{dead.pid}", f"{host}-x"):
+        (tmp_path / f".{name}.b.txt").write_text("half")
     store.write_text(tmp_path / "b.txt", "whole")
-    assert stranger.read_text() == "half"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"b.txt", f".{host}-{alive}.b.txt", f".other-{dead.pid}.b.txt",
+                    f".{host}-x.b.txt"}  # fmt: skip
 
 
 @pytest.fixture

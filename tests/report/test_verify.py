@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
+from diffcore.params import UserError
 from diffcore.report.verify import DIFFERENT, EQUAL, MISSING, NEW, WITHIN, main, verify
 
 
@@ -82,4 +83,5 @@ def test_the_command_says_what_is_unequal_and_fails_for_it(reports, capsys):
 
 
 def test_reports_without_a_number_verify_nothing(tmp_path, capsys):
-    assert main([f"--fresh={tmp_path}", f"--committed={tmp_path}"]) == 1
+    with pytest.raises(UserError, match=f"{tmp_path} holds no numbers to compare"):
+        main([f"--fresh={tmp_path}", f"--committed={tmp_path}"])

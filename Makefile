@@ -54,7 +54,7 @@ quick: $(READY) ## run the tests that need no kernel, subprocess or dummy model:
 test: $(READY) ## run all tests
 	$(RUN) -m pytest -n 2 --dist loadscope
 
-mutants: $(READY) ## count the faults that the tests notice: hours, or MUTANTS=200 of them; ROOM=mixing
+mutants: $(READY) ## count the faults that tests notice: hours, or less with MUTANTS=200 or ROOM=mixing
 	@$(RUN) -c 'import mutmut' 2>/dev/null || \
 	    $(RUN) -m pip install --quiet --no-build-isolation --editable '.[mutants]'
 	OMP_NUM_THREADS=1 $(RUN) tests/mutants.py --room '$(ROOM)' --sample '$(MUTANTS)'

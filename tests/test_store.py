@@ -62,9 +62,12 @@ def test_a_digest_is_the_same_in_another_process():
     assert found.stdout.strip() == store.digest("a", {"b": [1, None]})
 
 
-def test_a_digest_tells_type_shape_content_and_parts_apart(images):
+def test_a_digest_tells_type_shape_content_and_parts_apart(images, monkeypatch):
+    monkeypatch.setattr(store, "_HASHED_TOGETHER", 32)
+    last = images.copy()
+    last[-1, -1, -1, -1] ^= 1
     some = [
-        images, images[:-1], images.reshape(70, 4, 16, 3), images.view(np.int8), images[::-1],
+        images, last, images[:-1], images.reshape(70, 4, 16, 3), images.view(np.int8), images[::-1],
         "ab", b"a", ["ab"], {"a": 1}, {"a": 1.0},
     ]  # fmt: skip
     found = [store.digest(part) for part in some] + [store.digest("a", "b"), store.digest("a", "")]
@@ -84,12 +87,17 @@ def test_a_file_that_changed_has_another_digest(tmp_path):
 
 
 # -------------------------------------------------------------------------------------- kept arrays
-def test_an_array_is_read_once_and_then_kept(images, tmp_path):
+def test_an_array_is_read_once_and_then_kept(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_WRITTEN_TOGETHER", 32)
     kept = store.keep_array(images, tmp_path / "kept.npy")
     np.testing.assert_array_equal(kept, images)
     again = store.keep_array(np.zeros_like(images), tmp_path / "kept.npy")
     np.testing.assert_array_equal(again, images)
     assert not kept.flags.writeable
+    for some in (images[:1], images[:0]):
+        found = store.keep_array(some, tmp_path / f"{len(some)}.npy")
+        assert (found.shape, found.dtype) == ((1, 8, 8, 3) if len(some) else (0, 0, 0, 3), np.uint8)
+    assert not (tmp_path / "0.npy").exists()
 
 
 # ------------------------------------------------------------------------------------------- shards

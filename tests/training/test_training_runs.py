@@ -165,8 +165,12 @@ def test_the_code_is_known_by_what_it_does(monkeypatch, tmp_path):
 
 
 def test_curves_end_where_the_training_does(params, pairs, tmp_path):
-    table = train_runs([a_run(pairs, curve_points=2)], params.training, tmp_path, processes=1)
+    wanted = [a_run(pairs, seed=seed, curve_points=2) for seed in (0, 1)]
+    table = train_runs(wanted, params.training, tmp_path, processes=1)
     curves = read_curves(table)
-    assert curves["step"].tolist() == [2, 2, 4, 4]
-    last = curves[curves["step"] == 4].set_index("test")["top1"]
-    assert last["matched"] == table["matched"][0]
+    assert [*curves] == ["method", "seed", "step", "test", "top1"]
+    assert curves["step"].tolist() == [2, 2, 4, 4] * 2
+    assert curves["seed"].tolist() == [0] * 4 + [1] * 4
+    last = curves[curves["step"] == 4].pivot(index="seed", columns="test", values="top1")
+    for test in ("matched", "shifted"):
+        assert last[test].tolist() == table[test].tolist()

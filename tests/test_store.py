@@ -118,6 +118,7 @@ def test_what_is_stored_is_read_back_to_the_last_bit(table, wanted, images):
     np.testing.assert_array_equal(found[np.arange(70) % 7 == 0], images[::7])
     np.testing.assert_array_equal(found[-1], images[-1])
     assert found[[]].shape == (0, 8, 8, 3)
+    assert found[:].dtype == found[-1].dtype == np.uint8
     with pytest.raises(IndexError):
         found[70]
 
@@ -145,11 +146,12 @@ def test_a_damaged_shard_is_named_with_the_remedy(table, wanted, images):
 
 
 def test_images_of_several_sizes_are_read_one_by_one(table, wanted, images):
-    rows = wanted.head(2).assign(height=[8, 4])
-    table.fill(rows, lambda rows: [images[0], images[1][:4]], 4, None)
+    rows = wanted.head(3).assign(height=[8, 4, 2])
+    cut = [images[0], images[1][:4], images[2][:2]]
+    table.fill(rows, lambda rows: cut, 4, None)
     found = store.ShardImages(in_order(table, rows))
-    assert [image.shape for image in found] == [(8, 8, 3), (4, 8, 3)]
-    with pytest.raises(ValueError, match="several sizes"):
+    assert [image.shape for image in found] == [(8, 8, 3), (4, 8, 3), (2, 8, 3)]
+    with pytest.raises(ValueError, match=r"several sizes, such as 2 x 8 and 4 x 8$"):
         found[:]
 
 

@@ -54,10 +54,13 @@ def _locate(before: list[str], after: list[str], text: list[str]) -> str:
 
 
 def read_codes(paths: Iterable[str]) -> dict[str, int | None]:
-    """Read how mutmut's trial of each mutant ended, by name; None before it."""
-    files = [Path("mutants", f"{path}.meta") for path in paths]
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-    return {name: code for meta in found for name, code in meta["exit_code_by_key"].items()}
+    """Read how mutmut's trial of each mutant ended, by name; of files that changed, nothing."""
+    codes = {}
+    for path in map(Path, paths):
+        results = Path("mutants", f"{path}.meta")
+        if results.exists() and results.stat().st_mtime > path.stat().st_mtime:
+            codes |= json.loads(results.read_text(encoding="utf-8"))["exit_code_by_key"]
+    return codes
 
 
 def main() -> None:
@@ -69,12 +72,16 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also try those that no test noticed")
     asked = parser.parse_args()
     rooms = [asked.room] if asked.room else ROOMS
-    all_ = {room: pd.DataFrame(find_mutants(room)).sample(frac=1, random_state=0) for room in rooms}
+    known = {
+        room: pd.DataFrame(find_mutants(room)).sample(frac=1, random_state=0) for room in rooms
+    }
     count = -(-int(asked.sample) // len(rooms)) if asked.sample else None
-    tried = pd.concat(table[:count].assign(room=room) for room, table in all_.items())
+    tried = pd.concat(table[:count].assign(room=room) for room, table in known.items())
     paths = tried["path"].unique()
     codes = tried["name"].map(read_codes(paths))
     left = tried.loc[~codes.isin(NOTICED) if asked.again else codes.isna(), "name"]
+    if asked.again:  # which tests call what is found anew
+        Path("mutants", "mutmut-stats.json").unlink(missing_ok=True)
     if len(left):
         mutmut = [sys.executable, "-m", "mutmut", "run", "--max-children", asked.processes]
         subprocess.run([*mutmut, *left], check=True)
@@ -84,7 +91,7 @@ def main() -> None:
     short = []
     for room, mutants in tried.groupby("room", sort=False)["noticed"]:
         row = proportion(mutants)
-        sampled = len(mutants) < len(all_[room])
+        sampled = len(mutants) < len(known[room])
         interval = f", of all {row['low']:.0%} to {row['high']:.0%}" if sampled else ""
         print(f"{room}: {mutants.sum()} of {len(mutants)} noticed, {row['value']:.1%}{interval}")
         short += [room] * (row["high" if sampled else "value"] < WANTED)

@@ -40,12 +40,12 @@ def test_mismatched_images_claim_a_random_source_of_another_class(real):
 
 
 def test_mismatched_images_may_claim_the_class_that_is_most_alike():
-    angles = np.array([0.0, 0.1, 0.3, 1.5])
+    angles = np.array([0.0, 0.1, 0.3, 1.5, 0.3, 0.3])
     embedding = list(np.stack([np.cos(angles), np.sin(angles)], 1))
-    real = pd.DataFrame({"class_name": list("abcd"), "source_id": list("0123")})
+    real = pd.DataFrame({"class_name": list("abcdcc"), "source_id": list("012345")})
     real["embedding"] = embedding
     found = evaluate.mismatched(real, real, seed=0, alike=True)
-    assert found["class_name"].tolist() == ["b", "a", "b", "c"]
+    assert found["class_name"].tolist() == ["b", "a", "b", "c", "b", "b"]
 
 
 def test_text_similarity_is_to_the_text_of_the_class(generated, real):

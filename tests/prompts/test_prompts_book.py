@@ -143,6 +143,9 @@ def test_negatives_fit_context_class_and_domain():
     assert negatives_for(PAPERBIRDS, "garden") == PAPERBIRDS.negatives
     assert "house" not in negatives_for(PAPERBIRDS, "city skyline at twilight")
     assert "tree" not in negatives_for(PAPERBIRDS, "garden", "014.Tree_Swallow")
+    book = PromptBook("any", "{class_name}, {context}", ("sea", "hill"), ("fog", "toy"),
+                      exceptions={"sea": ("fog",)})  # fmt: skip
+    assert [negatives_for(book, context) for context in book.contexts] == [("toy",), ("fog", "toy")]
     found = find_conflicts(load_prompt_book("cars", negatives=["vehicles", "toy"]))
     assert [(c.negative, c.where, c.why) for c in found] == [
         ("vehicles", "domain", '"car" implies vehicle')

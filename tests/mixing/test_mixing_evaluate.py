@@ -113,9 +113,9 @@ def test_shares_come_from_the_seed_alone(world):
     pd.testing.assert_frame_equal(first, again)
     assert not first.equals(other)
     assert torch.equal(torch.get_rng_state(), state)
-    even = evaluate.object_shares(*images, MixingParams(alpha=1000.0), repeats=1, seed=0)
+    even = evaluate.object_shares(*images, MixingParams(alpha=100.0), repeats=1, seed=0)
     halves = even[even["method"] == "MixUp"]["target"]
-    assert (halves[halves < 1] - 0.5).abs().max() < 0.05
+    assert (halves[halves < 1] - 0.5).abs().max() < 0.15
 
 
 def test_surrogates_are_birds_of_a_generators_size(world):

@@ -118,6 +118,7 @@ def test_what_is_stored_is_read_back_to_the_last_bit(table, wanted, images):
     np.testing.assert_array_equal(found[np.arange(70) % 7 == 0], images[::7])
     np.testing.assert_array_equal(found[-1], images[-1])
     assert found[[]].shape == (0, 8, 8, 3)
+    assert store.ShardImages(in_order(table, wanted).head(0)).shape == (0, 0, 0, 3)
     assert found[:].dtype == found[-1].dtype == np.uint8
     with pytest.raises(IndexError):
         found[70]

@@ -19,7 +19,8 @@ from diffcore.stats import proportion
 
 ROOMS = ("prompts", "generation", "filtering", "mixing", "training", "stats", "store")
 WANTED = 0.85  # share of mutants that the tests of a room are to notice
-NOTICED = {1, 3, -24, 24, 36, 152, 255}  # of mutmut's codes: a test failed, or came to no end
+#: Of mutmut's codes: a test failed, could not be imported (2), or came to no end.
+NOTICED = {1, 2, 3, -24, 24, 36, 152, 255}
 
 
 def find_mutants(room: str) -> Iterator[dict[str, str]]:

@@ -60,7 +60,7 @@ def test_a_digest_is_the_same_in_another_process():
     code = "from diffcore.store import digest; print(digest('a', {'b': [1, None]}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == store.digest("a", {"b": [1, None]})
-    assert found.stdout.strip() == "420cdf258c89f51358bd9ecb"  # that names what earlier studies keep
+    assert found.stdout.strip() == "420cdf258c89f51358bd9ecb"  # it names what studies keep
 
 
 def test_a_digest_tells_type_shape_content_and_parts_apart(images, monkeypatch):

@@ -7,6 +7,9 @@ SET ?=
 # Any Python of at least 3.11; where this one is older, newer names are tried.
 PYTHON ?= python3
 VENV ?= .venv
+# What `make mutants` tries: one room, such as filtering, or so many mutants; by default all.
+ROOM ?=
+MUTANTS ?=
 # An index of torch's builds for CPUs, as torch's own page names it: gigabytes less to download.
 TORCH_INDEX ?=
 
@@ -29,7 +32,7 @@ SETTINGS := runs/$(PROFILE)/.set
 .DELETE_ON_ERROR:
 # A later notebook reads what an earlier one wrote, and each uses all cores.
 .NOTPARALLEL:
-.PHONY: help setup study verify publish quick test lab tune bench pretrain clean always
+.PHONY: help setup study verify publish quick test mutants lab tune bench pretrain clean always
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -51,6 +54,11 @@ quick: $(READY) ## run the tests that need no kernel, subprocess or dummy model:
 test: $(READY) ## run all tests
 	$(RUN) -m pytest -n 2 --dist loadscope
 
+mutants: $(READY) ## count the faults that tests notice: hours, or less with MUTANTS=200 or ROOM=mixing
+	@$(RUN) -c 'import mutmut' 2>/dev/null || \
+	    $(RUN) -m pip install --quiet --no-build-isolation --editable '.[mutants]'
+	OMP_NUM_THREADS=1 $(RUN) tests/mutants.py --room '$(ROOM)' --sample '$(MUTANTS)'
+
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(RUN) -m jupyter lab --notebook-dir=notebooks
 
@@ -64,7 +72,7 @@ pretrain: $(READY) ## train the shipped models again, from seeds
 	$(RUN) -m diffcore pretrain
 
 clean: ## remove caches, and data and fresh report of PROFILE; committed reports and .venv stay
-	rm -rf runs/$(PROFILE) .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs/$(PROFILE) mutants .pytest_cache .ruff_cache .hypothesis
 	find diffcore tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml

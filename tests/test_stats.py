@@ -75,6 +75,17 @@ def test_the_entropy_within_groups_is_weighted_by_their_sizes():
     assert stats.entropy_bits(names[:8]) == pytest.approx(1.5)
 
 
+def test_the_intervals_of_two_groups_entropies_join_by_their_squares():
+    names, groups = [*"aabbcccc", *"ddde"], [0] * 8 + [1] * 4
+    one, two = (stats.entropy_within(part, [0] * len(part)) for part in (names[:8], names[8:]))
+    expected = np.hypot(2 / 3 * (one["high"] - one["value"]), (two["high"] - two["value"]) / 3)
+    both = stats.entropy_within(names, groups)
+    assert ends(both) == pytest.approx((both["value"] - expected, both["value"] + expected))
+    narrow = stats.entropy_within(names, groups, confidence=0.6826894921)
+    assert narrow["high"] - narrow["value"] == pytest.approx(expected / 1.959964)
+    assert stats.entropy_within([*"ddddddde"], [0] * 8)["low"] == 0  # it would lie below
+
+
 def test_the_interval_of_an_entropy_covers_it():
     rng, truth = np.random.default_rng(0), scipy_stats.entropy([0.5, 0.3, 0.2], base=2)
     hits = []
@@ -193,6 +204,32 @@ def test_a_ratio_keeps_the_two_times_of_a_repeat_together():
     for above, few in (([1.0], [1.0]), ([1.0, 2.0], [1.0])):
         with pytest.raises(ValueError, match="as many repeats of each, two or more: got"):
             stats.ratio_of_medians(above, few)
+
+
+def test_a_ratio_has_the_percentiles_of_repeats_drawn_anew():
+    rng = np.random.default_rng(0)
+    above, below = rng.gamma(9.0, size=(2, 41))
+    again = rng.integers(41, size=(20_000, 41))
+    ratios = np.median(above[again], axis=1) / np.median(below[again], axis=1)
+    found = stats.ratio_of_medians(above, below, 0.8)
+    assert found["value"] == np.median(above) / np.median(below)
+    assert ends(found) == pytest.approx(np.quantile(ratios, [0.1, 0.9]), abs=0.02)
+    assert found["n"] == 41
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        lambda a, b, seed: stats.bootstrap(np.mean, a + b, seed=seed),
+        lambda a, b, seed: stats.reduction(a > 0.3, b > 0.6, seed=seed),
+        lambda a, b, seed: stats.ratio_of_medians(a, b, seed=seed),
+    ],
+)
+def test_a_seed_decides_what_is_drawn_anew(interval):
+    drawn = np.random.default_rng(0).random((2, 50))
+    first, again, other = (interval(*drawn, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert ends(first) != ends(other)
 
 
 def test_groups_and_points_keep_apart(runs):

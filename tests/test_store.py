@@ -125,11 +125,15 @@ def test_a_digest_is_the_same_in_another_process():
     code = "from diffcore.store import digest; print(digest('a', {'b': [1, None]}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == store.digest("a", {"b": [1, None]})
+    assert found.stdout.strip() == "420cdf258c89f51358bd9ecb"  # it names what studies keep
 
 
-def test_a_digest_tells_type_shape_content_and_parts_apart(images):
+def test_a_digest_tells_type_shape_content_and_parts_apart(images, monkeypatch):
+    monkeypatch.setattr(store, "_HASHED_TOGETHER", 32)
+    last = images.copy()
+    last[-1, -1, -1, -1] ^= 1
     some = [
-        images, images[:-1], images.reshape(70, 4, 16, 3), images.view(np.int8), images[::-1],
+        images, last, images[:-1], images.reshape(70, 4, 16, 3), images.view(np.int8), images[::-1],
         "ab", b"a", ["ab"], {"a": 1}, {"a": 1.0},
     ]  # fmt: skip
     found = [store.digest(part) for part in some] + [store.digest("a", "b"), store.digest("a", "")]
@@ -149,12 +153,17 @@ def test_a_file_that_changed_has_another_digest(tmp_path):
 
 
 # -------------------------------------------------------------------------------------- kept arrays
-def test_an_array_is_read_once_and_then_kept(images, tmp_path):
+def test_an_array_is_read_once_and_then_kept(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_WRITTEN_TOGETHER", 32)
     kept = store.keep_array(images, tmp_path / "kept.npy")
     np.testing.assert_array_equal(kept, images)
     again = store.keep_array(np.zeros_like(images), tmp_path / "kept.npy")
     np.testing.assert_array_equal(again, images)
     assert not kept.flags.writeable
+    for some in (images[:1], images[:0]):
+        found = store.keep_array(some, tmp_path / f"{len(some)}.npy")
+        assert (found.shape, found.dtype) == ((1, 8, 8, 3) if len(some) else (0, 0, 0, 3), np.uint8)
+    assert not (tmp_path / "0.npy").exists()
 
 
 def test_a_damaged_array_is_made_again(images, tmp_path, capsys):
@@ -203,6 +212,8 @@ def test_what_is_stored_is_read_back_to_the_last_bit(table, wanted, images):
     np.testing.assert_array_equal(found[np.arange(70) % 7 == 0], images[::7])
     np.testing.assert_array_equal(found[-1], images[-1])
     assert found[[]].shape == (0, 8, 8, 3)
+    assert store.ShardImages(in_order(table, wanted).head(0)).shape == (0, 0, 0, 3)
+    assert found[:].dtype == found[-1].dtype == np.uint8
     with pytest.raises(IndexError):
         found[70]
 
@@ -213,11 +224,11 @@ def test_a_row_that_differs_in_a_key_is_another_image(table, wanted, images):
 
 
 def test_what_two_writers_stored_counts_once(table, wanted, images):
-    rows = wanted.head(4)
+    rows = wanted.head(6)
     other = store.ImageTable(table.folder, TYPES, ["sample_id", "seed"])
     table.fill(rows, lambda rows: images[rows.index], 4, None)
     other._write(rows.iloc[1:3], [store.encode_png(image) for image in images[1:3]])
-    assert len(table.metadata()) == 4
+    assert table.metadata().index.tolist() == [*range(6)]
 
 
 def test_a_damaged_shard_is_set_aside_and_made_again(table, wanted, images, capsys):
@@ -244,11 +255,12 @@ def test_a_damaged_image_in_a_shard_is_named_with_the_remedy(table, wanted, imag
 
 
 def test_images_of_several_sizes_are_read_one_by_one(table, wanted, images):
-    rows = wanted.head(2).assign(height=[8, 4])
-    table.fill(rows, lambda rows: [images[0], images[1][:4]], 4, None)
+    rows = wanted.head(3).assign(height=[8, 4, 2])
+    cut = [images[0], images[1][:4], images[2][:2]]
+    table.fill(rows, lambda rows: cut, 4, None)
     found = store.ShardImages(in_order(table, rows))
-    assert [image.shape for image in found] == [(8, 8, 3), (4, 8, 3)]
-    with pytest.raises(ValueError, match="several sizes"):
+    assert [image.shape for image in found] == [(8, 8, 3), (4, 8, 3), (2, 8, 3)]
+    with pytest.raises(ValueError, match=r"several sizes, such as 2 x 8 and 4 x 8$"):
         found[:]
 
 

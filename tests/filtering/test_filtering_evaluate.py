@@ -1,5 +1,7 @@
 """The filter measured: injected errors, AUC by counting pairs, what a threshold does."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from diffcore.filtering import cosine_to_reference, evaluate, hard_filter
 from diffcore.filtering.rules import RULES
 from diffcore.paperbirds.birds import MALFORMATIONS
+from diffcore.prompts import load_prompt_book
 
 
 @pytest.fixture
@@ -37,12 +40,12 @@ def test_mismatched_images_claim_a_random_source_of_another_class(real):
 
 
 def test_mismatched_images_may_claim_the_class_that_is_most_alike():
-    angles = np.array([0.0, 0.1, 0.3, 1.5])
+    angles = np.array([0.0, 0.1, 0.3, 1.5, 0.3, 0.3])
     embedding = list(np.stack([np.cos(angles), np.sin(angles)], 1))
-    real = pd.DataFrame({"class_name": list("abcd"), "source_id": list("0123")})
+    real = pd.DataFrame({"class_name": list("abcdcc"), "source_id": list("012345")})
     real["embedding"] = embedding
     found = evaluate.mismatched(real, real, seed=0, alike=True)
-    assert found["class_name"].tolist() == ["b", "a", "b", "c"]
+    assert found["class_name"].tolist() == ["b", "a", "b", "c", "b", "b"]
 
 
 def test_text_similarity_is_to_the_text_of_the_class(generated, real):
@@ -56,6 +59,14 @@ def test_text_similarity_is_to_the_text_of_the_class(generated, real):
     assert list(evaluate.similarities(generated, real, {})) == [*RULES]
 
 
+def test_the_text_of_a_class_is_its_plain_prompt():
+    book, names = load_prompt_book("birds"), ["blue jay", "american crow"]
+    reader = SimpleNamespace(reads_texts=True, embed_texts=list)
+    prompts = ["a blue jay, a bird", "an american crow, a bird"]
+    assert evaluate.class_texts(reader, book, names) == dict(zip(names, prompts, strict=True))
+    assert evaluate.class_texts(SimpleNamespace(reads_texts=False), book, names) == {}
+
+
 def test_pairs_leave_out_an_image_and_its_own_counterparts(generated, real):
     real["context"], generated["context"] = list("xxyyxxyy"), list("xyxyxy")
     pairs = evaluate.pair_cosines(generated, real)
@@ -67,7 +78,11 @@ def test_pairs_leave_out_an_image_and_its_own_counterparts(generated, real):
     ]
     assert pairs["shared"].cat.codes.tolist() == [code for code, _ in expected]
     np.testing.assert_allclose(pairs["cosine"], [cosine for _, cosine in expected], atol=1e-6)
-    assert evaluate.pair_cosines(real.head(0), real).empty
+    for nothing in (real.head(0), real), (real, real.head(0)):
+        empty = evaluate.pair_cosines(*nothing)
+        assert empty.empty
+        assert [*empty] == [*pairs]
+        assert empty["shared"].dtype == pairs["shared"].dtype
 
 
 def test_rendered_pairs_differ_in_the_bird_alone():
@@ -95,6 +110,16 @@ def test_the_gallery_starts_at_both_sides_of_the_threshold():
         "accepted, most similar": [0, 3], "accepted, just above": [3, 2],
         "rejected, just below": [4, 5], "rejected, least similar": [1, 5],
     }  # fmt: skip
+
+
+def test_captions_say_what_is_wrong_where_that_is_known():
+    judged = pd.DataFrame({"class_name": ["jay", "wren", "crow"]})
+    values = np.array([0.9, 0.456, -0.1])
+    assert evaluate.captions(values, judged) == ["0.90 jay", "0.46 wren", "-0.10 crow"]
+    truth = {"seen_species": ["jay", "jay", "crow"], "wellformed": [True, True, False],
+             "wrong": [False, True, True]}  # fmt: skip
+    told = ["0.90 jay", "0.46 wren but jay", "-0.10 crow but malformed"]
+    assert evaluate.captions(values, judged.assign(**truth)) == told
 
 
 # ------------------------------------------------------------------------- the filter as a detector
@@ -134,6 +159,18 @@ def test_causes_are_told_apart_against_right_images():
     found = evaluate.auc_by_cause(scores, judged, 0.95, seed=0).set_index("cause")
     assert found["value"].to_dict() == {"wrong species": 0.75, "malformed, species right": 0.0}
     assert found["wrong"].tolist() == [2, 1]
+
+
+def test_injected_errors_are_the_wrong_ones_beside_right_images():
+    right = {"a": np.array([0.8, 0.9, 0.3]), "b": np.zeros(3)}
+    injected = {"a": np.array([0.5, 0.1]), "b": np.ones(2)}
+    found = evaluate.auc_injected(right, injected, 0.95, seed=0)
+    assert found["rule"].tolist() == ["a", "b"]
+    assert found["value"].tolist() == pytest.approx([5 / 6, 0])
+    assert (found[["wrong", "n"]] == [2, 5]).all(axis=None)
+    both = {rule: np.concatenate([injected[rule], right[rule]]) for rule in right}
+    wrong = np.array([True, True, False, False, False])
+    pd.testing.assert_frame_equal(found, evaluate.auc_table(both, wrong, 0.95, seed=0))
 
 
 def test_roc_points_have_the_area():

@@ -1,5 +1,7 @@
 """Filtration: rules against their definition, thresholds, drawing again."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +26,17 @@ def generated():
 
 
 # ----------------------------------------------------------------------------------- the similarity
+def test_a_table_holds_the_embeddings_beside_what_is_compared():
+    metadata = pd.DataFrame({"source_id": ["1", "0"], "seed": 7, "class_name": ["a", "b"]})
+    encoder = SimpleNamespace(embed_images=lambda images: np.stack(images).mean(axis=(1, 2)))
+    images = [np.full((2, 2, 3), level) for level in (4, 9)]
+    table = rules.embed(metadata, images, encoder)
+    assert [*table] == ["class_name", "source_id", "embedding"]
+    assert table["source_id"].tolist() == ["1", "0"]
+    np.testing.assert_array_equal(rules.stack(table), [[4] * 3, [9] * 3])
+    assert "context" in rules.embed(metadata.assign(context="garden"), images, encoder)
+
+
 def plainly(row, real, rule):
     """One similarity in the most literal way."""
     own = [e for e, s in zip(real["embedding"], real["source_id"], strict=True) if s == row[1]]

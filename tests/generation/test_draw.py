@@ -198,6 +198,7 @@ def test_given_images_are_a_set_that_takes_places_and_masks_and_embeds_once(tmp_
         whole = GeneratedSet(stored.metadata, found, Encoder)
         for places in ([3, 0], np.array([True, False, False, True]), slice(1, 3)):
             taken = whole.take(places)
+            assert type(taken.images) is type(found)  # in shards they stay there
             np.testing.assert_array_equal(taken.images[:], images[places])
             np.testing.assert_array_equal(taken.embeddings, images[places].mean(axis=(1, 2)))
             assert taken.embeddings is taken.embeddings

@@ -73,6 +73,9 @@ def test_ablations_differ_in_their_prompts_alone():
     assert (contextless["negative_prompt"] == ", ".join(BOOK.negatives)).all()
     assert (context["prompt"] == both["prompt"]).all()
     assert (context["negative_prompt"] == "").all()
+    swallow = without_context(both[:1].assign(class_name="tree swallow"), BOOK)
+    expected = [name for name in BOOK.negatives if name != "tree"]
+    assert swallow["negative_prompt"].tolist() == [", ".join(expected)]
 
 
 def test_a_sweep_changes_one_setting_at_a_time():
@@ -99,6 +102,9 @@ def test_context_statistics_know_what_is_new():
         ["training set", "entropy", 0.0], ["training set", "new_pairs", 0.0],
         ["drawn", "entropy", 1.0], ["drawn", "new_pairs", 0.5],
     ]  # fmt: skip
+    uneven = {"drawn": pd.concat([seen, seen[:1]])}
+    half, most = (context_statistics(uneven, training, share) for share in (0.5, 0.95))
+    assert ((half["high"] - half["low"])[2:] < (most["high"] - most["low"])[2:]).all()
 
 
 @pytest.mark.slow

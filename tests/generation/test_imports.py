@@ -143,6 +143,7 @@ def test_imported_images_are_a_set_like_drawn_ones(tree, tmp_path):
     shared = list(PLAN_COLUMNS)
     pd.testing.assert_frame_equal(found.metadata[shared], plan[shared], check_dtype=False)
     assert set(found.metadata["model"]) == {"imported"}
+    assert (found.metadata[["num_inference_steps", "guidance_scale"]] == 0).all(axis=None)
     for file, image in zip(plan["file"], found.images, strict=True):
         np.testing.assert_array_equal(image, fit(read_image(tree / file), 16, 32))
     np.testing.assert_array_equal(found.images[0], noise)  # of the right size, kept to the pixel

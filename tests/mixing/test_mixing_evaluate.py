@@ -105,6 +105,19 @@ def test_shares_are_shares_of_the_image(objects, world):
     assert table.loc["DiffuseMix", "own"] == pytest.approx(0.8 * before, rel=1e-4)
 
 
+def test_shares_come_from_the_seed_alone(world):
+    images, state = (world.real, world.masks, world.masks, world.labels), torch.get_rng_state()
+    first, again, other = (
+        evaluate.object_shares(*images, MixingParams(), repeats=1, seed=seed) for seed in (0, 0, 1)
+    )
+    pd.testing.assert_frame_equal(first, again)
+    assert not first.equals(other)
+    assert torch.equal(torch.get_rng_state(), state)
+    even = evaluate.object_shares(*images, MixingParams(alpha=100.0), repeats=1, seed=0)
+    halves = even[even["method"] == "MixUp"]["target"]
+    assert (halves[halves < 1] - 0.5).abs().max() < 0.15
+
+
 def test_surrogates_are_birds_of_a_generators_size(world):
     masks = evaluate.surrogate_masks(world.metadata)
     assert masks.shape == world.masks.shape
@@ -137,4 +150,5 @@ def test_the_class_is_seen_throughout_only_among_its_own(world):
 def test_the_other_image_is_of_another_class(world):
     chosen = evaluate._other_class(world.labels, seed=0)
     assert (world.labels[chosen] != world.labels).all()
+    assert torch.equal(chosen, evaluate._other_class(world.labels, seed=0))
     assert len(set(chosen.tolist())) > 6

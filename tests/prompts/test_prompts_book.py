@@ -8,9 +8,15 @@ from hypothesis import strategies as st
 
 from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
 from diffcore.paperbirds.captions import full_caption
-from diffcore.params import ParamsError
+from diffcore.params import ParamsError, PromptParams
 from diffcore.prompts import clean_class_name, find_conflicts, load_prompt_book
-from diffcore.prompts.book import PromptBook, list_prompt_books, negatives_for, write_prompt
+from diffcore.prompts.book import (
+    PromptBook,
+    choose_book,
+    list_prompt_books,
+    negatives_for,
+    write_prompt,
+)
 
 BIRDS, PAPERBIRDS = load_prompt_book("birds"), load_prompt_book("paperbirds")
 
@@ -72,6 +78,10 @@ def test_parts_of_a_book_can_be_replaced_but_not_changed():
     book = load_prompt_book("cars", contexts=["ice rink"], negatives=[], template="{class_name}")
     assert (book.contexts, book.negatives, book.domain_noun) == (("ice rink",), (), "car")
     assert write_prompt(book, "Fiat 500", "ice rink") == "fiat 500"
+    parts = {"contexts": ["ice rink"], "negatives": ["toy"], "template": "{class_name}"}
+    asked = choose_book(PromptParams(domain="cars", **parts))
+    assert asked == load_prompt_book("cars", **parts)
+    assert choose_book(PromptParams(domain="cars")) == load_prompt_book("cars")
     with pytest.raises(FrozenInstanceError):
         BIRDS.contexts = ()
     with pytest.raises(TypeError):
@@ -133,6 +143,9 @@ def test_negatives_fit_context_class_and_domain():
     assert negatives_for(PAPERBIRDS, "garden") == PAPERBIRDS.negatives
     assert "house" not in negatives_for(PAPERBIRDS, "city skyline at twilight")
     assert "tree" not in negatives_for(PAPERBIRDS, "garden", "014.Tree_Swallow")
+    book = PromptBook("any", "{class_name}, {context}", ("sea", "hill"), ("fog", "toy"),
+                      exceptions={"sea": ("fog",)})  # fmt: skip
+    assert [negatives_for(book, context) for context in book.contexts] == [("toy",), ("fog", "toy")]
     found = find_conflicts(load_prompt_book("cars", negatives=["vehicles", "toy"]))
     assert [(c.negative, c.where, c.why) for c in found] == [
         ("vehicles", "domain", '"car" implies vehicle')

@@ -1,5 +1,6 @@
 """The plan: each draw stands alone, and what is dealt out is dealt out evenly."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -50,6 +51,8 @@ def test_the_plan_is_the_same_everywhere():
     assert row[["sample_id", "context", "seed"]].tolist() == [
         "blue jay/1-0-0", "misty morning", 9094061494462208776,
     ]  # fmt: skip
+    of_numpy = plan(make_sources(10), share=0.3, seed=np.int64(0)).iloc[0]
+    assert of_numpy["seed"] == row["seed"]
     assert not plan(make_sources(10), seed=1)["seed"].isin(plan(make_sources(10))["seed"]).any()
 
 

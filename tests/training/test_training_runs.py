@@ -10,7 +10,7 @@ import torch
 from dummy_study import gaussian_classes, make_generated, make_split
 
 from diffcore.data.pairs import PairedDataset
-from diffcore.params import load_params
+from diffcore.params import load_params, resolve_device, resolve_precision
 from diffcore.training import runs as room
 from diffcore.training.networks import load_classifier, predict
 from diffcore.training.runs import Run, read_curves, run_key, train_runs
@@ -103,6 +103,24 @@ def test_what_is_damaged_or_missing_of_a_run_is_made_again(
     assert capsys.readouterr().out.count(f"{row.key}.json is damaged") == 1 + (suffix != ".json")
 
 
+def test_a_killed_run_goes_on_from_its_checkpoint(params, pairs, tmp_path, monkeypatch):
+    settings = params.training.model_copy(update={"checkpoint_every": 2})
+    train, lengths = room.train, []
+
+    def die_after_three(*arguments):
+        for log in train(*arguments):
+            lengths.append(len(log))
+            yield log
+            if lengths == [1, 2, 3]:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "train", die_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        train_runs([a_run(pairs)], settings, tmp_path, processes=1)
+    train_runs([a_run(pairs)], settings, tmp_path, processes=1)
+    assert lengths == [1, 2, 3, 3, 4]  # the checkpoint holds two steps
+
+
 @pytest.mark.slow
 def test_processes_change_nothing(params, pairs, tmp_path):
     wanted = [a_run(pairs, "added", seed) for seed in (0, 1)]
@@ -148,6 +166,16 @@ def test_a_key_names_all_that_matters_and_nothing_else(params, real, pairs, tmp_
     assert len({base, *(run_key(*other) for other in others)}) == len(others) + 1
 
 
+def test_a_key_names_the_precision_that_is_used(params, pairs):
+    keys = {
+        name: run_key(a_run(pairs), params.training.model_copy(update={"precision": name}))
+        for name in ("auto", "bfloat16", "float32")
+    }
+    device = resolve_device(params.training.device, "training.device")
+    assert keys["auto"] == keys[resolve_precision("auto", device)]
+    assert keys["bfloat16"] != keys["float32"]
+
+
 def test_weights_to_start_from_are_known_by_their_content(params, pairs, tmp_path):
     keys = []
     for name, content in (("a.pt", b"1"), ("b.pt", b"1"), ("c.pt", b"2")):
@@ -179,8 +207,12 @@ def test_the_code_is_known_by_what_it_does(monkeypatch, tmp_path):
 
 
 def test_curves_end_where_the_training_does(params, pairs, tmp_path):
-    table = train_runs([a_run(pairs, curve_points=2)], params.training, tmp_path, processes=1)
+    wanted = [a_run(pairs, seed=seed, curve_points=2) for seed in (0, 1)]
+    table = train_runs(wanted, params.training, tmp_path, processes=1)
     curves = read_curves(table)
-    assert curves["step"].tolist() == [2, 2, 4, 4]
-    last = curves[curves["step"] == 4].set_index("test")["top1"]
-    assert last["matched"] == table["matched"][0]
+    assert [*curves] == ["method", "seed", "step", "test", "top1"]
+    assert curves["step"].tolist() == [2, 2, 4, 4] * 2
+    assert curves["seed"].tolist() == [0] * 4 + [1] * 4
+    last = curves[curves["step"] == 4].pivot(index="seed", columns="test", values="top1")
+    for test in ("matched", "shifted"):
+        assert last[test].tolist() == table[test].tolist()

@@ -10,6 +10,7 @@ from dummy_study import DummyStudy
 from diffcore.mixing.methods import METHODS, method_settings
 from diffcore.params import change_params, load_params
 from diffcore.training import tuning
+from diffcore.training.sweeps import study_methods
 
 PROFILES = Path(__file__).parents[2] / "params"
 
@@ -59,6 +60,19 @@ def test_the_best_candidate_is_marked(study, monkeypatch):
     assert table["sem"][0] == pytest.approx(0.1)
     expected = [change_params(study.params, changes) for changes in tuning.candidates("mixup")]
     assert asked == [method_settings("mixup", params) for params in expected]
+
+
+def test_the_command_writes_the_table_beside_the_profiles(study, study_folder, monkeypatch, capsys):
+    row, asked = {"method": "mixup", "accuracy": 0.123456, "sem": 0.01, "chosen": True}, []
+    monkeypatch.setattr("diffcore.study.Study.open", lambda *of: asked.append(of) or study)
+    monkeypatch.setattr(tuning, "tune", lambda *of: asked.append(of) or pd.DataFrame([row]))
+    tuning.main(["--profile", "smoke", "--methods", "mixup"])
+    path = study_folder / "params" / "tuning" / "smoke.csv"
+    assert path.read_text() == "method,accuracy,sem,chosen\nmixup,0.1235,0.0100,True\n"
+    assert f"Written to {path}" in capsys.readouterr().out
+    tuning.main([])
+    every = study_methods(study.params)
+    assert asked == [("tuning", "smoke"), (study, ["mixup"]), ("tuning", "demo"), (study, every)]
 
 
 def test_the_demo_uses_what_was_chosen():

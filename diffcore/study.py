@@ -228,17 +228,22 @@ class Study(Report):
     @cached_property
     def decisions(self) -> pd.DataFrame:
         """Score and decision on every image drawn, replacements of rejected ones included."""
-        model = self.pipeline.digest if self.has("pipeline") else "none"
-        asked, settings = self.params.generation.sampler, self.params.filtering.model_dump()
-        decides = self.plan.to_json(), asked, model, settings
-        key = digest(*decides, self.encoder.model_hash, self.train.digest)
-        path = self.run_dir / "decisions" / f"{key}.parquet"
+        path = self.run_dir / "decisions" / f"{self.decisions_key}.parquet"
         kept = read_kept(path, pd.read_parquet)
         if kept is None:
             kept = self._decide()
             with written_whole(path) as aside, aside.open("wb") as file:
                 kept.to_parquet(file, index=False)
         return kept
+
+    @property
+    def decisions_key(self) -> str:
+        """Digest of all that decides about the decisions."""
+        model = self.pipeline.digest if self.has("pipeline") else self._others.made_by
+        asked, settings = self.params.generation.sampler, self.params.filtering
+        asked = {name: asked[name] for name in asked if name not in {"batch_size", "shard_size"}}
+        decides = self.plan.to_json(), asked, model, settings.model_dump(exclude={"encoder"})
+        return digest(*decides, self.encoder.model_hash, self.train.digest)
 
     def _decide(self) -> pd.DataFrame:
         settings = self.params.filtering

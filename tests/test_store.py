@@ -153,8 +153,7 @@ def test_a_file_that_changed_has_another_digest(tmp_path):
 
 
 # -------------------------------------------------------------------------------------- kept arrays
-def test_an_array_is_read_once_and_then_kept(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_WRITTEN_TOGETHER", 32)
+def test_an_array_is_read_once_and_then_kept(images, tmp_path):
     kept = store.keep_array(images, tmp_path / "kept.npy")
     np.testing.assert_array_equal(kept, images)
     again = store.keep_array(np.zeros_like(images), tmp_path / "kept.npy")

@@ -60,7 +60,8 @@ def run_key(run: Run, training: TrainingParams) -> str:
     """Hash all that the result of a run depends on: 24 hexadecimal digits."""
     recipe = training.model_dump(mode="json", exclude=_NEUTRAL)
     device = resolve_device(training.device, "training.device")
-    recipe["precision"] = resolve_precision(training.precision, device)  # as it is used
+    recipe["device"] = device  # as it is used, as is the precision
+    recipe["precision"] = resolve_precision(training.precision, device)
     if training.weights:
         recipe["weights"] = file_digest(find_weights(training.weights))  # wherever they lie
     tests = [(name, split.digest) for name, split in run.tests.items()]

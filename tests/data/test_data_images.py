@@ -2,6 +2,7 @@
 them are fetched like an array."""
 
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from diffcore.data.images import (
     Lazy,
     View,
     common_size,
+    find_images,
     fit,
     read_image,
     read_mask,
@@ -103,7 +105,63 @@ def test_a_damaged_file_is_named(tmp_path, name, kept):
             read_image(path, side)
 
 
+def save_12_bits(greys, path):
+    """Write a TIFF of greys below 4096, two in three bytes, which Pillow reads and cannot write."""
+    pairs = greys.reshape(-1, 2)
+    packed = b"".join(int(a << 12 | b).to_bytes(3, "big") for a, b in pairs.tolist())
+    tags = ((256, greys.shape[1]), (257, greys.shape[0]), (258, 12), (259, 1), (262, 1),
+            (273, 8), (277, 1), (278, greys.shape[0]), (279, len(packed)))  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+    path.write_bytes(head + packed + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+def test_deep_greys_are_scaled_by_the_depth_that_the_file_tells(tmp_path):
+    shown = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(shown.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(shown.astype(np.uint16) * 257).save(tmp_path / "16.tif")
+    Image.fromarray(shown / np.float32(255)).save(tmp_path / "one.tif")
+    Image.fromarray(shown.astype(np.float32)).save(tmp_path / "255.tif")
+    save_12_bits(shown.astype(int) << 4, tmp_path / "12.tif")
+    for path in tmp_path.iterdir():
+        assert np.array_equal(read_image(path)[..., 0], shown), path.name
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(300, "i4"), (-0.1, "f4"), (1e4, "f4"), (np.nan, "f4")]
+)
+def test_greys_on_no_known_scale_are_refused(tmp_path, value, kind):
+    Image.fromarray(np.full((8, 8), value, kind)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif is damaged .*on no known scale; save it with 8"):
+        read_image(tmp_path / "a.tif")
+
+
 # ------------------------------------------------------------------------------------- many images
+def test_links_count_once_and_what_is_hidden_not_at_all(tmp_path):
+    top = tmp_path / "set" / "wren"
+    for name in ("1.jpg", "deep/2.PNG", ".3.jpg", ".hidden/4.jpg", "5.txt"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).touch()
+    (top / "a-loop").symlink_to(top)
+    (top / "b-loop").symlink_to(top.parent)
+    (top / "c-again").symlink_to(top / "deep")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "6.jpg").touch()
+    (top / "linked").symlink_to(tmp_path / "elsewhere")
+    assert find_images(top) == ["1.jpg", "deep/2.PNG", "linked/6.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "wren").mkdir()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read: Permission denied"):
+        find_images(tmp_path)
+
+
 @pytest.fixture
 def files(tmp_path):
     for n in range(8):

@@ -107,6 +107,7 @@ TREES = {
         {"": "a/1 a/deep/er/2 b/1 b/2"},
     "train/a/1.png valid/a/2.png val/a/1.png": {"train": "train/a/1", "test": "val/a/1"},
     "train/a/1.png train/a/2.png": {"": "a/1 a/2"},
+    "Train/a/1.png TEST/a/1.png": {"train": "Train/a/1", "test": "TEST/a/1"},
     "car/1.png car/2.png train/1.png train/2.png": {"": "car/1 car/2 train/1 train/2"},
     "a/1.png a/1.jpg a/2.jpg": {"": "a/1.jpg a/1.png a/2"},
 }  # fmt: skip
@@ -115,6 +116,8 @@ WRONG = {
     "train/a/1.png test/b/1.png": "'b' first, have less than 1 train images",
     "train/a/1.png train/b/1.png test/b/1.png": "'a' first, have less than 1 test images",
     "1.png": "holds no folder of images",
+    "train/a/1.png test/a/2.png b/3.png": "holds b beside train, which holds classes; move it away",
+    "001.Kea/1.png 001.Kea/2.png kea/3.png kea/4.png": "001.Kea and kea would be one class",
 }
 
 

@@ -14,7 +14,7 @@ from diffcore.checks import CapabilityError
 from diffcore.cli import main
 from diffcore.filtering.encoders import Encoder
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.study import Study
+from diffcore.study import FilterError, Study
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,8 @@ def test_accepted_images_are_paired_with_the_ones_they_were_drawn_for(study):
 def test_another_threshold_is_decided_anew_on_the_same_images(study, home, monkeypatch):
     strict = opened(home, monkeypatch, **{"filtering.threshold": 1.0, "filtering.max_attempts": 0})
     assert not strict.decisions["accepted"].any()
+    with pytest.raises(FilterError, match=r"accepted none of \d+ images: .*lower filtering.thresh"):
+        strict.pairs  # noqa: B018
     assert study.decisions["accepted"].any()
 
 

@@ -117,7 +117,6 @@ WRONG = {
     "train/a/1.png train/b/1.png test/b/1.png": "'a' first, have less than 1 test images",
     "1.png": "holds no folder of images",
     "train/a/1.png test/a/2.png b/3.png": "holds b beside train, which holds classes; move it away",
-    "001.Kea/1.png 001.Kea/2.png kea/3.png kea/4.png": "001.Kea and kea would be one class",
 }
 
 

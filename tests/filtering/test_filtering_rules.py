@@ -131,6 +131,17 @@ def test_a_similarity_at_the_threshold_passes():
     assert hard_filter(np.array([below, 0.6, 0.7]), 0.6).tolist() == [False, True, True]
 
 
+def test_nan_is_neither_kept_nor_rejected():
+    with pytest.raises(ValueError, match="similarity 1 is NaN"):
+        hard_filter(np.array([0.7, np.nan]), 0.6)
+    plan = pd.DataFrame({"sample_id": ["a", "b"], "class_name": "jay", "source_id": "0"})
+    scored = pd.DataFrame({"cosine_source": [0.7, np.nan]})
+    with pytest.raises(ValueError, match="the cosine of sample 'b' by source is NaN"):
+        rules.resample(
+            plan, None, lambda _: scored, rule="source", threshold=0.6, max_attempts=0
+        )  # fmt: skip
+
+
 @pytest.fixture
 def resampled():
     """Resample a plan whose samples pass at the attempt that `passes` gives for source and copy."""

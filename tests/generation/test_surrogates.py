@@ -1,6 +1,7 @@
 """Surrogates: photographs of the class, a stated share of another's, and the truth kept apart."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -137,3 +138,6 @@ def test_surrogates_are_a_set_like_drawn_images_with_the_truth_apart(tmp_path):
     again = others.bring_in(tmp_path, params.generation)
     pd.testing.assert_frame_equal(again.metadata, found.metadata)
     assert len(read_generated(tmp_path)) == 60
+    darker = replace(spare, images=spare.images // 2)  # the same names, in another folder
+    replaced = plan_others(params, sources, darker).bring_in(tmp_path, params.generation)
+    assert not any(map(np.array_equal, replaced.images, found.images))

@@ -31,6 +31,7 @@ BIRDS, PAPERBIRDS = load_prompt_book("birds"), load_prompt_book("paperbirds")
         ("goldfish, Carassius auratus", "goldfish"),
         ("  pink   primrose ", "pink primrose"),
         ("Hälsingland_häst", "hälsingland häst"),
+        ("Ha\u0308st", "h\u00e4st"),  # as macOS stores it
     ],
 )
 def test_class_names_become_words(name, clean):

@@ -10,7 +10,6 @@ import platform
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -205,34 +204,36 @@ def missing(params: StudyParams) -> list[str]:
     gaps += _encoder_gaps(params.filtering.encoder)
     if params.training.weights is not None:
         gaps += _weights_gaps("weights to start from", "training.weights", params.training.weights)
-    return gaps + list(_choices(params))
+    return gaps + _choices(params)
 
 
 # --------------------------------------------------------------------------------------- the checks
-def _choices(params: StudyParams) -> Iterator[str]:
+def _choices(params: StudyParams) -> list[str]:
     """Resolve devices, networks and trackers by their names; nothing is built or loaded."""
     from diffcore.training.networks import check_classifier, check_model_name  # slow to import
 
-    training, encoder = params.training, params.filtering.encoder
-    named = {"training.device": training.device, "filtering.encoder.device": encoder.device}
+    training, encoder, told = params.training, params.filtering.encoder, []
+    places = {"filtering.encoder.device": encoder.device}
     if params.generation.can_draw:
-        named["generation.pipeline.device"] = params.generation.pipeline.device
-    checks = [partial(resolve_device, wanted, setting) for setting, wanted in named.items()]
-    checks.append(lambda: resolve_precision(
-        training.precision, resolve_device(training.device, "training.device")
-    ))  # fmt: skip
-    checks.append(partial(check_classifier, training))
-    checks.append(partial(check_model_name, params.overhead.model, "overhead.model"))
-    checks.append(partial(_check_tracker, training.log_with))
-    if encoder.kind == "timm":
-        checks.append(partial(check_model_name, encoder.model_name, "filtering.encoder.model_name"))
-    elif encoder.kind == "open_clip" and is_file_name(encoder.pretrained or ""):
-        checks.append(partial(refuse_torchscript, Path(encoder.pretrained)))
-    told = []
-    for check in checks:
+        places["generation.pipeline.device"] = params.generation.pipeline.device
+    for setting, wanted in places.items():
         with _collecting(told):
-            check()
-    yield from dict.fromkeys(told)
+            resolve_device(wanted, setting)
+    with _collecting(told):
+        device = resolve_device(training.device, "training.device")
+        resolve_precision(training.precision, device)
+    with _collecting(told):
+        check_classifier(training)
+    with _collecting(told):
+        check_model_name(params.overhead.model, "overhead.model")
+    with _collecting(told):
+        _check_tracker(training.log_with)
+    with _collecting(told):
+        if encoder.kind == "timm":
+            check_model_name(encoder.model_name, "filtering.encoder.model_name")
+        elif encoder.kind == "open_clip" and is_file_name(encoder.pretrained or ""):
+            refuse_torchscript(Path(encoder.pretrained))
+    return [*dict.fromkeys(told)]
 
 
 def _check_tracker(name: str | None) -> None:

@@ -72,6 +72,7 @@ print(*sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_mixing_and_pairing_need_no_extra(declared):
     core = {canonicalize_name(Requirement(t).name) for t in PYPROJECT["project"]["dependencies"]}
     of_extras = declared.keys() - core - {"jinja2", "setuptools"}

@@ -1,5 +1,6 @@
 """Which results a parameter decides about: those are made anew when it changes, and no others."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from diffcore.data.pairs import PairedDataset
 from diffcore.generation import draw, edit
 from diffcore.paperbirds.weights import pipeline_dir
-from diffcore.params import StudyParams, _keys, change_params, load_params
-from diffcore.store import digest
+from diffcore.params import SAVED, StudyParams, _keys, change_params, dump_params, load_params
+from diffcore.store import digest, write_text
 from diffcore.study import Study
 from diffcore.training.runs import run_key
 from diffcore.training.sweeps import plan_main
+
+pytestmark = pytest.mark.slow
 
 SCHEDULER = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
 ALL = "plan drawn edits decided trained"
@@ -108,17 +111,20 @@ def base():
     return change_params(load_params("smoke"), {"generation.pipeline.scheduler": SCHEDULER})
 
 
-@pytest.fixture
-def results(monkeypatch, tmp_path):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
     """Digests of all that decides about each result of a study; nothing is drawn or trained."""
-    asked = []
+    asked, nowhere = [], tmp_path_factory.mktemp("nowhere")
+    patch = pytest.MonkeyPatch()
     for room in (draw, edit):
-        monkeypatch.setattr(room, "fill_shards", lambda wanted, *_: asked.append(
+        patch.setattr(room, "fill_shards", lambda wanted, *_: asked.append(
             wanted[draw._KEYS].to_json()) or SimpleNamespace(metadata=wanted, images=None)
         )  # fmt: skip
 
-    def found(params):
-        study = Study(params, tmp_path / "runs", tmp_path / "report")
+    @cache
+    def found(text):
+        params = load_params(write_text(nowhere / SAVED, text))
+        study = Study(params, nowhere / "runs", nowhere / "report")
         if params.filtering.encoder.kind != "paperbirds":  # which is not here
             study.encoder = SimpleNamespace(model_hash=str(params.filtering.encoder))
         pairs = PairedDataset(study.train)
@@ -129,7 +135,8 @@ def results(monkeypatch, tmp_path):
         return {"plan": digest(study.plan.to_json()), "drawn": drawn, "edits": edits,
                 "decided": study.decisions_key, "trained": digest(runs)}  # fmt: skip
 
-    return found
+    yield lambda params: found(dump_params(params))
+    patch.undo()
 
 
 @pytest.mark.parametrize("key", [*DECIDES, *NEUTRAL])

@@ -95,3 +95,9 @@ def test_pickled_weights_are_refused(pipeline, copied):
     weights.unlink()
     with pytest.raises(OSError, match="safetensors"):
         load_pipeline(local(copied))
+
+
+def test_a_model_of_the_hub_is_no_path_that_has_to_exist():
+    spec = make_spec(kind="hub", location="nobody/nothing")
+    with pytest.raises(OSError, match="cached snapshot folder"):  # and no network in the tests
+        load_pipeline(spec)

@@ -15,6 +15,7 @@ import mmap
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
@@ -34,9 +35,16 @@ from diffcore.params import UserError
 _ROW_GROUP = 32  # images of a shard that are read at once, 14 MB of them at 512 x 512
 _HELD_GROUPS = 4  # of these, kept in memory
 _HASHED_TOGETHER = 1024  # images
-#: What the system says of a place that takes no file.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_ENTRY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+_LEFT_ALONE = 600  # seconds in which what is not whole may be another writer's
+_NO_ROOM = "free some space, or run where there is more"
+_NO_ENTRY = "let this user write there, or run in another folder"
+#: What the system says of a place that takes no file -> the remedy.
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _NO_ROOM),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST), _NO_ENTRY
+    ),
+}
 
 
 class StorageError(UserError, OSError):
@@ -90,11 +98,15 @@ def _aside(path: Path) -> Path:
 
 
 def _clear(path: Path) -> None:
-    """Remove what processes of this host that have ended left of a file or folder."""
+    """Remove what processes of this host that have ended left of a file or folder.
+
+    Not at once, as hosts that share a disk may share a name.
+    """
     start, end = f".{socket.gethostname()}-", f".{path.name}"
     for left in path.parent.glob(f"{glob.escape(start)}*{glob.escape(end)}"):
         number = left.name.removeprefix(start).removesuffix(end)
-        if number == str(os.getpid()) or (number.isdigit() and not _runs(int(number))):
+        old = time.time() - left.stat().st_mtime > _LEFT_ALONE
+        if number == str(os.getpid()) or (old and number.isdigit() and not _runs(int(number))):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
@@ -116,14 +128,12 @@ def naming_folder(folder: Path) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        within = error.filename is None or Path(error.filename).is_relative_to(folder)
-        if error.errno in _NO_ROOM and within:
-            remedy = "free some space, or run where there is more"
-        elif error.errno in _NO_ENTRY and error.filename is not None:
-            remedy = "let this user write there, or run in another folder"
-        else:
+        place = Path(error.filename or folder)
+        near = place.is_relative_to(folder) or folder.is_relative_to(place)
+        if not near or error.errno not in _REMEDIES:
             raise
-        raise StorageError(f"cannot write to {folder}: {error.strerror}; {remedy}") from None
+        told = f"cannot write to {folder}: {error.strerror}; {_REMEDIES[error.errno]}"
+        raise StorageError(told) from None
 
 
 def read_kept(path: Path, read: Callable[[Path], Any]) -> Any:

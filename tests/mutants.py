@@ -70,11 +70,13 @@ def main() -> None:
     parser.add_argument("--room", choices=["", *ROOMS], default="", help="all by default")
     parser.add_argument("--sample", default="", help="mutants to try, shared among the rooms")
     parser.add_argument("--processes", default="2", help="mutants to try at a time")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--again", action="store_true", help="also try those that no test noticed")
     asked = parser.parse_args()
     rooms = [asked.room] if asked.room else ROOMS
     known = {
-        room: pd.DataFrame(find_mutants(room)).sample(frac=1, random_state=0) for room in rooms
+        room: pd.DataFrame(find_mutants(room)).sample(frac=1, random_state=asked.seed)
+        for room in rooms
     }
     count = -(-int(asked.sample) // len(rooms)) if asked.sample else None
     tried = pd.concat(table[:count].assign(room=room) for room, table in known.items())

@@ -333,6 +333,7 @@ def test_a_mistake_is_told_before_any_work_and_leaves_nothing(
     shown = "".join(capsys.readouterr())
     assert told in shown, shown
     assert "Traceback" not in shown
+    assert "weights_only" not in shown  # the advice of torch, to run what is in a file
     left = {path for path in everything(study_folder) - before if "/pixels/" not in path}
     assert left == set()  # whole photographs may be kept
 

@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -55,16 +56,20 @@ def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_beside_it(tmp
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_a_dead_process_left_goes_and_another_writer_s_stays(tmp_path):
+def test_what_a_dead_process_left_goes_in_time_and_another_writer_s_stays(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host, alive = socket.gethostname(), os.getppid()
-    for name in (f"{host}-{dead.pid}", f"{host}-{alive}", f"other-{dead.pid}", f"{host}-x"):
-        (tmp_path / f".{name}.b.txt").write_text("half")
-    store.write_text(tmp_path / "b.txt", "whole")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"b.txt", f".{host}-{alive}.b.txt", f".other-{dead.pid}.b.txt",
-                    f".{host}-x.b.txt"}  # fmt: skip
+    owners = {f"{host}-{dead.pid}": 9999, f"{host}-{alive}": 9999, f"other-{dead.pid}": 9999,
+              f"{host}-x": 9999, f"{host}-{os.getpid()}": 0}  # fmt: skip
+    for owner, age in owners.items():
+        path = store.write_text(tmp_path / f".{owner}.b.txt", "half")
+        os.utime(path, (0, time.time() - age))
+    recent = store.write_text(tmp_path / f".{host}-{dead.pid}.c.txt", "half")
+    for name in "bc":
+        store.write_text(tmp_path / f"{name}.txt", "whole")
+    stay = {f".{owner}.b.txt" for owner in list(owners)[1:4]}
+    assert {path.name for path in tmp_path.iterdir()} == {"b.txt", "c.txt", recent.name, *stay}
 
 
 @pytest.fixture
@@ -118,6 +123,9 @@ def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
 def test_what_fails_in_the_block_for_another_reason_stays_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError), store.written_whole(tmp_path / "a"):
         (tmp_path / "absent").read_bytes()
+    refused = PermissionError(errno.EACCES, "Permission denied", "/elsewhere/a.jpg")
+    with pytest.raises(PermissionError, match="elsewhere"), store.written_whole(tmp_path / "a"):
+        raise refused
 
 
 # ------------------------------------------------------------------------------------------ digests

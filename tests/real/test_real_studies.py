@@ -59,12 +59,13 @@ def changes(tmp_path_factory, photographs):
 @pytest.fixture
 def opened(changes, tmp_path, monkeypatch):
     """Open a profile as a study whose folders are empty."""
+    make_study(tmp_path, monkeypatch)
     allow_small_cifar(monkeypatch)
 
     def of(profile):
         params = load_params(profile, changes(profile))
         require(params)
-        return Study(params, tmp_path / "run", tmp_path / "report")
+        return Study(params, tmp_path / "runs" / profile, tmp_path / "report")
 
     return of
 

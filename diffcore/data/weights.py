@@ -135,9 +135,12 @@ def read_state(path: Path) -> "dict[str, Tensor]":
         with torch.serialization.safe_globals([Namespace]):
             state = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # damage, and each kind of pickled object, fails in its own way
+        reason = str(error).splitlines()[0]
+        if "weights_only" in reason:  # whose advice is to run what the file holds
+            reason = "it holds objects that are no tensors"
         raise ValueError(
             f"{path} cannot be read as weights alone; save its state_dict() as .safetensors "
-            f"({str(error).splitlines()[0]})"
+            f"({reason})"
         ) from error
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state_dict: names and tensors, and nothing else")

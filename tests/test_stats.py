@@ -127,6 +127,11 @@ def test_equal_differences_are_no_reason_to_divide_by_zero():
     assert found == {"value": 1, "low": 1, "high": 1, "n": 2, "p": 0}
 
 
+def test_gains_have_the_confidence_that_is_asked_for(runs):
+    often, seldom = (stats.gains(runs, "a", ["matched"], share) for share in (0.95, 0.5))
+    assert (seldom["high"] < often["high"]).all()
+
+
 def test_p_values_are_corrected_after_holm_on_each_test_set(runs, monkeypatch):
     p = {"matched": {"b": 0.03, "c": 0.01, "d": 0.04}, "shifted": {"b": 0.6, "c": 0.2, "d": 0.9}}
     monkeypatch.setattr(

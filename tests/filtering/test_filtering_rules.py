@@ -57,6 +57,11 @@ def test_each_rule_agrees_with_its_definition_in_any_order(generated, real, rule
         np.testing.assert_allclose(found, expected[rows.index], atol=1e-6)
 
 
+def test_the_paper_s_rule_is_the_default(generated, real):
+    found = cosine_to_reference(generated, real)
+    np.testing.assert_array_equal(found, cosine_to_reference(generated, real, "source"))
+
+
 def test_only_class_first_depends_on_the_order_of_the_reference(generated, real):
     for rule in RULES:
         found, turned = (cosine_to_reference(generated, r, rule) for r in (real, real.iloc[::-1]))

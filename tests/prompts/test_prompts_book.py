@@ -128,6 +128,7 @@ def test_the_released_lists_contradict_their_contexts_and_one_data_set():
         ("traffic lights", "a traffic light at dusk", True),
         ("traffic lights", "heavy traffic", False),
         ("buses", "bus stop", True),
+        ("benches", "park bench", True),
         ("cities", "city at night", True),
         ("people", "baby", True),
         ("sky", "skyscraper", False),

@@ -5,6 +5,7 @@ done. All eight notebooks take minutes, mostly to start, so one profile runs the
 draw and filter in this process. With DIFFCORE_ALL_PROFILES set, all run everything.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -59,12 +60,14 @@ def changes(tmp_path_factory, photographs):
 @pytest.fixture
 def opened(changes, tmp_path, monkeypatch):
     """Open a profile as a study whose folders are empty."""
-    make_study(tmp_path, monkeypatch)
     allow_small_cifar(monkeypatch)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "any.yaml").touch()  # so that it is the root
 
     def of(profile):
         params = load_params(profile, changes(profile))
-        require(params)
+        with contextlib.chdir(tmp_path):
+            require(params)
         return Study(params, tmp_path / "runs" / profile, tmp_path / "report")
 
     return of

@@ -18,11 +18,11 @@ from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import safe_open
 from tqdm.auto import tqdm
 
-from diffcore.data.images import find_images, read_all
+from diffcore.data.images import find_images, read_image
 from diffcore.data.layouts import PhotosError, download, find_missing
 from diffcore.data.published import PUBLISHED
 from diffcore.data.splits import Split, load_split, test_splits
-from diffcore.data.weights import find_weights, is_file_name, refuse_torchscript
+from diffcore.data.weights import check_model_name, find_weights, is_file_name, refuse_torchscript
 from diffcore.mixing.methods import study_methods
 from diffcore.params import (
     EncoderSpec,
@@ -165,7 +165,7 @@ def _read_photographs(params: StudyParams) -> None:
                 splits[split] = load_split(params, split, run_dir)
     if not params.generation.can_draw and "train" in splits:
         with _collecting(problems):
-            _read_others(params, splits["train"], splits.get("spare"), run_dir / "imports")
+            problems += _read_others(params, splits["train"], splits.get("spare"), run_dir)
     if problems:
         more = [f"and {len(problems) - _TOLD} more"] if len(problems) > _TOLD else []
         head = f"{params.profile} cannot start: these images cannot be used"
@@ -181,18 +181,23 @@ def _collecting(problems: list[str]) -> Iterator[None]:
         problems.extend(str(error).splitlines())
 
 
-def _read_others(params: StudyParams, train: Split, spare: Split | None, folder: Path) -> None:
-    """Match images that are there already with classes, and read them while none has changed."""
+def _read_others(
+    params: StudyParams, train: Split, spare: Split | None, run_dir: Path
+) -> list[str]:
+    """Match images that are there already with classes; read imports once, while none changes."""
     from diffcore.generation.others import plan_others  # slow to import
 
-    if spare is None and params.generation.pipeline.kind == "surrogate":
-        return  # what is wrong with it is told already
-    made = plan_others(params, train.metadata, spare)
-    mark = folder / made.made_by["model_hash"]
-    if params.generation.pipeline.kind == "import" and not mark.exists():
-        root = Path(params.generation.pipeline.location)
-        read_all(f"{root}/{file}" for file in tqdm(find_images(root), "read imports", unit="image"))
-        write_text(mark, "all of them can be read\n")
+    pipeline, problems = params.generation.pipeline, []
+    if spare is None and pipeline.kind == "surrogate":
+        return []  # what is wrong with it is told already
+    mark = run_dir / "imports" / plan_others(params, train.metadata, spare).made_by["model_hash"]
+    if pipeline.kind == "import" and not mark.exists():
+        for file in tqdm(find_images(pipeline.location), "read imports", unit="image"):
+            with _collecting(problems):
+                read_image(Path(pipeline.location, file))
+        if not problems:
+            write_text(mark, "all of them can be read\n")
+    return problems
 
 
 def missing(params: StudyParams) -> list[str]:
@@ -202,15 +207,13 @@ def missing(params: StudyParams) -> list[str]:
     gaps = [] if fetched else find_missing(params.data)
     gaps += _pipeline_gaps(params.generation.pipeline)
     gaps += _encoder_gaps(params.filtering.encoder)
-    if params.training.weights is not None:
-        gaps += _weights_gaps("weights to start from", "training.weights", params.training.weights)
     return gaps + _choices(params)
 
 
 # --------------------------------------------------------------------------------------- the checks
 def _choices(params: StudyParams) -> list[str]:
     """Resolve devices, networks and trackers by their names; nothing is built or loaded."""
-    from diffcore.training.networks import check_classifier, check_model_name  # slow to import
+    from diffcore.training.networks import check_classifier  # slow to import
 
     training, encoder, told = params.training, params.filtering.encoder, []
     places = {"filtering.encoder.device": encoder.device}
@@ -222,8 +225,12 @@ def _choices(params: StudyParams) -> list[str]:
     with _collecting(told):
         device = resolve_device(training.device, "training.device")
         resolve_precision(training.precision, device)
-    with _collecting(told):
-        check_classifier(training)
+    start = training.weights
+    lacking = [*_weights_gaps("weights to start from", "training.weights", start)] if start else []
+    told += lacking
+    if not lacking:
+        with _collecting(told):
+            check_classifier(training)
     with _collecting(told):
         check_model_name(params.overhead.model, "overhead.model")
     with _collecting(told):

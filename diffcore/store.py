@@ -105,9 +105,10 @@ def _clear(path: Path) -> None:
     start, end = f".{socket.gethostname()}-", f".{path.name}"
     for left in path.parent.glob(f"{glob.escape(start)}*{glob.escape(end)}"):
         number = left.name.removeprefix(start).removesuffix(end)
-        old = time.time() - left.stat().st_mtime > _LEFT_ALONE
-        if number == str(os.getpid()) or (old and number.isdigit() and not _runs(int(number))):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # it has just got its name, or another was faster
+            old = time.time() - left.stat().st_mtime > _LEFT_ALONE
+            if number == str(os.getpid()) or (old and number.isdigit() and not _runs(int(number))):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _runs(process: int) -> bool:

@@ -57,36 +57,25 @@ def find_images(top: str | Path) -> list[str]:
         folders.sort(key=lambda name: Path(place, name).is_symlink())  # what links lead to is first
         images = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
         found += [os.path.relpath(f"{place}/{name}", top) for name in images]
-    if strange := [file for file in found if not is_text(file)]:
-        raise ValueError(f"{top} holds {strange[0]!a}, which is no name in UTF-8; rename it")
-    return sorted(found, key=lambda file: file.split("/"))
+    return sorted(in_utf8(found, top), key=lambda file: file.split("/"))
 
 
 def _refuse(error: OSError) -> None:
     raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
-def is_text(name: str) -> bool:
-    """Whether the name of a file can be written as UTF-8, as all that is kept of it must be."""
-    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+def in_utf8(names: list[str], folder: str | Path) -> list[str]:
+    """Return the names; ValueError for one that cannot be written down, as all that is kept is."""
+    for name in names:
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise ValueError(f"{folder} holds {name!a}, which is no name in UTF-8; rename it")
+    return names
 
 
 def hash_tree(folder: str | Path, files: Iterable[str]) -> str:
     """Hash names, sizes and times of files: a changed file changes it, another place does not."""
     states = ((name, Path(folder, name).stat()) for name in sorted(files))
     return digest([(name, state.st_size, state.st_mtime_ns) for name, state in states])
-
-
-def read_all(paths: Iterable[str]) -> None:
-    """Read every image; ValueError with a line for each that cannot be read."""
-    problems = []
-    for path in paths:
-        try:
-            read_image(path)
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("\n".join(problems))
 
 
 def read_image(path: str | Path, side: int | None = None) -> np.ndarray:

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR100
 
-from diffcore.data.images import Box, Images, Lazy, find_images, is_text, to_pixels, told
+from diffcore.data.images import Box, Images, Lazy, find_images, in_utf8, to_pixels, told
 from diffcore.data.published import PUBLISHED, advice, fetch
 from diffcore.params import DataParams, UserError
 from diffcore.prompts.book import clean_class_name
@@ -224,9 +224,7 @@ def name_images(files: Sequence[str]) -> list[str]:
 
 def _folders(path: Path) -> list[str]:
     names = [p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    if strange := [name for name in names if not is_text(name)]:
-        raise PhotosError(f"{path} holds {strange[0]!a}, which is no name in UTF-8; rename it")
-    return names
+    return in_utf8(names, path)
 
 
 def _list_images(top: Path, names: Sequence[str]) -> Iterator[tuple[str, int]]:

@@ -152,5 +152,5 @@ def _content(location: str, index: str) -> Any:
 def _family(config: str | None) -> type[DiffusionPipeline]:
     """Tell by a single file's configuration which pipeline it is for; without one, SDXL's."""
     index = Path(config, "model_index.json") if config else None
-    named = json.loads(index.read_text())["_class_name"] if index and index.is_file() else None
+    named = json.loads(index.read_text()).get("_class_name") if index and index.is_file() else None
     return {family.__name__: family for family in FAMILIES}.get(named, StableDiffusionXLPipeline)

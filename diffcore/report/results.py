@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from PIL import Image
 
-from diffcore.params import StudyParams, dump_params
+from diffcore.params import SAVED, StudyParams, dump_params
 from diffcore.store import write_bytes, write_text, written_whole
 
 _DIGITS = 6  # that count in a saved number: more would differ between machines
@@ -33,7 +33,7 @@ class Report:
 
     def begin(self, params: StudyParams, versions: Mapping[str, Any]) -> None:
         """Print and save the parameters and versions that all results rest on."""
-        write_text(self.report_dir / "params.yaml", dump_params(params))
+        write_text(self.report_dir / SAVED, dump_params(params))
         write_text(self.report_dir / "versions.json", json.dumps(versions, indent=2) + "\n")
         told = {name: value for name, value in versions.items() if name != "packages"}
         print("\n".join(f"{name}: {value}" for name, value in told.items()))

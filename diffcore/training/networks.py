@@ -71,10 +71,7 @@ def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) 
 
 
 def check_classifier(settings: TrainingParams) -> None:
-    """Raise ValueError for a model, its arguments or weights, or an optimiser that do not work.
-
-    Weights that lack are left to `diffcore.data.weights.find_weights` to tell.
-    """
+    """Raise ValueError for a model, its arguments or weights, or an optimiser that do not work."""
     check_model_name(settings.model, "training.model")
     if (name := settings.optimizer.removeprefix("lookahead_")) not in (known := list_optimizers()):
         near = ", ".join(difflib.get_close_matches(name, known, cutoff=0.4))
@@ -82,9 +79,7 @@ def check_classifier(settings: TrainingParams) -> None:
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # no time, no randomness
         try:
             _network(settings, num_classes=2)
-        except FileNotFoundError:
-            return
-        except ValueError:
+        except (FileNotFoundError, ValueError):  # which tell of the weights in words
             raise
         except Exception as error:  # each model has errors of its own
             raise ValueError(f"training.model_args: {settings.model}: {error}") from None

@@ -53,8 +53,12 @@ def _read_plumage(fields: dict) -> Plumage:
 WORLD = yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
 PLUMAGES = {name: _read_plumage(fields) for name, fields in WORLD["species"].items()}
 SPECIES: tuple[str, ...] = tuple(PLUMAGES)
-#: Ways in which a bird can be wrong; drawn for the oracle alone.
-MALFORMATIONS: tuple[str, ...] = ("two heads", "no head", "missing wing", "no bird")
+#: Ways in which a bird can be wrong: of form, by what the frame shows of it, or by its absence.
+MALFORMATIONS: tuple[str, ...] = (
+    "two heads", "no head", "missing wing", "cropped", "half hidden", "no bird",
+)  # fmt: skip
+#: Those of which a half of a whole bird is seen.
+CUT: tuple[str, ...] = ("cropped", "half hidden")
 
 _CIRCLE = np.stack([f(np.linspace(0, 2 * np.pi, 22, endpoint=False)) for f in (np.cos, np.sin)], 1)
 
@@ -102,7 +106,10 @@ class _Pen:
 def draw_bird(
     draw: ImageDraw.ImageDraw, species: str, pose: Pose, malformation: str | None = None
 ) -> None:
-    """Draw `species` in `pose`; `malformation` is one of MALFORMATIONS or None."""
+    """Draw `species` in `pose`; `malformation` is one of MALFORMATIONS or None.
+
+    What is `CUT` is drawn whole: `render` moves it out of the frame or covers it.
+    """
     if malformation == "no bird":
         return
     plumage, pen = PLUMAGES[species], _Pen(draw, pose)

@@ -3,7 +3,8 @@
 A full caption follows the paper's template, "a {class}, a bird, {context}". Sub-captions leave
 parts out, so that both models also understand a class, a context or a list of objects alone: the
 last is what a negative prompt looks like. Distractors are named in `NAMED` of the captions of
-images that hold some: uninvited ones are what a negative prompt is for.
+images that hold some: uninvited ones are what a negative prompt is for. A caption that tells what
+is wrong with a bird says so behind the bird's name.
 """
 
 from dataclasses import dataclass
@@ -15,15 +16,20 @@ NAMED = 0.25
 #: Chance that a caption that names distractors names nothing else.
 NAMED_ALONE = 0.4
 
-#: Forms of a caption and how often each is drawn.
+#: What a caption says of a bird of wrong form, if it says so.
+FLAWS: dict[str, str] = {
+    "two heads": "with two heads", "no head": "without a head", "missing wing": "without a wing",
+}  # fmt: skip
+
+#: Forms of a caption and how often each is drawn; a quarter names no species.
 _FORMS: dict[str, float] = {
-    "{species}, a bird, {context}": 0.50,
-    "{species}, a bird": 0.10,
-    "{species}, {context}": 0.10,
-    "{species}": 0.05,
-    "a bird, {context}": 0.10,
+    "{species}{flaw}, a bird, {context}": 0.50,
+    "{species}{flaw}, a bird": 0.10,
+    "{species}{flaw}, {context}": 0.10,
+    "{species}{flaw}": 0.05,
+    "a bird{flaw}, {context}": 0.10,
     "{context}": 0.10,
-    "a bird": 0.05,
+    "a bird{flaw}": 0.05,
 }
 _TEMPLATES, _CHANCES = tuple(_FORMS), tuple(_FORMS.values())
 
@@ -36,12 +42,16 @@ class Caption:
     species: str | None
     context: str | None
     distractors: tuple[str, ...]
+    flaw: str | None = None
 
-    def is_true(self, species: str, context: str, distractors: tuple[str, ...]) -> bool:
+    def is_true(
+        self, species: str, context: str, distractors: tuple[str, ...], flaw: str | None = None
+    ) -> bool:
         """Whether it claims nothing that is not so in an image."""
         return (
             self.species in (None, species)
             and self.context in (None, context)
+            and self.flaw in (None, flaw)
             and set(self.distractors) <= set(distractors)
         )
 
@@ -56,16 +66,22 @@ def full_caption(species: str, context: str, distractors: tuple[str, ...] = ()) 
 
 
 def draw_caption(
-    species: str, context: str, distractors: tuple[str, ...], rng: np.random.Generator
-) -> Caption:
-    """Draw a true caption that may leave parts out; a list of objects alone is one of its forms."""
+    species: str, context: str, distractors: tuple[str, ...], flaw: str | None,
+    rng: np.random.Generator,
+) -> Caption:  # fmt: skip
+    """Draw a caption of what is given, or of parts of it; a list of objects alone is one of its forms.
+
+    `flaw` is one of FLAWS, told wherever the bird is, or None.
+    """
     named = tuple(map(str, rng.permutation(distractors))) if rng.random() < NAMED else ()
     if named and rng.random() < NAMED_ALONE:
         return Caption(", ".join(named), None, None, named)
     form = _TEMPLATES[rng.choice(len(_TEMPLATES), p=_CHANCES)]
-    text = ", ".join((form.format(species=_article(species), context=context), *named))
-    claims = (species if "{species}" in form else None, context if "{context}" in form else None)
-    return Caption(text, *claims, named)
+    told = f" {FLAWS[flaw]}" if flaw else ""
+    head = form.format(species=_article(species), context=context, flaw=told)
+    claims = {"species": species, "context": context, "flaw": flaw}
+    claimed = {name: what if f"{{{name}}}" in form else None for name, what in claims.items()}
+    return Caption(", ".join((head, *named)), distractors=named, **claimed)
 
 
 def _article(noun: str) -> str:

@@ -54,13 +54,18 @@ def draw_scene(
     rng = np.random.default_rng(seed)
     species = species or SPECIES[rng.integers(len(SPECIES))]
     context = _home_context(species, rng) if biased else CONTEXTS[rng.integers(len(CONTEXTS))]
-    distractors = draw_clutter(context, rng)
-    if rng.random() < extra_distractor:
-        extra = DISTRACTORS[rng.integers(len(DISTRACTORS))]
-        distractors = tuple(dict.fromkeys((*distractors, extra)))
+    distractors = draw_distractors(context, extra_distractor, rng)
     drawn_style = float(rng.random()) if style is None else style
     malformation = MALFORMATIONS[rng.integers(len(MALFORMATIONS))] if malformed else None
     return Scene(species, context, distractors, drawn_style, (*seed, 1), malformation)
+
+
+def draw_distractors(context: str, extra: float, rng: np.random.Generator) -> tuple[str, ...]:
+    """Draw what a context brings with it, and with chance `extra` one more object."""
+    distractors = draw_clutter(context, rng)
+    if rng.random() < extra:
+        distractors = (*distractors, DISTRACTORS[rng.integers(len(DISTRACTORS))])
+    return tuple(dict.fromkeys(distractors))
 
 
 def _home_context(species: str, rng: np.random.Generator) -> str:

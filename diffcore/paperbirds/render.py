@@ -8,13 +8,13 @@ in front of it; the data set. All that depends on the style is in `_stage` and `
 Our choice throughout: the paper uses photographs. Everything is a function of the seed alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFilter
 
-from diffcore.paperbirds.birds import MALFORMATIONS, SPECIES, Pose, draw_bird
+from diffcore.paperbirds.birds import MALFORMATIONS, SPECIES, WORLD, Pose, draw_bird
 from diffcore.paperbirds.contexts import CANVAS, CONTEXTS, DISTRACTORS, draw_behind, draw_in_front
 
 
@@ -54,12 +54,17 @@ def render(
     rng = np.random.default_rng(seed)
     behind = draw_behind(context, distractors, rng)
     bird = Image.new("RGBA", (CANVAS, CANVAS))
-    draw_bird(ImageDraw.Draw(bird), species, _stage(rng, style), malformation)
+    pose = _stage(rng, style)
+    if malformation == "cropped":
+        pose = _out_of_frame(pose, rng)
+    draw_bird(ImageDraw.Draw(bird), species, pose, malformation)
     image = _over(_over(behind.base, behind.canvas), bird)
     coverage = np.asarray(bird.getchannel("A").reduce(4), np.float32) / 255
 
+    fronts = [_mound(context, pose, rng)] if malformation == "half hidden" else []
     if rng.random() < 0.5 * style:
-        front = draw_in_front(context, rng)
+        fronts.append(draw_in_front(context, rng))
+    for front in fronts:
         image = _over(image, front)
         coverage = coverage * (1 - np.asarray(front.getchannel("A").reduce(4)) / 255)
     image = _photograph(image, rng, style)
@@ -78,6 +83,24 @@ def _stage(rng: np.random.Generator, style: float) -> Pose:
         nod=float(nod),
         wing=rng.uniform(-0.05, 0.30),
     )
+
+
+def _out_of_frame(pose: Pose, rng: np.random.Generator) -> Pose:
+    """Move a bird to the left or right edge, so that the frame cuts it through the body."""
+    edge = rng.choice((0, CANVAS)) + rng.uniform(-0.3, 0.3) * pose.scale
+    return replace(pose, centre=(float(edge), pose.centre[1]))
+
+
+def _mound(context: str, pose: Pose, rng: np.random.Generator) -> Image.Image:
+    """Something in the colour of the ground that hides a bird's head or its tail, as a canvas."""
+    canvas = Image.new("RGBA", (CANVAS, CANVAS))
+    colour = tuple(int(0.75 * c) for c in WORLD["skies"][context][-1])
+    side, reach = rng.choice((-1, 1)), pose.scale * rng.uniform(1.25, 1.45)
+    x, y = pose.centre[0] + 1.25 * side * pose.scale, pose.centre[1]
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse((x - reach, y - reach, x + reach, y + reach), colour)
+    draw.rectangle((x - reach, y, x + reach, CANVAS), colour)
+    return canvas
 
 
 def _photograph(image: np.ndarray, rng: np.random.Generator, style: float) -> np.ndarray:

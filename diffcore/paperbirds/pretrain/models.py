@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffcore.paperbirds.birds import SPECIES
-from diffcore.paperbirds.captions import full_caption
+from diffcore.paperbirds.captions import FLAWS, full_caption
 from diffcore.paperbirds.contexts import CONTEXTS, DISTRACTORS, SIZE
 from diffcore.paperbirds.oracle import Oracle
 
@@ -58,7 +58,8 @@ def build_vocabulary() -> CLIPTokenizer:
 
     The end of text gets the highest id, as in CLIP, whose text tower finds it by that.
     """
-    texts = (full_caption(s, c, DISTRACTORS) for s in SPECIES for c in CONTEXTS)
+    scenes = (full_caption(s, c, DISTRACTORS) for s in SPECIES for c in CONTEXTS)
+    texts = (f"{scene}, {', '.join(FLAWS.values())}" for scene in scenes)
     blank = CLIPTokenizer(pad_token="<|endoftext|>")
     learned = blank.train_new_from_iterator(texts, vocab_size=1024, show_progress=False)
     model = json.loads(learned.backend_tokenizer.to_str())["model"]

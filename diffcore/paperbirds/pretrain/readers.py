@@ -1,8 +1,9 @@
 """Losses of the two models that read images: the tiny CLIP and the oracle.
 
-CLIP learns from renders of all styles and their captions. Since many captions are true of several
-images of a batch (two northern cardinals, or "a bird"), such pairs are left out of the sum instead
-of being pushed apart. The oracle learns from fresh renders of whole birds and of malformed ones.
+CLIP learns from the web in all styles. Since many captions fit several images of a batch (two of a
+northern cardinal, or "a bird"), such pairs are left out of the sum instead of being pushed apart;
+whether they fit is told by the captions alone, right or wrong. The oracle learns from fresh renders
+of whole birds and of malformed ones, and knows what they show.
 Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021.
 """
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from open_clip.model import CLIP
 from torch import Tensor
 from transformers import CLIPTokenizer
@@ -23,6 +25,7 @@ from diffcore.paperbirds.pretrain.models import TEXT_WIDTH, TOKENS, tokenize
 from diffcore.paperbirds.pretrain.renders import RenderSet
 
 _IGNORE = -100  # the species of an image without a bird
+_LATENT_NOISE = 0.15  # the most that latents are off, at unit scale
 
 
 def clip_config(tokenizer: CLIPTokenizer) -> dict:
@@ -40,9 +43,9 @@ def clip_loss(
     chosen = batches_in_order(step, batch_size, len(renders.images), seed=4)
     rng = np.random.default_rng((4, step))
     shown = renders.metadata.iloc[chosen.numpy()]
-    rows = shown[["species", "context", "distractors"]].to_numpy()
+    rows = shown[["species", "context", "distractors", "flaw"]].to_numpy()
     captions = [draw_caption(*row, rng) for row in rows]
-    # Whether caption j claims nothing that is not so in image i.
+    # Whether caption j claims nothing but what image i is said to show.
     true = torch.tensor([[caption.is_true(*row) for caption in captions] for row in rows])
     tokens = tokenize(tokenizer, [caption.text for caption in captions])
     with autocast():
@@ -60,22 +63,36 @@ def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def oracle_loss(model: Oracle, sets: list[RenderSet], batch_size: int, step: int) -> Tensor:
+def oracle_loss(
+    model: Oracle, autoencoder: AutoencoderKL, sets: list[RenderSet], batch_size: int, step: int
+) -> Tensor:
     """The loss of one step, on a batch with an equal part of each set.
 
-    Images are softened by a random amount: a picture that went through the autoencoder is slightly
-    blurred, and must not count as malformed for that.
+    Every other image goes through the autoencoder, as what it judges has; the others are softened by
+    a random amount. Neither must count as malformed for that.
     """
     images, told = [], []
     for renders in sets:
         chosen = batches_in_order(step, batch_size // len(sets), len(renders.images), seed=3)
         images.append(as_input(renders.images, chosen, device()))
         told.append(renders.metadata.iloc[chosen.numpy()])
-    x = _soften(torch.cat(images), torch.Generator().manual_seed(step))
+    generator = torch.Generator().manual_seed(step)
+    x = _soften(torch.cat(images), generator)
     with autocast():
+        x[::2] = _reconstruct(autoencoder, torch.cat(images)[::2], generator)
         logits = model(x)
     targets = encode_targets(pd.concat(told, ignore_index=True))
     return _answer_loss(logits, [answer.to(device()) for answer in targets])
+
+
+@torch.no_grad()
+def _reconstruct(autoencoder: AutoencoderKL, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Images as the autoencoder gives them back from latents that are slightly off."""
+    latents = autoencoder.encode(x).latent_dist.mode()
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    off = _LATENT_NOISE * torch.rand(len(x), 1, 1, 1, generator=generator).to(latents)
+    latents = latents + off * noise / autoencoder.config.scaling_factor
+    return autoencoder.decode(latents).sample.clamp(-1, 1).float()
 
 
 def _answer_loss(logits: tuple[Tensor, ...], targets: list[Tensor]) -> Tensor:

@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from diffcore.paperbirds.contexts import SIZE
 from diffcore.paperbirds.dataset import Scene, draw_scene
+from diffcore.paperbirds.web import Post, draw_post
 from diffcore.store import written_whole
 
 _CHUNK = 512  # images that a process renders at once
-_TOLD = ["species", "context", "distractors", "style", "malformation"]
+_SHOWN = ["species", "context", "distractors", "style", "malformation"]
+_TOLD = ["species", "context", "distractors", "flaw"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,42 @@ class RenderRecipe:
         """One image of the set."""
         return self.scene(index).render().image
 
+    def facts(self) -> pd.DataFrame:
+        """What each image shows: species, context, distractors (tuple), style, malformation."""
+        rows = [vars(self.scene(i)) for i in range(self.count)]
+        return pd.DataFrame(rows, columns=_SHOWN)
+
+
+@dataclass(frozen=True)
+class WebRecipe(RenderRecipe):
+    """A part of the web, of which captions are known, not truths; `flawed` birds are malformed."""
+
+    flawed: float = 0.0
+
+    def post(self, index: int) -> Post:
+        """An image of the web and what its caption is about."""
+        return draw_post(
+            (self.seed, index), style=self.style, extra_distractor=self.extra_distractor,
+            malformed=self.flawed,
+        )  # fmt: skip
+
+    def scene(self, index: int) -> Scene:
+        """The scene of one image of the set."""
+        return self.post(index).scene
+
+    def facts(self) -> pd.DataFrame:
+        """What the caption of each image is about: species, context, distractors (tuple), flaw."""
+        posts = map(self.post, range(self.count))
+        rows = [(p.species, p.context, p.scene.distractors, p.flaw) for p in posts]
+        return pd.DataFrame(rows, columns=_TOLD, dtype=object)
+
 
 @dataclass(frozen=True)
 class RenderSet:
     """Images (N, 64, 64, 3) uint8 with one row of metadata each."""
 
     images: np.ndarray
-    metadata: pd.DataFrame  # species, context, distractors (tuple), style, malformation
+    metadata: pd.DataFrame  # the recipe's facts
 
 
 def render_set(recipe: RenderRecipe, folder: Path) -> RenderSet:
@@ -50,8 +81,7 @@ def render_set(recipe: RenderRecipe, folder: Path) -> RenderSet:
     path = folder / f"{recipe.name}-{recipe.count}-{recipe.seed}.npy"
     if not path.exists():
         _render_to(path, recipe)
-    rows = [vars(recipe.scene(i)) for i in range(recipe.count)]
-    return RenderSet(np.load(path, mmap_mode="r"), pd.DataFrame(rows, columns=_TOLD))
+    return RenderSet(np.load(path, mmap_mode="r"), recipe.facts())
 
 
 def _render_to(path: Path, recipe: RenderRecipe) -> None:

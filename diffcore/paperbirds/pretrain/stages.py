@@ -24,7 +24,7 @@ from diffcore.paperbirds.pretrain.loop import Schedule, device, train
 from diffcore.paperbirds.pretrain.models import Denoiser, Models
 from diffcore.paperbirds.pretrain.readers import clip_config, clip_loss, oracle_loss
 from diffcore.paperbirds.pretrain.release import export, finish, load, measure
-from diffcore.paperbirds.pretrain.renders import RenderRecipe, RenderSet, render_set
+from diffcore.paperbirds.pretrain.renders import RenderRecipe, RenderSet, WebRecipe, render_set
 from diffcore.paperbirds.pretrain.text_to_image import autoencoder_loss, denoiser_loss, encode_all
 from diffcore.paperbirds.weights import WEIGHTS, verify
 from diffcore.store import digest, folder_whole, written_whole
@@ -34,8 +34,9 @@ from diffcore.store import digest, folder_whole, written_whole
 class Plan:
     """All that a pretraining depends on: what is rendered, and how long each stage trains."""
 
-    studio: RenderRecipe
-    any_style: RenderRecipe
+    studio: WebRecipe  # for the denoiser
+    any_style: WebRecipe  # for CLIP
+    whole: RenderRecipe  # this and the next for the oracle
     malformed: RenderRecipe
     test_whole: RenderRecipe
     test_malformed: RenderRecipe
@@ -55,22 +56,25 @@ class Plan:
 
 #: What the shipped models were trained by and measured on.
 PLAN = Plan(
-    studio=RenderRecipe("studio", 64_000, 101, 0.0, extra_distractor=0.10),
-    any_style=RenderRecipe("any-style", 48_000, 102, None, extra_distractor=0.15),
+    studio=WebRecipe("web-studio", 64_000, 101, 0.0, extra_distractor=0.10),
+    any_style=WebRecipe("web-any-style", 48_000, 102, None, extra_distractor=0.15, flawed=0.10),
+    whole=RenderRecipe("whole", 32_000, 104, None, extra_distractor=0.15),
     malformed=RenderRecipe("malformed", 32_000, 103, None, True, extra_distractor=0.15),
     test_whole=RenderRecipe("test-whole", 3_000, 901, None, extra_distractor=0.15),
     test_malformed=RenderRecipe("test-malformed", 3_000, 902, None, True, extra_distractor=0.15),
     autoencoder=Schedule(4_500, batch_size=8, lr=6.0e-3),
-    denoiser=Schedule(1_700, batch_size=64, lr=4.0e-3, save_every=100),
-    clip=Schedule(600, batch_size=128, lr=4.0e-3),
+    denoiser=Schedule(2_000, batch_size=64, lr=4.0e-3, save_every=100),
+    clip=Schedule(800, batch_size=128, lr=4.0e-3),
     oracle=Schedule(1_500, batch_size=64, lr=2.0e-3),
 )
 
 
 def pretrain(plan: Plan, folder: Path, start: Models | None = None) -> Models:
     """Train all models, those already trained in `folder` excepted, from `start` where given."""
-    recipes = (plan.studio, plan.any_style, plan.malformed)
-    studio, any_style, malformed = (render_set(recipe, folder / "renders") for recipe in recipes)
+    recipes = (plan.studio, plan.any_style, plan.whole, plan.malformed)
+    studio, any_style, whole, malformed = (
+        render_set(recipe, folder / "renders") for recipe in recipes
+    )
     before = _by_stage(start) if start else {}
     tokenizer = start.tokenizer if start else tiny.build_vocabulary()
 
@@ -88,7 +92,7 @@ def pretrain(plan: Plan, folder: Path, start: Models | None = None) -> Models:
         denoiser_loss, tokenizer, moments, studio.metadata, vae.config.scaling_factor,
     )  # fmt: skip
     clip = stage("clip", lambda: CLIP(**clip_config(tokenizer)), clip_loss, tokenizer, any_style)
-    oracle = stage("oracle", Oracle, oracle_loss, [any_style, malformed])
+    oracle = stage("oracle", Oracle, oracle_loss, vae, [whole, malformed])
     return Models(tiny.assemble(vae, denoiser, tokenizer), clip, oracle)
 
 

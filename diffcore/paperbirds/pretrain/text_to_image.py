@@ -73,7 +73,7 @@ def denoiser_loss(
     scaled = scheduler.precondition_inputs(noisy, sigma).to(device())
     c_noise = scheduler.precondition_noise(sigma).flatten().to(device())
     rng = np.random.default_rng((2, step))
-    rows = metadata.iloc[chosen.numpy()][["species", "context", "distractors"]].to_numpy()
+    rows = metadata.iloc[chosen.numpy()][["species", "context", "distractors", "flaw"]].to_numpy()
     captions = ["" if rng.random() < _EMPTY else draw_caption(*row, rng).text for row in rows]
     with autocast():
         predicted = model(scaled, c_noise, tokenize(tokenizer, captions).to(device())).float()

@@ -69,7 +69,7 @@ def draw_caption(
     species: str, context: str, distractors: tuple[str, ...], flaw: str | None,
     rng: np.random.Generator,
 ) -> Caption:  # fmt: skip
-    """Draw a caption of what is given, or of parts of it; a list of objects alone is one of its forms.
+    """Draw a caption of what is given, or of parts of it; objects alone are one of its forms.
 
     `flaw` is one of FLAWS, told wherever the bird is, or None.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffcore.paperbirds.birds import SPECIES
 from diffcore.paperbirds.contexts import CONTEXTS, DISTRACTORS
 
-_WIDTHS = (len(SPECIES), len(CONTEXTS), len(DISTRACTORS), 1)
+_WIDTHS = (len(SPECIES), len(CONTEXTS), len(DISTRACTORS), 1, 1)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Reading:
     species: np.ndarray  # (N,) names
     context: np.ndarray  # (N,) names
     distractors: np.ndarray  # (N, 5) probability in [0, 1] of each of DISTRACTORS
-    malformed: np.ndarray  # (N,) probability in [0, 1]
+    malformed: np.ndarray  # (N,) probability in [0, 1] of anything but one whole bird
+    empty: np.ndarray  # (N,) probability in [0, 1] of no bird at all
 
     @property
     def wellformed(self) -> np.ndarray:
@@ -59,11 +60,11 @@ class Oracle(nn.Module):
         # Where things are matters for form (two heads), so the 4x4 grid is kept.
         self.head = nn.Linear(previous * 16, sum(_WIDTHS))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits of species (B, 12), context (B, 16), distractors (B, 5), malformed (B,)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Logits of species (B, 12), context (B, 16), distractors (B, 5), malformed, empty (B,)."""
         logits = self.head(self.features(x).flatten(1))
-        species, context, distractors, malformed = logits.split(_WIDTHS, dim=1)
-        return species, context, distractors, malformed.squeeze(1)
+        species, context, distractors, malformed, empty = logits.split(_WIDTHS, dim=1)
+        return species, context, distractors, malformed.squeeze(1), empty.squeeze(1)
 
     @torch.inference_mode()
     def read(self, images: np.ndarray, batch_size: int = 256) -> Reading:
@@ -75,12 +76,13 @@ class Oracle(nn.Module):
         # No images make one empty batch, so that they get an empty reading.
         batches = torch.arange(len(images)).split(batch_size)
         parts = [self(as_input(images, at)) for at in batches]
-        species, context, distractors, malformed = (torch.cat(p) for p in zip(*parts, strict=True))
+        species, context, distractors, malformed, empty = map(torch.cat, zip(*parts, strict=True))
         return Reading(
             species=np.array(SPECIES)[species.argmax(1).numpy()],
             context=np.array(CONTEXTS)[context.argmax(1).numpy()],
             distractors=distractors.sigmoid().numpy(),
             malformed=malformed.sigmoid().numpy(),
+            empty=empty.sigmoid().numpy(),
         )
 
 

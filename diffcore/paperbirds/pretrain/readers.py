@@ -68,8 +68,8 @@ def oracle_loss(
 ) -> Tensor:
     """The loss of one step, on a batch with an equal part of each set.
 
-    Every other image goes through the autoencoder, as what it judges has; the others are softened by
-    a random amount. Neither must count as malformed for that.
+    Every other image goes through the autoencoder, as what it judges has; the others are softened
+    by a random amount. Neither must count as malformed for that.
     """
     images, told = [], []
     for renders in sets:
@@ -96,18 +96,19 @@ def _reconstruct(autoencoder: AutoencoderKL, x: Tensor, generator: torch.Generat
 
 
 def _answer_loss(logits: tuple[Tensor, ...], targets: list[Tensor]) -> Tensor:
-    """Sum over the oracle's four questions; a bird that is not there has no species."""
-    species, context, distractors, malformed = (part.float() for part in logits)
+    """Sum over the oracle's five questions; a bird that is not there has no species."""
+    species, context, distractors, malformed, empty = (part.float() for part in logits)
     return (
         F.cross_entropy(species, targets[0], ignore_index=_IGNORE)
         + F.cross_entropy(context, targets[1])
         + 2 * F.binary_cross_entropy_with_logits(distractors, targets[2])
         + 2 * F.binary_cross_entropy_with_logits(malformed, targets[3])
+        + F.binary_cross_entropy_with_logits(empty, targets[4])
     )
 
 
 def encode_targets(metadata: pd.DataFrame) -> list[Tensor]:
-    """Targets: species (N,), context (N,) int64; distractors (N, 5), malformed (N,) float."""
+    """Targets: species, context (N,) int64; distractors (N, 5), malformed, empty (N,) float."""
     there = metadata["malformation"] != "no bird"
     species = metadata["species"].map(SPECIES.index).where(there, _IGNORE)
     present = [[name in shown for name in DISTRACTORS] for shown in metadata["distractors"]]
@@ -116,6 +117,7 @@ def encode_targets(metadata: pd.DataFrame) -> list[Tensor]:
         torch.tensor(metadata["context"].map(CONTEXTS.index).to_numpy(np.int64)),
         torch.tensor(present, dtype=torch.float32),
         torch.tensor(metadata["malformation"].notna().to_numpy(np.float32)),
+        torch.tensor((~there).to_numpy(np.float32)),
     ]
 
 

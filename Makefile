@@ -32,7 +32,7 @@ SETTINGS := runs/$(PROFILE)/.set
 .DELETE_ON_ERROR:
 # A later notebook reads what an earlier one wrote, and each uses all cores.
 .NOTPARALLEL:
-.PHONY: help setup study verify publish quick test mutants lab tune bench pretrain clean always
+.PHONY: help setup study verify publish quick test mutants lab tune choose bench pretrain clean always
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -64,6 +64,9 @@ lab: $(READY) ## open the notebooks in JupyterLab
 
 tune: $(READY) ## choose each method's settings on the training images of PROFILE
 	$(RUN) -m diffcore tune --profile '$(PROFILE)'
+
+choose: $(READY) ## choose guidance, steps and solver of the shipped model, without the oracle
+	$(RUN) -m diffcore choose --profile '$(PROFILE)'
 
 bench: $(READY) ## measure the parts against each other, as ratios in one run
 	$(RUN) -m diffcore bench

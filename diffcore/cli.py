@@ -29,6 +29,11 @@ from diffcore.store import folder_whole, write_text
 _ELSEWHERE = {
     "verify": ("diffcore.report.verify", "compare a fresh report with the committed one"),
     "tune": ("diffcore.training.tuning", "choose each method's settings on training images"),
+    "choose": (
+        "diffcore.generation.choose",
+        "choose the sampler's settings without the oracle",
+    ),
+    "label": ("diffcore.generation.eye", "lay images out for labels by eye, to check the oracle"),
     "estimate": ("diffcore.overhead.estimate", "say what a profile will need before it is run"),
     "bench": ("diffcore.overhead.bench", "measure the parts against each other, in one run"),
     "pretrain": (

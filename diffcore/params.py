@@ -191,7 +191,7 @@ class FilteringParams(_Section):
     """Which generated images are kept."""
 
     encoder: EncoderSpec = EncoderSpec()
-    rule: Literal["source", "class_mean", "class_nearest", "class_first"] = "source"
+    rule: Literal["source", "class_mean", "class_nearest", "class_first", "margin"] = "source"
     threshold: Annotated[float, Field(ge=-1, le=1)] | None = 0.6  # null: calibrated on real pairs
     quantile: Part = 0.05  # share of real pairs below a calibrated threshold
     max_attempts: Annotated[int, Field(ge=0, le=100)] = 0  # to draw a rejected image again
@@ -278,6 +278,8 @@ class RunsParams(_Section):
     seeds: Several = 5  # of the main table
     sweeps: bool = True  # whether to train the ablation and the sweeps
     sweep_seeds: Several = 3  # of these
+    filter_seeds: Several = 10  # of the ways of filtering
+    filter_arms: Texts | None = None  # ways of filtering; null: all of filtering.evaluate.arms
     folds: Several = 4  # of the training images, when settings are chosen (make tune)
     curve_points: Count = 8  # times that a learning curve is measured
     processes: Count | None = None  # runs at a time on a CPU, a thread each; null: one a core
@@ -285,6 +287,8 @@ class RunsParams(_Section):
     styles: Annotated[tuple[Share, ...], _Points] = (0.0, 0.3, 1.0)  # of the real images
     # Of generated images, swapped for another class's.
     noise_shares: Annotated[tuple[Share, ...], _Points] = (0.2, 0.5)
+    # Likewise, before the filter, which may find them.
+    planted_shares: Annotated[tuple[Share, ...], _Points] = (0.1, 0.2, 0.4)
     images_per_class: Annotated[tuple[Count, ...], _Points] = (3, 30, 100)  # real ones
     generated_shares: Annotated[tuple[Positive, ...], _Points] = (0.3, 1.0, 3.0)
     # Of a batch that is generated, where it is added.

@@ -21,6 +21,7 @@ import pandas as pd
 from diffcore import checks
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split, load_split, test_splits
+from diffcore.filtering import evaluate as measured
 from diffcore.filtering import rules
 from diffcore.filtering.encoders import Encoder, load_encoder
 from diffcore.generation import others
@@ -224,6 +225,18 @@ class Study(Report):
         reference = self.reference if train is None else self.embed(train)
         similarity = rules.cosine_to_reference(self.embed(generated), reference, settings.rule)
         return similarity, rules.choose_threshold(settings, reference)
+
+    def filter_by_all(self, generated: GeneratedSet) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What each way of filtering keeps of M images, arm -> (M,) bool, and which are wrong.
+
+        Arms: `diffcore.filtering.evaluate.arms`.
+        """
+        settings, wrong = self.params.filtering, self.judge(generated)["wrong"].to_numpy()
+        texts = measured.class_texts(self.encoder, self.book, self.train.classes)
+        scores = measured.similarities(self.embed(generated), self.reference, texts)
+        limits = measured.thresholds(self.reference, texts, settings.quantile)
+        limits[settings.rule] = self.threshold
+        return measured.arms(scores, limits, settings.rule, wrong, self.seed), wrong
 
     @cached_property
     def decisions(self) -> pd.DataFrame:

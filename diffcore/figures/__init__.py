@@ -11,7 +11,8 @@ from diffcore.figures.distributions import (
     reliability_diagrams,
     threshold_view,
 )
-from diffcore.figures.grids import image_grid, overlay, saliency_grid
+from diffcore.figures.grids import counterparts, image_grid, overlay, saliency_grid
 from diffcore.figures.intervals import interval_dots, interval_lines, overhead_accuracy
 from diffcore.figures.maps import heat_maps, object_bars, stacked_bars
+from diffcore.figures.slider import threshold_slider
 from diffcore.figures.style import MEASURES, METHODS, PALETTE, use_style, wrap

@@ -1,6 +1,6 @@
 """Images in rows and columns, and saliency maps laid over them: the paper's Figures 2 and 5."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -76,3 +76,20 @@ def saliency_grid(
             ax.contour(masks[place // len(names)], [0.5], colors="white", linewidths=0.8)
         ax.title.set_fontsize(6.5)
     return fig
+
+
+def counterparts(
+    groups: Mapping[str, Sequence[int]], real: Callable[[int], np.ndarray],
+    generated: Callable[[int], np.ndarray], captions: Sequence[str],
+) -> Figure:  # fmt: skip
+    """Generated images, each to the right of its real counterpart, a row a group.
+
+    Takes group -> places; what shows the real and the generated image of a place; and a caption for
+    each place, which stands below the generated one.
+    """
+    groups = {name: places for name, places in groups.items() if len(places)}
+    images, texts = [], []
+    for places in groups.values():
+        images.append([show(at) for at in places for show in (real, generated)])
+        texts.append([text for at in places for text in ("real", captions[at])])
+    return image_grid(images, rows=[*map(style.wrap, groups)], captions=texts, cell=0.9)

@@ -13,7 +13,15 @@ from sklearn.metrics import roc_curve
 
 from diffcore import stats
 from diffcore.filtering.encoders import Encoder
-from diffcore.filtering.rules import RULES, cosine, cosine_to_reference, hard_filter, stack
+from diffcore.filtering.rules import (
+    RULES,
+    calibrate_threshold,
+    cosine,
+    cosine_to_reference,
+    hard_filter,
+    real_similarities,
+    stack,
+)
 from diffcore.paperbirds.contexts import CONTEXTS
 from diffcore.paperbirds.render import render
 from diffcore.prompts.book import PromptBook, write_prompt
@@ -38,6 +46,14 @@ def similarities(images: pd.DataFrame, reference: pd.DataFrame, texts: Scores) -
     if texts:
         found["text"] = cosine(stack(images), np.stack([texts[c] for c in images["class_name"]]))
     return found
+
+
+def thresholds(real: pd.DataFrame, texts: Scores, quantile: float) -> dict[str, float]:
+    """Threshold of each rule, and of ``text`` if given, that a share of real images would miss."""
+    alike = {rule: real_similarities(real, rule) for rule in RULES}
+    if texts:
+        alike["text"] = similarities(real, real, texts)["text"]
+    return {rule: calibrate_threshold(values, quantile) for rule, values in alike.items()}
 
 
 def mismatched(
@@ -110,27 +126,43 @@ def rejection_over(values: Scores, thresholds: np.ndarray) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def gallery(similarity: np.ndarray, threshold: float, count: int) -> dict[str, np.ndarray]:
-    """Places of up to `count` images each: most similar, just above, just below, least similar."""
-    order = np.argsort(-similarity, kind="stable")
-    kept = int(hard_filter(similarity, threshold).sum())
-    accepted, rejected = order[:kept], order[kept:]
+def gallery(
+    similarity: np.ndarray, threshold: float, judged: pd.DataFrame, count: int
+) -> dict[str, np.ndarray]:
+    """Places of up to `count` images of each group, the least similar first.
+
+    Where `judged` tells the truth, groups are what the filter does rightly and wrongly; elsewhere
+    those far from the threshold and at it, on both sides.
+    """
+    order = np.argsort(similarity, kind="stable")
+    rejected, kept = np.split(order, [int((~hard_filter(similarity, threshold)).sum())])
+    if "wrong" not in judged:
+        return {
+            "rejected, least similar": rejected[:count],
+            "rejected, just below": rejected[-count:],
+            "accepted, just above": kept[:count],
+            "accepted, most similar": kept[-count:],
+        }
+    wrong = judged["wrong"].to_numpy()
     return {
-        "accepted, most similar": accepted[:count],
-        "accepted, just above": accepted[-count:],
-        "rejected, just below": rejected[:count],
-        "rejected, least similar": rejected[-count:][::-1],
+        "rejected and wrong": rejected[wrong[rejected]][:count],
+        "rejected though right": rejected[~wrong[rejected]][:count],
+        "accepted though wrong": kept[wrong[kept]][:count],
+        "accepted and right, least similar": kept[~wrong[kept]][:count],
+        "accepted, most similar": kept[-count:],
     }
 
 
 def captions(similarity: np.ndarray, judged: pd.DataFrame) -> list[str]:
-    """Caption each image: similarity, class and, if `judged` tells the truth, what is wrong."""
+    """Caption each image: similarity, class, context, and, if known, what is wrong with it."""
     notes = [""] * len(judged)
     if "wrong" in judged:
-        seen = judged["seen_species"].where(judged["wellformed"], "malformed")
+        other = judged["fault"].str.startswith("another")
+        seen = judged["fault"].where(~other, judged["seen_species"])
         notes = (" but " + seen).where(judged["wrong"], "")
-    rows = zip(similarity, judged["class_name"], notes, strict=True)
-    return [f"{value:.2f} {class_name}{note}" for value, class_name, note in rows]
+    asked = judged["class_name"] + (", " + judged["context"]).where(judged["context"] != "", "")
+    rows = zip(similarity, asked, notes, strict=True)
+    return [f"{value:.2f} {text}{note}" for value, text, note in rows]
 
 
 def auc(wrong: np.ndarray, similarity: np.ndarray) -> float:
@@ -169,11 +201,10 @@ def auc_table(scores: Scores, wrong: np.ndarray, confidence: float, seed: int) -
 
 def auc_by_cause(scores: Scores, truth: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
     """AUC for each way of being wrong, against the right images: `auc_table` and cause."""
-    right = ~truth["wrong"].to_numpy()
-    species, form = (truth[name].to_numpy() for name in ("species_right", "wellformed"))
     tables = []
-    for cause, hit in (("wrong species", ~species), ("malformed, species right", species & ~form)):
-        used = hit | right
+    for cause in truth["fault"].drop_duplicates():
+        hit = (truth["fault"] == cause).to_numpy()
+        used = hit | ~truth["wrong"].to_numpy()
         chosen = {rule: values[used] for rule, values in scores.items()}
         tables.append(auc_table(chosen, hit[used], confidence, seed).assign(cause=cause))
     return pd.concat(tables, ignore_index=True)
@@ -184,6 +215,19 @@ def auc_injected(right: Scores, injected: Scores, confidence: float, seed: int) 
     scores = {rule: np.concatenate([injected[rule], right[rule]]) for rule in right}
     counts = [len(next(iter(values.values()))) for values in (injected, right)]
     return auc_table(scores, np.repeat([True, False], counts), confidence, seed)
+
+
+def arms(
+    scores: Scores, limits: Mapping[str, float], in_use: str, wrong: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
+    """Which of N images each way of filtering keeps: arm -> (N,) bool.
+
+    Arms: ``no filter``; ``at random``, which rejects as many as the rule `in_use`; each rule of
+    `scores` at its limit; and ``the oracle``, which rejects what is wrong and nothing else.
+    """
+    by_rule = {rule: hard_filter(values, limits[rule]) for rule, values in scores.items()}
+    blind = np.random.default_rng(seed).permutation(by_rule[in_use])
+    return {"no filter": np.ones_like(wrong), "at random": blind, **by_rule, "the oracle": ~wrong}
 
 
 def roc_table(scores: Scores, wrong: np.ndarray) -> pd.DataFrame:

@@ -17,8 +17,9 @@ import pandas as pd
 from diffcore.filtering.encoders import Encoder
 from diffcore.params import FilteringParams
 
-#: What a generated image is compared with: its own source; of its class the mean, nearest or first.
-RULES = ("source", "class_mean", "class_nearest", "class_first")
+#: What a generated image is compared with: its own source; of its class the mean, nearest or first;
+#: or the mean of its class and that of the nearest other one, of which the difference counts.
+RULES = ("source", "class_mean", "class_nearest", "class_first", "margin")
 #: Real images of a class that are compared with each other, at most: ImageNet's 1,300 would make
 #: 1.7 million pairs a class, and a quantile needs no such number.
 MOST_COMPARED = 200
@@ -35,8 +36,9 @@ def cosine_to_reference(
 ) -> np.ndarray:
     """Cosine similarity of N generated images to what a rule compares them with: (N,) in [-1, 1].
 
-    The order of the reference decides for `class_first` alone. Raises ValueError for an unknown
-    rule, and for a source or class that the reference lacks.
+    That of `margin` is a difference of two, in [-2, 2]: what an image's context adds to both is in
+    neither. The order of the reference decides for `class_first` alone. Raises ValueError for an
+    unknown rule, for a source or class that the reference lacks, and for the margin of one class.
     """
     _check_rule(rule)
     column = "source_id" if rule == "source" else "class_name"
@@ -46,10 +48,32 @@ def cosine_to_reference(
     if rule == "source":
         own = reference.drop_duplicates("source_id").set_index("source_id")["embedding"]
         return cosine(embeddings, np.stack(own.loc[generated["source_id"]].tolist()))
+    if rule == "margin":
+        return _margins(embeddings, generated["class_name"], _class_means(reference))
     similarity, members = np.empty(len(generated), np.float32), reference.groupby("class_name")
     for class_name, rows in generated.groupby("class_name").indices.items():
         similarity[rows] = _TO_CLASS[rule](embeddings[rows], stack(members.get_group(class_name)))
     return similarity
+
+
+def _class_means(reference: pd.DataFrame) -> pd.DataFrame:
+    """Unit mean embedding of each class of a table, a row (D,) a class."""
+    classes = reference.groupby("class_name", sort=False)
+    if len(classes) < 2:
+        raise ValueError("the rule margin compares with the nearest other class, and there is none")
+    return pd.DataFrame({name: _unit(stack(rows).mean(axis=0)) for name, rows in classes}).T
+
+
+def _margins(
+    embeddings: np.ndarray, class_names: pd.Series, means: pd.DataFrame,
+    own: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Cosine to the own class's mean, or `own`, less that to the nearest other one's: (N,)."""
+    to_all, places = embeddings @ means.to_numpy().T, means.index.get_indexer(class_names)
+    rows = np.arange(len(embeddings))
+    own = to_all[rows, places] if own is None else own
+    to_all[rows, places] = -np.inf
+    return own - to_all.max(axis=1)
 
 
 def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -101,17 +125,22 @@ def calibrate_threshold(real: np.ndarray, quantile: float) -> float:
 def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
     """What a rule says of real images as if each had been drawn for the others of its class.
 
-    Of K images of a class, `source` gives K (K - 1) values, `class_first` K - 1, the other two K,
-    each against the rest. Only the first `MOST_COMPARED` of a class count. Raises ValueError for an
+    Of K images of a class, `source` gives K (K - 1) values, `class_first` K - 1, the others K, each
+    against the rest. Only the first `MOST_COMPARED` of a class count. Raises ValueError for an
     unknown rule, and if no class has two images.
     """
     _check_rule(rule)
-    classes = reference.groupby("class_name", sort=False)
-    groups = (stack(rows.head(MOST_COMPARED)) for _, rows in classes)
-    values = [_within_class(members, rule) for members in groups if len(members) > 1]
-    if not values:
+    few = reference.groupby("class_name", sort=False).head(MOST_COMPARED)
+    few = few[few.groupby("class_name")["class_name"].transform("size") > 1]
+    if few.empty:
         raise ValueError("no class has two real images, so nothing can be compared")
-    return np.concatenate(values).clip(-1, 1)
+    within = "class_mean" if rule == "margin" else rule
+    groups = [rows for _, rows in few.groupby("class_name", sort=False)]
+    values = np.concatenate([_within_class(stack(rows), within) for rows in groups]).clip(-1, 1)
+    if rule == "margin":
+        rows = pd.concat(groups)
+        values = _margins(stack(rows), rows["class_name"], _class_means(reference), own=values)
+    return values
 
 
 def _within_class(members: np.ndarray, rule: str) -> np.ndarray:

@@ -13,10 +13,13 @@ from diffcore import stats
 from diffcore.generation.draw import GeneratedSet
 from diffcore.paperbirds.contexts import DISTRACTORS
 from diffcore.paperbirds.oracle import Reading
+from diffcore.paperbirds.web import expected_errors, is_seen
 from diffcore.paperbirds.weights import load_oracle
 from diffcore.prompts.book import PromptBook, negatives_for, write_prompt
 
 SWEPT = ("species_right", "context_right", "wellformed", "wrong")  # what a sweep looks at
+#: What can be wrong with an image; of several, the first counts.
+FAULTS = ("no bird", "another species", "malformed")
 
 
 def judge(metadata: pd.DataFrame, seen: Reading, book: PromptBook) -> pd.DataFrame:
@@ -28,8 +31,9 @@ def judge(metadata: pd.DataFrame, seen: Reading, book: PromptBook) -> pd.DataFra
     Returns:
         One row an image: ``sample_id``, ``class_name`` and ``context`` of the metadata,
         ``seen_species``, ``seen_context`` and the booleans ``species_right``, ``context_right``
-        (True where no context was asked for), ``wellformed``, ``wrong`` (wrong species or
-        malformed) and ``uninvited`` (a distractor), besides one ``uninvited: <name>`` each.
+        (True where no context was asked for), ``wellformed``, ``fault`` (of `FAULTS`, or ""),
+        ``wrong`` (any of these) and ``uninvited`` (a distractor), besides one
+        ``uninvited: <name>`` each.
     """
     judged = metadata[["sample_id", "class_name", "context"]].reset_index(drop=True)
     judged = judged.assign(seen_species=seen.species, seen_context=seen.context)
@@ -37,7 +41,9 @@ def judge(metadata: pd.DataFrame, seen: Reading, book: PromptBook) -> pd.DataFra
     asked = judged["context"]
     judged["context_right"] = (asked == judged["seen_context"]) | (asked == "")
     judged["wellformed"] = seen.wellformed
-    judged["wrong"] = ~(judged["species_right"] & judged["wellformed"])
+    hits = [seen.empty > 0.5, ~judged["species_right"], ~judged["wellformed"]]
+    judged["fault"] = np.select(hits, FAULTS, default="")
+    judged["wrong"] = judged["fault"] != ""
     steered = {context: negatives_for(book, context) for context in asked.unique()}
     counted = np.array([[name in steered[context] for name in DISTRACTORS] for context in asked])
     uninvited = (seen.distractors > 0.5) & counted.reshape(-1, len(DISTRACTORS))
@@ -77,19 +83,39 @@ def sweep(
     draw: Callable[..., GeneratedSet],
     judge: Callable[[GeneratedSet], pd.DataFrame],
     points: Mapping[str, Sequence[float]],
-    confidence: float,
 ) -> pd.DataFrame:
     """Draw the same plan at several settings, one changed at a time, and judge, as a `Study` does.
 
-    Takes setting -> its values. Returns a tidy table: setting, point, measure (of `SWEPT`), value,
-    low, high, n.
+    Takes setting -> its values. Returns the judged images of all, with columns setting and point.
     """
-    judged = pd.concat(
+    return pd.concat(
         judge(draw(plan, **{setting: point})).assign(setting=setting, point=point)
         for setting, values in points.items()
         for point in values
     )
-    return stats.tabulate(judged, ["setting", "point"], SWEPT, stats.proportion, confidence)
+
+
+def seen_in_web(judged: pd.DataFrame) -> np.ndarray:
+    """Whether the model has ever seen the species in the context that was asked for, (N,) bool."""
+    return np.array([is_seen(*pair) for pair in judged[["class_name", "context"]].to_numpy()])
+
+
+def fault_rates(judged: pd.DataFrame, by: Sequence[str], confidence: float) -> pd.DataFrame:
+    """Share of images with each of `FAULTS` and with any (wrong) within groups, tidy."""
+    faults = judged.assign(**{fault: judged["fault"] == fault for fault in FAULTS})
+    return stats.tabulate(faults, by, [*FAULTS, "wrong"], stats.proportion, confidence)
+
+
+def expected_rates(guidances: Sequence[float], by: Sequence[str] = ()) -> pd.DataFrame:
+    """What `diffcore.paperbirds.web` expects of a perfect learner, as `fault_rates`.
+
+    Columns: point (of guidance), those of `by` (class_name, context), measure, value.
+    """
+    tables = [expected_errors(guidance).assign(point=guidance) for guidance in guidances]
+    named = {"species": "class_name", "cut": "malformed"}
+    table, groups = pd.concat(tables).rename(columns=named), ["point", *by]
+    means = table.groupby(groups, sort=False)[[*FAULTS, "wrong"]].mean()
+    return means.reset_index().melt(groups, var_name="measure")
 
 
 def compare(

@@ -102,6 +102,7 @@ def judge_surrogates(plan: pd.DataFrame) -> pd.DataFrame:
     judged = plan[["sample_id", "class_name", "context"]].assign(seen_species=plan["shows"])
     judged["species_right"] = judged["class_name"] == judged["seen_species"]
     judged["context_right"] = judged["wellformed"] = True
+    judged["fault"] = np.where(judged["species_right"], "", "another class")
     return judged.assign(wrong=~judged["species_right"])
 
 

@@ -109,6 +109,31 @@ def inject_noise(generated: Any, share: float, seed: int) -> Any:
     return replace(shown, metadata=shown.metadata.assign(**labels))
 
 
+def _arms(study: Study) -> Iterator[Run]:
+    """Every way of filtering the same images, none drawn again."""
+    yield from _filtered_by(study, study.generated, study.params.runs.filter_arms)
+
+
+def _planted(study: Study) -> Iterator[Run]:
+    """Images of which a share shows another class, before any filter: what the filter is worth."""
+    arms = ("no filter", "at random", study.params.filtering.rule, "the oracle")
+    for share in sorted({0.0, *study.params.runs.planted_shares}):
+        planted = inject_noise(study.generated, share, study.params.seed)
+        yield from _filtered_by(study, planted, arms, point=share)
+
+
+def _filtered_by(
+    study: Study, generated: Any, arms: Sequence[str] | None, **columns: Any
+) -> Iterator[Run]:
+    """DiffCoRe-Mix on what each way of filtering keeps, with the share of wrong images in it."""
+    kept, wrong = study.filter_by_all(generated)
+    pairs, seeds = study.pair(generated), study.params.runs.filter_seeds
+    for arm in arms or kept:
+        some = pairs.take_generated(np.flatnonzero(kept[arm]))
+        told = {"part": arm, "kept": kept[arm].mean(), "wrong": wrong[kept[arm]].mean(), **columns}
+        yield from compare(study, some, ["diffcoremix"], seeds, **told)
+
+
 def _sizes(study: Study) -> Iterator[Run]:
     """Fewer and more real images of each class, with the same generated ones.
 
@@ -186,6 +211,10 @@ AXES = {
         _styles, attrgetter("params.data.style"), "styles", "paperbirds"
     ),
     "share of wrong counterparts": Axis(_noise, lambda study: 0.0, "noise_shares"),
+    "way of filtering": Axis(
+        _arms, lambda study: study.params.filtering.rule, "filter_seeds", "truth"
+    ),
+    "share of planted errors": Axis(_planted, lambda study: 0.0, "planted_shares", "paperbirds"),
     "real images per class": Axis(_sizes, images_per_class, "images_per_class"),
     "generated per training image": Axis(
         _amounts, lambda study: len(study.accepted) / len(study.train), "generated_shares"

@@ -41,6 +41,12 @@ def plainly(row, real, rule):
     """One similarity in the most literal way."""
     own = [e for e, s in zip(real["embedding"], real["source_id"], strict=True) if s == row[1]]
     same = [e for e, c in zip(real["embedding"], real["class_name"], strict=True) if c == row[0]]
+    if rule == "margin":
+        others = [
+            plainly((name, *row[1:]), real, "class_mean")
+            for name in set(real["class_name"]) - {row[0]}
+        ]
+        return plainly(row, real, "class_mean") - max(others)
     if rule == "class_mean":
         mean = sum(same) / len(same)
         return row[2] @ mean / (mean @ mean) ** 0.5
@@ -73,6 +79,9 @@ def test_what_cannot_be_compared_is_named(generated, real):
         cosine_to_reference(generated, real, "nearest")
     with pytest.raises(ValueError, match="the reference has no source_id '5'"):
         cosine_to_reference(generated, real[real["source_id"] != "5"], "source")
+    one = real["class_name"] == "a"
+    with pytest.raises(ValueError, match="margin compares with the nearest other class"):
+        cosine_to_reference(generated[generated["class_name"] == "a"], real[one], "margin")
     with pytest.raises(ValueError, match="the reference has no class_name 'c'"):
         cosine_to_reference(generated, real[real["class_name"] != "c"], "class_mean")
 
@@ -84,6 +93,7 @@ def test_real_images_are_compared_with_the_others_of_their_class(real, rule):
         for place, row in enumerate(members.itertuples(index=False)):
             others = members.drop(members.index[place])
             others = members if rule == "class_first" else others
+            others = real.drop(members.index[place]) if rule == "margin" else others
             if rule == "source":
                 expected += [row[2] @ other for other in others["embedding"]]
             elif rule != "class_first" or place > 0:

@@ -271,6 +271,12 @@ class TrainingParams(_Section):
     methods: MethodsParams = MethodsParams()
 
 
+Arm = Literal[
+    "no filter", "at random", "source", "class_mean", "class_nearest", "class_first", "margin",
+    "text", "the oracle",
+]  # fmt: skip
+
+
 class RunsParams(_Section):
     """Which classifiers are trained and compared, and from how many seeds."""
 
@@ -279,7 +285,8 @@ class RunsParams(_Section):
     sweeps: bool = True  # whether to train the ablation and the sweeps
     sweep_seeds: Several = 3  # of these
     filter_seeds: Several = 10  # of the ways of filtering
-    filter_arms: Texts | None = None  # ways of filtering; null: all of filtering.evaluate.arms
+    # Ways of filtering that are compared; null: all that the encoder can tell.
+    filter_arms: Annotated[tuple[Arm, ...], _AsTuple] | None = None
     folds: Several = 4  # of the training images, when settings are chosen (make tune)
     curve_points: Count = 8  # times that a learning curve is measured
     processes: Count | None = None  # runs at a time on a CPU, a thread each; null: one a core

@@ -201,13 +201,13 @@ def auc_table(scores: Scores, wrong: np.ndarray, confidence: float, seed: int) -
 
 def auc_by_cause(scores: Scores, truth: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
     """AUC for each way of being wrong, against the right images: `auc_table` and cause."""
-    tables = []
-    for cause in truth["fault"].drop_duplicates():
+    tables = [pd.DataFrame(columns=["rule", "value", "low", "high", "n", "wrong", "cause"])]
+    for cause in sorted(set(truth["fault"]) - {""}):
         hit = (truth["fault"] == cause).to_numpy()
         used = hit | ~truth["wrong"].to_numpy()
         chosen = {rule: values[used] for rule, values in scores.items()}
         tables.append(auc_table(chosen, hit[used], confidence, seed).assign(cause=cause))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def auc_injected(right: Scores, injected: Scores, confidence: float, seed: int) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 Species are as frequent as by Zipf's law and live in some contexts more than in others, in some
 never; one caption in five is wrong; some birds are cut off, and captions do not say so. The
-text-to-image model and CLIP learn from it, each from images of its own. Numbers: ``world.yaml``.
+text-to-image model and CLIP learn from it, each from images of its own; CLIP's are balanced by species,
+as those of the real one are by query (Radford et al., 2021). Numbers: ``world.yaml``.
 
 What a model that learned the web without fault would draw can be computed: guidance w draws an
 image x for a caption c in proportion to p(x) · p(c | x)^w (`expected_errors`).
@@ -60,7 +61,7 @@ def is_seen(species: str, context: str) -> bool:
 
 def draw_post(
     seed: tuple[int, ...], *, style: float | None = 0.0, extra_distractor: float = 0.0,
-    malformed: float = 0.0,
+    malformed: float = 0.0, balanced: bool = False,
 ) -> Post:  # fmt: skip
     """Draw one image of the web; the same seed gives the same one.
 
@@ -68,9 +69,10 @@ def draw_post(
         style: in [0, 1], or None for one drawn uniformly.
         extra_distractor: chance of one more distractor, whatever the context.
         malformed: share of birds of wrong form (`FLAWS`), of which every other caption tells.
+        balanced: draw all species equally often, as whoever searches the web for each of them.
     """
     rng = np.random.default_rng(seed)
-    species = str(rng.choice(SPECIES, p=species_shares()))
+    species = str(rng.choice(SPECIES, p=None if balanced else species_shares()))
     context = str(rng.choice(CONTEXTS, p=context_shares()[SPECIES.index(species)]))
     distractors = draw_distractors(context, extra_distractor, rng)
     drawn_style = float(rng.random()) if style is None else style

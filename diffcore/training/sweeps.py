@@ -128,7 +128,7 @@ def _filtered_by(
     """DiffCoRe-Mix on what each way of filtering keeps, with the share of wrong images in it."""
     kept, wrong = study.filter_by_all(generated)
     pairs, seeds = study.pair(generated), study.params.runs.filter_seeds
-    for arm in arms or kept:
+    for arm in (name for name in kept if arms is None or name in arms):
         some = pairs.take_generated(np.flatnonzero(kept[arm]))
         told = {"part": arm, "kept": kept[arm].mean(), "wrong": wrong[kept[arm]].mean(), **columns}
         yield from compare(study, some, ["diffcoremix"], seeds, **told)

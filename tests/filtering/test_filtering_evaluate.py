@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from diffcore.filtering import cosine_to_reference, evaluate, hard_filter
+from diffcore.filtering import cosine_to_reference, evaluate, hard_filter, rules
 from diffcore.filtering.rules import RULES
 from diffcore.paperbirds.birds import MALFORMATIONS
 from diffcore.prompts import load_prompt_book
@@ -105,21 +105,68 @@ def test_rejection_over_thresholds_counts_what_is_below():
 
 def test_the_gallery_starts_at_both_sides_of_the_threshold():
     similarity = np.array([0.9, 0.1, 0.5, 0.7, 0.4, 0.2])
-    found = evaluate.gallery(similarity, threshold=0.5, count=2)
+    found = evaluate.gallery(similarity, 0.5, pd.DataFrame({"class_name": ["jay"] * 6}), count=2)
     assert {name: places.tolist() for name, places in found.items()} == {
-        "accepted, most similar": [0, 3], "accepted, just above": [3, 2],
-        "rejected, just below": [4, 5], "rejected, least similar": [1, 5],
+        "rejected, least similar": [1, 5], "rejected, just below": [5, 4],
+        "accepted, just above": [2, 3], "accepted, most similar": [3, 0],
     }  # fmt: skip
 
 
-def test_captions_say_what_is_wrong_where_that_is_known():
-    judged = pd.DataFrame({"class_name": ["jay", "wren", "crow"]})
-    values = np.array([0.9, 0.456, -0.1])
-    assert evaluate.captions(values, judged) == ["0.90 jay", "0.46 wren", "-0.10 crow"]
-    truth = {"seen_species": ["jay", "jay", "crow"], "wellformed": [True, True, False],
-             "wrong": [False, True, True]}  # fmt: skip
-    told = ["0.90 jay", "0.46 wren but jay", "-0.10 crow but malformed"]
+def test_where_the_truth_is_known_the_gallery_shows_what_the_filter_does_rightly_and_wrongly():
+    similarity = np.array([0.9, 0.1, 0.5, 0.7, 0.4, 0.2])
+    judged = pd.DataFrame({"wrong": [False, True, True, False, False, True]})
+    found = evaluate.gallery(similarity, 0.5, judged, count=2)
+    assert {name: places.tolist() for name, places in found.items()} == {
+        "rejected and wrong": [1, 5], "rejected though right": [4],
+        "accepted though wrong": [2], "accepted and right, least similar": [3, 0],
+        "accepted, most similar": [3, 0],
+    }  # fmt: skip
+
+
+def test_captions_say_what_was_asked_for_and_what_is_wrong_where_that_is_known():
+    judged = pd.DataFrame({
+        "class_name": ["jay", "wren", "crow", "crow"], "context": ["garden", "", "garden", ""],
+    })  # fmt: skip
+    values = np.array([0.9, 0.456, -0.1, 0.2])
+    assert evaluate.captions(values, judged) == [
+        "0.90 jay, garden", "0.46 wren", "-0.10 crow, garden", "0.20 crow",
+    ]  # fmt: skip
+    truth = {"seen_species": ["jay", "jay", "crow", "wren"],
+             "fault": ["", "another species", "malformed", "no bird"],
+             "wrong": [False, True, True, True]}  # fmt: skip
+    told = ["0.90 jay, garden", "0.46 wren but jay", "-0.10 crow, garden but malformed",
+            "0.20 crow but no bird"]  # fmt: skip
     assert evaluate.captions(values, judged.assign(**truth)) == told
+
+
+# ----------------------------------------------------------------------------- the ways of filtering
+def test_each_rule_gets_the_threshold_that_real_images_set_for_it(real):
+    texts = {name: np.eye(5)[place] for place, name in enumerate("abc")}
+    found = evaluate.thresholds(real, texts, 0.3)
+    assert list(found) == [*RULES, "text"]
+    for rule in RULES:
+        alike = rules.real_similarities(real, rule)
+        assert found[rule] == rules.calibrate_threshold(alike, 0.3)
+    own = [row.embedding @ texts[row.class_name] for row in real.itertuples()]
+    assert found["text"] == pytest.approx(sorted(own)[2], abs=1e-6)  # place 0.3 of 0 to 7
+    assert "text" not in evaluate.thresholds(real, {}, 0.3)
+
+
+def test_arms_reject_by_their_rule_or_blindly_as_many_or_what_is_wrong():
+    rng = np.random.default_rng(0)
+    scores = {"source": rng.random(200), "margin": rng.random(200)}
+    wrong = rng.random(200) < 0.1
+    limits = {"source": 0.3, "margin": 0.1}
+    kept = evaluate.arms(scores, limits, "source", wrong, seed=0)
+    assert list(kept) == ["no filter", "at random", "source", "margin", "the oracle"]
+    assert kept["no filter"].all()
+    assert kept["source"].tolist() == (scores["source"] >= 0.3).tolist()
+    assert kept["margin"].tolist() == (scores["margin"] >= 0.1).tolist()
+    assert kept["the oracle"].tolist() == (~wrong).tolist()
+    assert kept["at random"].sum() == kept["source"].sum()
+    assert (kept["at random"] != kept["source"]).any()
+    again = evaluate.arms(scores, limits, "source", wrong, seed=0)
+    assert kept["at random"].tolist() == again["at random"].tolist()
 
 
 # ------------------------------------------------------------------------- the filter as a detector
@@ -150,15 +197,14 @@ def test_intervals_of_auc_hold_it_and_shrink_with_more_images():
 
 
 def test_causes_are_told_apart_against_right_images():
-    judged = pd.DataFrame({
-        "species_right": [True, True, False, True, False],
-        "wellformed": [True, True, True, False, False],
-    })  # fmt: skip
-    judged["wrong"] = ~(judged["species_right"] & judged["wellformed"])
+    judged = pd.DataFrame({"fault": ["", "", "another species", "malformed", "another species"]})
+    judged["wrong"] = judged["fault"] != ""
     scores = {"rule": np.array([0.8, 0.9, 0.1, 0.95, 0.85])}
     found = evaluate.auc_by_cause(scores, judged, 0.95, seed=0).set_index("cause")
-    assert found["value"].to_dict() == {"wrong species": 0.75, "malformed, species right": 0.0}
+    assert found["value"].to_dict() == {"another species": 0.75, "malformed": 0.0}
     assert found["wrong"].tolist() == [2, 1]
+    none = evaluate.auc_by_cause(scores, judged.assign(fault="", wrong=False), 0.95, seed=0)
+    assert none.empty
 
 
 def test_injected_errors_are_the_wrong_ones_beside_right_images():

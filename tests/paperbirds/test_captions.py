@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from diffcore.paperbirds.captions import NAMED, draw_caption, full_caption
+from diffcore.paperbirds.captions import FLAWS, NAMED, draw_caption, full_caption
 from diffcore.prompts import load_prompt_book
 from diffcore.prompts.book import write_prompt
 
@@ -27,7 +27,7 @@ def read(text):
 
 def captions(count, distractors=("tree", "car")):
     rng = np.random.default_rng(FRESH)
-    return [draw_caption("blue jay", "open desert", distractors, rng) for _ in range(count)]
+    return [draw_caption("blue jay", "open desert", distractors, None, rng) for _ in range(count)]
 
 
 @given(
@@ -37,7 +37,7 @@ def captions(count, distractors=("tree", "car")):
     st.integers(0, 2**32 - 1),
 )
 def test_a_caption_claims_what_it_says_and_nothing_false(species, context, distractors, seed):
-    caption = draw_caption(species, context, distractors, np.random.default_rng(seed))
+    caption = draw_caption(species, context, distractors, None, np.random.default_rng(seed))
     named_species, named_contexts, named_distractors = read(caption.text)
     assert named_species == ([caption.species] if caption.species else [])
     assert named_contexts == ([caption.context] if caption.context else [])
@@ -66,6 +66,23 @@ def test_distractors_are_named_seldom_and_half_of_the_captions_follow_the_templa
     full = full_caption("blue jay", "open desert")
     rate = np.mean([caption.text == full for caption in captions(4_000, distractors=())])
     assert rate == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_flaw_is_told_wherever_the_bird_is(flaw):
+    rng = np.random.default_rng(FRESH)
+    told = [draw_caption("blue jay", "open desert", (), flaw, rng) for _ in range(400)]
+    for caption in told:
+        birds = [part for part in caption.text.split(", ") if part != "open desert"]
+        named = f"a blue jay {FLAWS[flaw]}" if caption.species else f"a bird {FLAWS[flaw]}"
+        assert birds[:1] == ([named] if caption.flaw else [])
+        assert set(birds[1:]) <= {"a bird"}
+        assert caption.flaw == (flaw if birds else None)
+        assert caption.is_true("blue jay", "open desert", (), flaw)
+        assert caption.is_true("blue jay", "open desert", ()) == (caption.flaw is None)
+    assert {caption.flaw for caption in told} == {flaw, None}
+    texts = {caption.text for caption in told}
+    assert f"a blue jay {FLAWS[flaw]}, a bird, open desert" in texts
 
 
 @pytest.mark.parametrize("species", SPECIES)

@@ -51,4 +51,7 @@ def test_the_shipped_one_reads_fresh_renders():
     assert (seen.context == told["context"]).mean() >= 0.98
     assert ((seen.distractors > 0.5) == present).mean() >= 0.97
     assert seen.wellformed.mean() >= 0.97
-    assert (~load_oracle().read(fresh_renders(malformed=True).images).wellformed).mean() >= 0.97
+    broken = fresh_renders(malformed=True)
+    seen = load_oracle().read(broken.images)
+    assert (~seen.wellformed).mean() >= 0.97
+    assert ((seen.empty > 0.5) == (broken.metadata["malformation"] == "no bird")).mean() >= 0.97

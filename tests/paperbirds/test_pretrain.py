@@ -15,7 +15,7 @@ from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from diffcore.paperbirds.captions import full_caption
+from diffcore.paperbirds.captions import FLAWS, full_caption
 from diffcore.paperbirds.oracle import as_input
 from diffcore.paperbirds.pretrain.loop import MuonAdamW, Schedule, batches_in_order, train
 from diffcore.paperbirds.pretrain.models import (
@@ -27,9 +27,9 @@ from diffcore.paperbirds.pretrain.models import (
     build_unet,
     build_vocabulary,
 )
-from diffcore.paperbirds.pretrain.readers import contrastive_loss, encode_targets
+from diffcore.paperbirds.pretrain.readers import _reconstruct, contrastive_loss, encode_targets
 from diffcore.paperbirds.pretrain.release import load, measure_clip
-from diffcore.paperbirds.pretrain.renders import RenderRecipe, render_set
+from diffcore.paperbirds.pretrain.renders import RenderRecipe, WebRecipe, render_set
 from diffcore.paperbirds.pretrain.stages import main
 from diffcore.paperbirds.pretrain.text_to_image import _v_target, psnr
 from diffcore.paperbirds.weights import WEIGHTS, shipped_quality, verify
@@ -129,6 +129,19 @@ def test_a_set_holds_the_scenes_that_its_metadata_names(tmp_path):
             )
 
 
+def test_a_part_of_the_web_is_known_by_its_captions_alone(tmp_path):
+    recipe = WebRecipe("web", 60, 5_101, 0.0, flawed=0.5)
+    shown = render_set(recipe, tmp_path)
+    assert [*shown.metadata] == ["species", "context", "distractors", "flaw"]
+    for i in range(60):
+        post = recipe.post(i)
+        assert np.array_equal(shown.images[i], post.scene.render().image)
+        told = (post.species, post.context, post.scene.distractors, post.flaw)
+        assert tuple(shown.metadata.iloc[i]) == told
+    assert not {"malformation", "style"} & set(shown.metadata)
+    assert shown.metadata["flaw"].notna().any()
+
+
 def test_every_word_of_every_caption_is_one_token_with_the_same_id_each_time(tokenizer):
     # Or a resumed training would read other words than the ones it learned.
     again = build_vocabulary()
@@ -139,6 +152,9 @@ def test_every_word_of_every_caption_is_one_token_with_the_same_id_each_time(tok
             assert tokenizer.tokenize(caption) == [f"{word}</w>" for word in words]
             assert len(words) + 2 <= tokenizer.model_max_length
             assert again(caption).input_ids == tokenizer(caption).input_ids
+    for flaw in FLAWS.values():
+        caption = f"a blue jay {flaw}, a bird"
+        assert tokenizer.tokenize(caption)[3:-3] == [f"{word}</w>" for word in flaw.split()]
     # As in CLIP, whose text tower finds the end of text by it.
     assert tokenizer.eos_token_id == len(tokenizer) - 1 == max(tokenizer.get_vocab().values())
 
@@ -210,7 +226,7 @@ def test_contrastive_loss_is_plain_info_nce_but_for_other_true_pairs():
 
 def test_targets_are_the_metadata():
     told = fresh_renders(malformed=True).metadata
-    species, context, distractors, malformed = encode_targets(told)
+    species, context, distractors, malformed, empty = encode_targets(told)
     gone = (told["malformation"] == "no bird").to_numpy(copy=True)
     assert 0 < gone.sum() < len(told)
     assert (species[gone] == -100).all()
@@ -219,7 +235,24 @@ def test_targets_are_the_metadata():
     named = [{DISTRACTORS[i] for i in row.nonzero().flatten()} for row in distractors]
     assert named == [set(names) for names in told["distractors"]]
     assert malformed.unique().tolist() == [1]
+    assert empty.tolist() == gone.tolist()
     assert encode_targets(fresh_renders().metadata)[3].unique().tolist() == [0]
+
+
+def test_an_image_comes_back_from_latents_that_are_slightly_off():
+    torch.manual_seed(0)
+    model = build_autoencoder().eval()
+    x = as_input(fresh_renders().images, torch.arange(3))
+    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    one, same, other = (_reconstruct(model, x, seed) for seed in seeds)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.shape == x.shape
+    assert one.abs().max() <= 1
+    with torch.no_grad():
+        still = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+    assert 0 < (one - still).abs().mean() < 0.2
+    assert not one.requires_grad
 
 
 # ------------------------------------------------------------------------------ all in small

@@ -13,7 +13,7 @@ from PIL import Image
 
 import diffcore
 from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, render
-from diffcore.paperbirds.birds import MALFORMATIONS
+from diffcore.paperbirds.birds import CUT, MALFORMATIONS
 from diffcore.paperbirds.dataset import draw_scene
 
 RENDER_MODULE = sys.modules[render.__module__]
@@ -118,6 +118,23 @@ def test_malformed_birds_differ_from_whole_ones(species):
     assert all(changed(whole, other).sum() > 30 for other in broken.values())
     heads = (broken["no bird"], broken["no head"], whole, broken["two heads"])
     assert all(a.mask.sum() < b.mask.sum() for a, b in pairwise(heads))
+
+
+@pytest.mark.parametrize("style", [0.0, 0.6])
+@pytest.mark.parametrize("how", CUT)
+def test_about_half_of_a_cut_bird_is_seen(how, style):
+    seen = []
+    for i, species in enumerate(SPECIES):
+        seed = (FRESH, i)
+        whole, cut = (
+            render(species, "misty morning", seed, style=style, malformation=m)
+            for m in (None, how)
+        )
+        seen.append(cut.mask.sum() / whole.mask.sum())
+        if how == "cropped":  # by the left or the right edge
+            assert cut.mask[:, [0, -1]].any()
+    assert 0.25 < np.mean(seen) < 0.75
+    assert max(seen) < 0.95
 
 
 @pytest.mark.parametrize("distractor", DISTRACTORS)

@@ -94,6 +94,52 @@ def test_styles_are_filtered_anew_and_tested_in_their_own_style(study, monkeypat
     assert {len(run.pairs.generated) for run in runs if run.method == "added"} == {15}
 
 
+def filter_by_all(generated):
+    """Two ways of filtering: of images that are brighter than 109, every other one is wrong."""
+    light = generated.images[:, 0, 0, 0]
+    wrong = (light > 109) & (light % 2 == 0)
+    kept = {"no filter": light > 0, "at random": light % 3 > 0, "source": light < 115,
+            "the oracle": ~wrong}  # fmt: skip
+    return kept, wrong
+
+
+@pytest.mark.parametrize("arms", [None, ("no filter", "the oracle")])
+def test_ways_of_filtering_keep_their_images_of_the_same_ones(study, arms):
+    study.filter_by_all = filter_by_all
+    study.params = change_params(study.params, {"runs.filter_arms": arms, "runs.filter_seeds": 3})
+    runs = plan_sweep(study, "way of filtering")
+    kept, wrong = filter_by_all(study.generated)
+    assert [(run.columns["part"], run.seed) for run in runs] == [
+        (arm, seed) for arm in arms or kept for seed in range(3)
+    ]
+    assert {run.method for run in runs} == {"diffcoremix"}
+    for run in runs:
+        mask = kept[run.columns["part"]]
+        assert run.pairs.digest == study.pair(study.generated.take(mask)).digest
+        assert run.columns["kept"] == mask.mean()
+        assert run.columns["wrong"] == wrong[mask].mean()
+    assert runs[-1].columns["wrong"] == 0
+    assert sweeps.own_point(study, "way of filtering") == "source"
+
+
+def test_planted_errors_are_seen_by_every_way_of_filtering(study):
+    seen = []
+    study.filter_by_all = lambda generated: seen.append(generated) or filter_by_all(generated)
+    study.has = lambda capability: True
+    study.params = change_params(study.params, {"runs.planted_shares": [0.5]})
+    runs = plan_sweep(study, "share of planted errors")
+    assert "share of planted errors" in sweeps.axes(study)
+    clean, planted = seen
+    assert np.array_equal(clean.images[:], study.generated.images)
+    noisy = sweeps.inject_noise(study.generated, 0.5, study.params.seed)
+    assert np.array_equal(planted.images[:], noisy.images)
+    arms = ["no filter", "at random", "source", "the oracle"]
+    seeds = study.params.runs.filter_seeds
+    assert [(run.columns["point"], run.columns["part"]) for run in runs] == [
+        (point, arm) for point in (0.0, 0.5) for arm in arms for _ in range(seeds)
+    ]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_injected_noise_is_images_of_another_class(study, share):
     names = study.accepted.metadata["class_name"].to_numpy()

@@ -49,12 +49,13 @@ class WebRecipe(RenderRecipe):
     """A part of the web, of which captions are known, not truths; `flawed` birds are malformed."""
 
     flawed: float = 0.0
+    balanced: bool = False  # by species
 
     def post(self, index: int) -> Post:
         """An image of the web and what its caption is about."""
         return draw_post(
             (self.seed, index), style=self.style, extra_distractor=self.extra_distractor,
-            malformed=self.flawed,
+            malformed=self.flawed, balanced=self.balanced,
         )  # fmt: skip
 
     def scene(self, index: int) -> Scene:

@@ -57,14 +57,14 @@ class Plan:
 #: What the shipped models were trained by and measured on.
 PLAN = Plan(
     studio=WebRecipe("web-studio", 64_000, 101, 0.0, extra_distractor=0.10),
-    any_style=WebRecipe("web-any-style", 48_000, 102, None, extra_distractor=0.15, flawed=0.10),
+    any_style=WebRecipe("web-balanced", 48_000, 105, None, False, 0.15, flawed=0.10, balanced=True),
     whole=RenderRecipe("whole", 32_000, 104, None, extra_distractor=0.15),
     malformed=RenderRecipe("malformed", 32_000, 103, None, True, extra_distractor=0.15),
     test_whole=RenderRecipe("test-whole", 3_000, 901, None, extra_distractor=0.15),
     test_malformed=RenderRecipe("test-malformed", 3_000, 902, None, True, extra_distractor=0.15),
     autoencoder=Schedule(4_500, batch_size=8, lr=6.0e-3),
     denoiser=Schedule(2_000, batch_size=64, lr=4.0e-3, save_every=100),
-    clip=Schedule(800, batch_size=128, lr=4.0e-3),
+    clip=Schedule(1_000, batch_size=128, lr=4.0e-3),
     oracle=Schedule(1_500, batch_size=64, lr=2.0e-3),
 )
 

@@ -68,6 +68,18 @@ def test_accepted_images_are_paired_with_the_ones_they_were_drawn_for(study):
     assert (similarity >= threshold).all()
 
 
+def test_every_way_of_filtering_is_told_beside_what_is_wrong(study):
+    kept, wrong = study.filter_by_all(study.generated)
+    assert wrong.tolist() == study.truth["wrong"].tolist()
+    rules = ["source", "class_mean", "class_nearest", "class_first", "margin", "text"]
+    assert list(kept) == ["no filter", "at random", *rules, "the oracle"]
+    similarity, threshold = study.judge_similarity(study.generated)
+    own = study.params.filtering.rule
+    assert kept[own].tolist() == (similarity >= threshold).tolist()
+    first = study.decisions["attempt"] == 0
+    assert kept[own].tolist() == study.decisions.loc[first, "accepted"].tolist()
+
+
 def test_another_threshold_is_decided_anew_on_the_same_images(study, home, monkeypatch):
     strict = opened(home, monkeypatch, **{"filtering.threshold": 1.0, "filtering.max_attempts": 0})
     assert not strict.decisions["accepted"].any()

@@ -2,8 +2,8 @@
 
 Species are as frequent as by Zipf's law and live in some contexts more than in others, in some
 never; one caption in five is wrong; some birds are cut off, and captions do not say so. The
-text-to-image model and CLIP learn from it, each from images of its own; CLIP's are balanced by species,
-as those of the real one are by query (Radford et al., 2021). Numbers: ``world.yaml``.
+text-to-image model and CLIP learn from it, each from images of its own; CLIP's are balanced by
+species, as those of the real one are by query (Radford et al., 2021). Numbers: ``world.yaml``.
 
 What a model that learned the web without fault would draw can be computed: guidance w draws an
 image x for a caption c in proportion to p(x) · p(c | x)^w (`expected_errors`).

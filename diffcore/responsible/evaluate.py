@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from diffcore import stats
 from diffcore.paperbirds.contexts import CONTEXTS
+from diffcore.paperbirds.pretrain.stages import PLAN
 from diffcore.paperbirds.render import render
 from diffcore.responsible.copies import Vectors, as_vectors, nearest
 
@@ -67,6 +68,46 @@ def closer_shares(
             for space, hits in closer.groupby("space", sort=False)["closer"]
         ]
     return pd.DataFrame(rows)
+
+
+def nearness_to_seen(
+    generated: pd.DataFrame, images: np.ndarray, encoder: Any, *, most: int, seed: int
+) -> pd.DataFrame:
+    """How near images are to what their generator was trained on, beside renders that cannot copy.
+
+    The shipped model's own training images of the same species and context, at most so many,
+    are rendered again; a fresh render of the same pair stands for what is near by chance. Pairs
+    that the model never saw are left out.
+
+    Takes metadata and images (N, 64, 64, 3) uint8. Returns a row an image and space: images
+    ("generated" or "fresh renders"), query, space, distance, reference (the nearest image), seen
+    (the number compared with).
+    """
+    seen, tables = _seen_by_generator(generated, most), []
+    for place, row in enumerate(generated.itertuples()):
+        posts = seen.get((row.class_name, row.context), [])
+        if not posts:
+            continue
+        shown = np.stack([PLAN.studio.image(index) for index in posts])
+        fresh = render(row.class_name, row.context, (seed, _FRESH, 1, place)).image
+        pair = as_vectors(np.stack([images[place], fresh]), encoder)
+        found = nearest(pair, as_vectors(shown, encoder))
+        names = found["query"].map({0: "generated", 1: "fresh renders"})
+        nearby = [shown[index] for index in found["reference"]]
+        tables.append(found.assign(images=names, query=place, reference=nearby, seen=len(posts)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _seen_by_generator(generated: pd.DataFrame, most: int) -> dict[tuple[str, str], list[int]]:
+    """Numbers of the text-to-image model's training images by (species, context) of some pairs."""
+    wanted = set(zip(generated["class_name"], generated["context"], strict=True))
+    seen: dict[tuple[str, str], list[int]] = {}
+    for index in range(PLAN.studio.count):
+        scene = PLAN.studio.scene(index)
+        pair = scene.species, scene.context
+        if pair in wanted and scene.malformation is None and len(seen.get(pair, [])) < most:
+            seen.setdefault(pair, []).append(index)
+    return seen
 
 
 def balance(

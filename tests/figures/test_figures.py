@@ -1,6 +1,8 @@
 """Figures: what stands in them, not how it looks; that is for eyes."""
 
 import io
+import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -225,3 +227,30 @@ def test_a_dollar_in_the_name_of_a_class_is_no_mathematics():
     fig = figures.interval_dots(table, row="thing", xlabel="$ and $")
     fig.savefig(drawn := io.StringIO(), format="svg")
     assert "a $6 \\note_ $" in drawn.getvalue()
+
+
+def test_a_slider_brings_scores_thresholds_and_faults_and_asks_no_other_host():
+    scores = {"source": np.array([0.1234, 0.5]), "margin": np.array([-0.2, 0.9])}
+    faults = ["</script>", ""]
+    text = figures.threshold_slider(scores, {"source": 0.3, "margin": 0.0}, faults, "margin").data
+    data = json.loads(re.search(r"previousElementSibling, (\{.*\})\);", text)[1])
+    assert data["rules"] == [
+        {"name": "source", "limit": 0.3, "scores": [0.123, 0.5]},
+        {"name": "margin", "limit": 0.0, "scores": [-0.2, 0.9]},
+    ]
+    assert (data["kinds"], data["faults"]) == (["right", "</script>"], [1, 0])
+    assert data["rule"] == "margin"
+    assert text.count("</script>") == 1  # a name cannot end the script
+    assert not re.findall(r"(?:src|href)=|https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_counterparts_stand_beside_their_real_image_and_empty_groups_are_left_out():
+    def plain(level):
+        return lambda at: np.full((4, 4, 3), level + at, np.uint8)
+
+    groups = {"kept": [0, 2], "lost": [], "right": [1]}
+    fig = figures.counterparts(groups, plain(10), plain(100), ["a", "b", "c"])
+    levels = [int(ax.images[0].get_array()[0, 0, 0]) if ax.images else None for ax in fig.axes]
+    assert levels == [10, 100, 12, 102, 11, 101, None, None]
+    assert [ax.get_xlabel() for ax in fig.axes] == ["real", "a", "real", "c", "real", "b", "", ""]
+    assert [fig.axes[place].get_ylabel() for place in (0, 4)] == ["kept", "right"]

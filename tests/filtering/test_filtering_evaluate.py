@@ -139,7 +139,7 @@ def test_captions_say_what_was_asked_for_and_what_is_wrong_where_that_is_known()
     assert evaluate.captions(values, judged.assign(**truth)) == told
 
 
-# ----------------------------------------------------------------------------- the ways of filtering
+# ---------------------------------------------------------------------------- the ways of filtering
 def test_each_rule_gets_the_threshold_that_real_images_set_for_it(real):
     texts = {name: np.eye(5)[place] for place, name in enumerate("abc")}
     found = evaluate.thresholds(real, texts, 0.3)

@@ -127,8 +127,7 @@ def test_about_half_of_a_cut_bird_is_seen(how, style):
     for i, species in enumerate(SPECIES):
         seed = (FRESH, i)
         whole, cut = (
-            render(species, "misty morning", seed, style=style, malformation=m)
-            for m in (None, how)
+            render(species, "misty morning", seed, style=style, malformation=m) for m in (None, how)
         )
         seen.append(cut.mask.sum() / whole.mask.sum())
         if how == "cropped":  # by the left or the right edge

@@ -1,4 +1,4 @@
-"""The small web: who is on it and where, what its captions get wrong, and what theory makes of it."""
+"""The small web: who is on it and where, what its captions get wrong, and what theory expects."""
 
 from collections import Counter
 
@@ -111,3 +111,12 @@ def test_theory_covers_what_was_seen_and_falls_with_guidance():
     # The numbers that docs/predictions.md states.
     assert tables[2.0]["wrong"].mean() == pytest.approx(0.123, abs=5e-4)
     assert tables[3.0]["another species"].mean() == pytest.approx(0.018, abs=5e-4)
+
+
+def test_a_balanced_part_shows_all_species_alike_with_the_same_mistakes():
+    posts = [web.draw_post((FRESH, i), balanced=True) for i in range(6_000)]
+    counts = Counter(post.scene.species for post in posts)
+    assert [counts[name] / 6_000 for name in SPECIES] == pytest.approx([1 / 12] * 12, abs=0.015)
+    for kind, expected in web.MISTAKES.items():
+        found = np.mean([post.mistake == kind for post in posts])
+        assert found == pytest.approx(expected, abs=0.015)

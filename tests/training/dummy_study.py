@@ -87,5 +87,13 @@ class DummyStudy:
         """The brighter, the less similar; 115 is the darkest that is rejected."""
         return 1 - generated.images[:, 0, 0, 0] / 1000, 0.8855
 
+    def filter_by_all(self, generated):
+        """Two ways of filtering; of images that are brighter than 109, every other one is wrong."""
+        light = generated.images[:, 0, 0, 0]
+        wrong = (light > 109) & (light % 2 == 0)
+        kept = {"no filter": light > 0, "at random": light % 3 > 0, "source": light < 115,
+                "the oracle": ~wrong}  # fmt: skip
+        return kept, wrong
+
     def has(self, capability):
         return capability != "paperbirds"

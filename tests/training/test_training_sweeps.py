@@ -94,21 +94,11 @@ def test_styles_are_filtered_anew_and_tested_in_their_own_style(study, monkeypat
     assert {len(run.pairs.generated) for run in runs if run.method == "added"} == {15}
 
 
-def filter_by_all(generated):
-    """Two ways of filtering: of images that are brighter than 109, every other one is wrong."""
-    light = generated.images[:, 0, 0, 0]
-    wrong = (light > 109) & (light % 2 == 0)
-    kept = {"no filter": light > 0, "at random": light % 3 > 0, "source": light < 115,
-            "the oracle": ~wrong}  # fmt: skip
-    return kept, wrong
-
-
 @pytest.mark.parametrize("arms", [None, ("no filter", "the oracle")])
 def test_ways_of_filtering_keep_their_images_of_the_same_ones(study, arms):
-    study.filter_by_all = filter_by_all
     study.params = change_params(study.params, {"runs.filter_arms": arms, "runs.filter_seeds": 3})
     runs = plan_sweep(study, "way of filtering")
-    kept, wrong = filter_by_all(study.generated)
+    kept, wrong = study.filter_by_all(study.generated)
     assert [(run.columns["part"], run.seed) for run in runs] == [
         (arm, seed) for arm in arms or kept for seed in range(3)
     ]
@@ -123,8 +113,8 @@ def test_ways_of_filtering_keep_their_images_of_the_same_ones(study, arms):
 
 
 def test_planted_errors_are_seen_by_every_way_of_filtering(study):
-    seen = []
-    study.filter_by_all = lambda generated: seen.append(generated) or filter_by_all(generated)
+    seen, own = [], study.filter_by_all
+    study.filter_by_all = lambda generated: seen.append(generated) or own(generated)
     study.has = lambda capability: True
     study.params = change_params(study.params, {"runs.planted_shares": [0.5]})
     runs = plan_sweep(study, "share of planted errors")
@@ -220,7 +210,8 @@ def test_thresholds_reject_more_and_more(study):
 
 
 def test_axes_are_those_that_a_study_can_run(study, monkeypatch):
-    assert set(sweeps.AXES) - set(sweeps.axes(study)) == {"style of the real images"}
+    left = {"style of the real images", "share of planted errors"}
+    assert set(sweeps.AXES) - set(sweeps.axes(study)) == left
     monkeypatch.setattr(study, "has", lambda capability: capability != "sweeps")
     assert sweeps.axes(study) == []
     with pytest.raises(ValueError, match="no axis 'colour'; there are ablation, style of"):
@@ -228,7 +219,10 @@ def test_axes_are_those_that_a_study_can_run(study, monkeypatch):
 
 
 def test_the_studys_own_setting_is_a_point_of_every_sweep(study, monkeypatch):
-    for axis in list(sweeps.AXES)[1:]:
+    named = {"ablation": "full method", "way of filtering": "source"}
+    for axis, own in named.items():
+        assert sweeps.own_point(study, axis) == own
+    for axis in sweeps.AXES.keys() - named:
         points = pd.Series([run.columns["point"] for run in plan_sweep(study, axis)])
         assert np.isclose(points, sweeps.own_point(study, axis)).any(), axis
 

@@ -66,7 +66,8 @@ def read_labels(profile: str, metadata: pd.DataFrame) -> pd.DataFrame:
     """
     path = labels_path(profile)
     if not path.exists():
-        return pd.DataFrame(columns=["place", *_GIVEN])
+        none = {"place": int, "species": str, "whole": bool}
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in none.items()})
     table = pd.read_csv(path, dtype={"sample_id": str, "species": str}).fillna({"species": ""})
     legal = table["species"].isin(["", *SPECIES]) & table["whole"].isin([0, 1])
     if not legal.all():

@@ -43,7 +43,10 @@ def diversity(
 ) -> stats.Row:
     """Spread within a prompt as a share of the reference's: the ratio of means over prompts.
 
-    Takes two of `spread_within`; the interval is a bootstrap over the prompts that both have.
+    Takes two of `spread_within`; the interval is a bootstrap over the prompts that both have. Where
+    there are none, nothing is known: 0 in [0, 1].
     """
     pairs = pd.concat([generated, reference], axis=1, join="inner").to_numpy()
+    if not len(pairs):
+        return {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
     return stats.bootstrap(lambda p: p[:, 0].mean() / p[:, 1].mean(), pairs, confidence, seed)

@@ -91,6 +91,10 @@ def main(arguments: list[str] | None = None) -> None:
     table = tune(study, options.methods or study_methods(study.params))
     profile = study.params.profile
     path = project_root() / "params" / "tuning" / f"{profile}.csv"
+    if path.exists():  # methods that were not asked for keep what was found
+        before = pd.read_csv(path)
+        table = pd.concat([before[~before["method"].isin(table["method"])], table])
+        table = table.sort_values("method", key=lambda m: m.map(METHODS.index), kind="stable")
     write_text(path, table.to_csv(index=False, float_format="%.4f"))
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"\nWritten to {path}; copy what is chosen into params/{profile}.yaml.")

@@ -37,3 +37,5 @@ def test_diversity_is_a_ratio_of_means_over_the_prompts_of_both():
     assert found["value"] == pytest.approx(0.5)
     assert found["n"] == 2
     assert found["low"] <= found["value"] <= found["high"]
+    nothing = diversity(generated[:0], world, 0.95, seed=0)
+    assert nothing == {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}

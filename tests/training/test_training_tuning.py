@@ -70,6 +70,10 @@ def test_the_command_writes_the_table_beside_the_profiles(study, study_folder, m
     path = study_folder / "params" / "tuning" / "smoke.csv"
     assert path.read_text() == "method,accuracy,sem,chosen\nmixup,0.1235,0.0100,True\n"
     assert f"Written to {path}" in capsys.readouterr().out
+    row |= {"method": "vanilla", "accuracy": 0.5}
+    tuning.main(["--profile", "smoke", "--methods", "vanilla"])  # the others keep what was found
+    assert pd.read_csv(path)["method"].tolist() == ["vanilla", "mixup"]
+    asked[2:] = []
     tuning.main([])
     every = study_methods(study.params)
     assert asked == [("tuning", "smoke"), (study, ["mixup"]), ("tuning", "demo"), (study, every)]

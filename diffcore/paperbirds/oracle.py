@@ -90,3 +90,9 @@ def as_input(images: np.ndarray, chosen: Tensor, where: torch.device | str = "cp
     """Images uint8 (N, H, W, 3) -> those chosen as float (B, 3, H, W) in [-1, 1] on a device."""
     picked = torch.from_numpy(images[chosen.numpy()]).to(where)  # moved as bytes
     return picked.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def as_images(x: Tensor) -> np.ndarray:
+    """What a model draws, (B, 3, H, W) about [-1, 1], as images (B, H, W, 3) uint8."""
+    pixels = (x.clamp(-1, 1) * 127.5 + 127.5).round().byte()
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()

@@ -6,7 +6,7 @@ import torch
 from fresh import fresh_renders
 
 from diffcore.paperbirds import DISTRACTORS, load_oracle
-from diffcore.paperbirds.oracle import Oracle
+from diffcore.paperbirds.oracle import Oracle, as_images, as_input
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,12 @@ def test_batch_size_does_not_change_a_reading(untrained, images):
     assert whole.species.tolist() == parts.species.tolist()
     assert whole.distractors.shape == (7, len(DISTRACTORS))
     assert len(untrained.read(images[:0]).species) == 0
+
+
+def test_images_come_back_from_what_a_model_reads(images):
+    x = as_input(images, torch.arange(7))
+    assert np.array_equal(as_images(x), images)
+    assert as_images(2 * torch.ones(1, 3, 2, 2)).min() == 255  # what is out of range is cut off
 
 
 @pytest.mark.parametrize(

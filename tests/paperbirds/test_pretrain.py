@@ -29,9 +29,9 @@ from diffcore.paperbirds.pretrain.models import (
 )
 from diffcore.paperbirds.pretrain.readers import _reconstruct, contrastive_loss, encode_targets
 from diffcore.paperbirds.pretrain.release import load, measure_clip
-from diffcore.paperbirds.pretrain.renders import RenderRecipe, WebRecipe, render_set
+from diffcore.paperbirds.pretrain.renders import RenderRecipe, RenderSet, WebRecipe, render_set
 from diffcore.paperbirds.pretrain.stages import main
-from diffcore.paperbirds.pretrain.text_to_image import _v_target, psnr
+from diffcore.paperbirds.pretrain.text_to_image import _finish, _v_target, psnr, redraw
 from diffcore.paperbirds.weights import WEIGHTS, shipped_quality, verify
 
 
@@ -253,6 +253,47 @@ def test_an_image_comes_back_from_latents_that_are_slightly_off():
         still = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
     assert 0 < (one - still).abs().mean() < 0.2
     assert not one.requires_grad
+
+
+class Knows(nn.Module):
+    """A denoiser that knows the clean latents, and gives others without a caption."""
+
+    def __init__(self, clean, untold):
+        super().__init__()
+        self.answers = torch.cat([clean, untold])
+
+    def forward(self, scaled, c_noise, tokens):
+        scheduler, sigma = build_scheduler(), (4 * c_noise).exp().view(-1, 1, 1, 1)
+        noisy = scaled * (sigma**2 + 1).sqrt()  # of unit data scale
+        return _v_target(scheduler, self.answers, noisy, sigma)
+
+
+def test_a_scene_is_finished_as_the_denoiser_would_have_it():
+    torch.manual_seed(0)
+    clean, other = torch.randn(3, 4, 16, 16), torch.randn(3, 4, 16, 16)
+    tokens = torch.zeros(6, 8, dtype=torch.long)
+
+    def finish(untold):
+        return _finish(Knows(clean, untold), clean, tokens, torch.Generator().manual_seed(1))
+
+    assert torch.allclose(finish(clean), clean, atol=1e-4)  # whatever the noise and the guidance
+    pushed = finish(other) - clean  # away from what is drawn without a caption
+    weight = (pushed * (clean - other)).sum((1, 2, 3)) / (clean - other).square().sum((1, 2, 3))
+    assert ((weight >= 0) & (weight <= 5)).all()  # guidance less one
+    assert torch.allclose(pushed, weight.view(-1, 1, 1, 1) * (clean - other), atol=1e-3)
+    assert len({round(float(w), 3) for w in weight}) == 3  # each by a guidance of its own
+
+
+def test_redrawn_renders_keep_their_order_and_follow_from_their_place(tokenizer):
+    torch.manual_seed(0)
+    vae = build_autoencoder().eval()
+    denoiser = Denoiser(build_unet(), build_text_encoder(tokenizer)).eval()
+    renders = RenderSet(fresh_renders().images[:5], fresh_renders().metadata[:5])
+    whole, parts = (redraw(vae, denoiser, tokenizer, renders, batch_size=5) for _ in range(2))
+    assert whole.shape == (5, 64, 64, 3)
+    assert whole.dtype == np.uint8
+    assert np.array_equal(whole, parts)
+    assert not np.array_equal(whole[0], whole[1])
 
 
 # ------------------------------------------------------------------------------ all in small

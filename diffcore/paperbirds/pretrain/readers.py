@@ -68,8 +68,9 @@ def oracle_loss(
 ) -> Tensor:
     """The loss of one step, on a batch with an equal part of each set.
 
-    Every other image goes through the autoencoder, as what it judges has; the others are softened
-    by a random amount. Neither must count as malformed for that.
+    The sets are renders and such that the sampler has drawn once more; every other image goes
+    through the autoencoder too, as what the oracle judges has, and the others are softened by a
+    random amount. None of this must count as malformed.
     """
     images, told = [], []
     for renders in sets:

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from open_clip.model import CLIP
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from diffcore.paperbirds.birds import SPECIES
 from diffcore.paperbirds.contexts import CONTEXTS, DISTRACTORS
@@ -25,7 +27,12 @@ from diffcore.paperbirds.pretrain.models import Denoiser, Models
 from diffcore.paperbirds.pretrain.readers import clip_config, clip_loss, oracle_loss
 from diffcore.paperbirds.pretrain.release import export, finish, load, measure
 from diffcore.paperbirds.pretrain.renders import RenderRecipe, RenderSet, WebRecipe, render_set
-from diffcore.paperbirds.pretrain.text_to_image import autoencoder_loss, denoiser_loss, encode_all
+from diffcore.paperbirds.pretrain.text_to_image import (
+    autoencoder_loss,
+    denoiser_loss,
+    encode_all,
+    redraw,
+)
 from diffcore.paperbirds.weights import WEIGHTS, verify
 from diffcore.store import digest, folder_whole, written_whole
 
@@ -38,6 +45,8 @@ class Plan:
     any_style: WebRecipe  # for CLIP
     whole: RenderRecipe  # this and the next for the oracle
     malformed: RenderRecipe
+    redrawn_whole: RenderRecipe  # the same, for the sampler to draw once more
+    redrawn_malformed: RenderRecipe
     test_whole: RenderRecipe
     test_malformed: RenderRecipe
     autoencoder: Schedule
@@ -60,10 +69,12 @@ PLAN = Plan(
     any_style=WebRecipe("web-balanced", 48_000, 105, None, False, 0.15, flawed=0.10, balanced=True),
     whole=RenderRecipe("whole", 32_000, 104, None, extra_distractor=0.15),
     malformed=RenderRecipe("malformed", 32_000, 103, None, True, extra_distractor=0.15),
+    redrawn_whole=RenderRecipe("studio-whole", 3_000, 106, 0.0, extra_distractor=0.15),
+    redrawn_malformed=RenderRecipe("studio-malformed", 3_000, 107, 0.0, True, 0.15),
     test_whole=RenderRecipe("test-whole", 3_000, 901, None, extra_distractor=0.15),
     test_malformed=RenderRecipe("test-malformed", 3_000, 902, None, True, extra_distractor=0.15),
     autoencoder=Schedule(4_500, batch_size=8, lr=6.0e-3),
-    denoiser=Schedule(2_000, batch_size=64, lr=4.0e-3, save_every=100),
+    denoiser=Schedule(6_000, batch_size=64, lr=4.0e-3, save_every=100),
     clip=Schedule(1_000, batch_size=128, lr=4.0e-3),
     oracle=Schedule(1_500, batch_size=64, lr=2.0e-3),
 )
@@ -92,7 +103,9 @@ def pretrain(plan: Plan, folder: Path, start: Models | None = None) -> Models:
         denoiser_loss, tokenizer, moments, studio.metadata, vae.config.scaling_factor,
     )  # fmt: skip
     clip = stage("clip", lambda: CLIP(**clip_config(tokenizer)), clip_loss, tokenizer, any_style)
-    oracle = stage("oracle", Oracle, oracle_loss, vae, [whole, malformed])
+    recipes = (plan.redrawn_whole, plan.redrawn_malformed)
+    redrawn = [_redrawn(vae, denoiser, tokenizer, recipe, folder) for recipe in recipes]
+    oracle = stage("oracle", Oracle, oracle_loss, vae, [whole, malformed, *redrawn])
     return Models(tiny.assemble(vae, denoiser, tokenizer), clip, oracle)
 
 
@@ -119,6 +132,20 @@ def _latents(autoencoder: AutoencoderKL, renders: RenderSet, folder: Path) -> Te
     scaling_factor = 1 / float(moments[:4096, :4].float().std())
     autoencoder.register_to_config(scaling_factor=scaling_factor)
     return moments
+
+
+def _redrawn(
+    autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer,
+    recipe: RenderRecipe, folder: Path,
+) -> RenderSet:  # fmt: skip
+    """Renders as the sampler gives them back, kept in a file named after the denoiser's weights."""
+    renders = render_set(recipe, folder / "renders")
+    weights = [p.detach().cpu().numpy() for p in denoiser.parameters()]
+    path = folder / f"redrawn-{recipe.name}-{recipe.count}-{digest(*weights)}.npy"
+    if not path.exists():
+        with written_whole(path) as aside, aside.open("wb") as file:
+            np.save(file, redraw(autoencoder, denoiser, tokenizer, renders))
+    return RenderSet(np.load(path), renders.metadata)
 
 
 def _begin(build: Callable[[], nn.Module], before: nn.Module | None) -> nn.Module:

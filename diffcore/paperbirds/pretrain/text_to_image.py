@@ -6,6 +6,8 @@ scale, at log-normally distributed noise levels. Source: Karras et al., Elucidat
 of Diffusion-Based Generative Models, 2022.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import torch
@@ -13,16 +15,19 @@ from diffusers import AutoencoderKL, EDMEulerScheduler
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from diffcore.paperbirds.captions import draw_caption
-from diffcore.paperbirds.oracle import as_input
+from diffcore.paperbirds.captions import draw_caption, full_caption
+from diffcore.paperbirds.oracle import as_images, as_input
 from diffcore.paperbirds.pretrain.loop import autocast, batches_in_order, device
 from diffcore.paperbirds.pretrain.models import Denoiser, build_scheduler, tokenize
+from diffcore.paperbirds.pretrain.renders import RenderSet
 
 _KL_WEIGHT = 1.0e-4  # per latent value; keeps the latents near unit scale without blurring
 #: Share of empty captions, from which classifier-free guidance steers away.
 _EMPTY = 0.10
 #: Mean and deviation of ln(sigma). Layout is settled around sigma 1 to 5 at unit data scale.
 _LOG_SIGMA = (0.2, 1.4)
+#: Of `redraw`: noise levels, at which strokes change and scenes stay, guidance, and steps.
+_REDRAW_SIGMA, _REDRAW_GUIDANCE, _REDRAW_STEPS = (0.1, 0.6), (1.0, 6.0), 4
 
 
 def autoencoder_loss(
@@ -78,6 +83,51 @@ def denoiser_loss(
     with autocast():
         predicted = model(scaled, c_noise, tokenize(tokenizer, captions).to(device())).float()
     return (predicted - _v_target(scheduler, latents, noisy, sigma)).square().mean()
+
+
+@torch.inference_mode()
+def redraw(
+    autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, renders: RenderSet,
+    batch_size: int = 32,
+) -> np.ndarray:  # fmt: skip
+    """Renders as the sampler gives them back, (N, 64, 64, 3) uint8: the same scenes, its strokes.
+
+    Latents are noised to a level at which the layout stands, and denoised again under the full
+    caption with a guidance drawn by chance, both in the ranges below.
+    """
+    drawn, scale = [], autoencoder.config.scaling_factor
+    for at in torch.arange(len(renders.images)).split(batch_size):
+        generator = torch.Generator().manual_seed(int(at[0]))
+        x = as_input(renders.images, at, autoencoder.device)
+        rows = renders.metadata.iloc[at.numpy()]
+        texts = map(full_caption, rows["species"], rows["context"], rows["distractors"])
+        tokens = tokenize(tokenizer, [*texts, *[""] * len(at)]).to(x.device)
+        latents = autoencoder.encode(x).latent_dist.mode() * scale
+        latents = _finish(denoiser, latents, tokens, generator)
+        drawn.append(as_images(autoencoder.decode(latents / scale).sample))
+    return np.concatenate(drawn)
+
+
+def _finish(
+    denoiser: Denoiser, latents: Tensor, tokens: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Noise latents (B, 4, 16, 16) and denoise them by Euler steps, guided by tokens (2B, T)."""
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(latents), 1, 1, 1, generator=generator)
+
+    guidance, top = draw(*_REDRAW_GUIDANCE).to(latents), draw(*_REDRAW_SIGMA)
+    x = latents + (top * torch.randn(latents.shape, generator=generator)).to(latents)
+    scheduler, levels = build_scheduler(), torch.linspace(1, 0, _REDRAW_STEPS + 1)
+    for level, after in pairwise(levels):
+        sigma = top * level
+        scaled = scheduler.precondition_inputs(x.cpu(), sigma).repeat(2, 1, 1, 1).to(latents)
+        c_noise = scheduler.precondition_noise(sigma).flatten().repeat(2).to(latents)
+        told, untold = denoiser(scaled, c_noise, tokens).float().chunk(2)
+        v = untold + guidance * (told - untold)
+        clean = scheduler.precondition_outputs(x.cpu(), v.cpu(), sigma).to(latents)
+        x = clean + (after / level) * (x - clean)
+    return x
 
 
 def _sample_latents(moments: Tensor, generator: torch.Generator) -> Tensor:

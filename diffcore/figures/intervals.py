@@ -8,11 +8,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from diffcore.figures import style
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _GREY, _OURS = "0.35", style.METHODS["diffcoremix"][1]
+_APART = 2.5  # points between the whiskers of two lines
 _LINEAR = 0.001  # below this an axis of overheads is linear, so that 0 has a place
 
 
@@ -51,6 +53,7 @@ def interval_dots(
             _scale_overheads(ax, max(0.01, points["high"].max(), *(x for _, x in lines)))
         elif percent:
             style.as_percent(ax.xaxis, sign="" if zero else "%")
+            style.keep_to_shares(ax.set_xlim, ax.get_xlim(), points["value"], zero)
     panels[0][0].set_yticks(range(len(rows)), map(style.label_of, rows))
     panels[0][0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
     style.put_legend(panels[0][0], _explain(rows, hues if hue else {}, table["open"].any()))
@@ -117,8 +120,11 @@ def interval_lines(
         table, panel, size, 4 if count < 5 else 5, xlabel=xlabel, ylabel=ylabel, sharey=percent
     )
     for ax, name, points in panels:
-        for value, colour in (style.colours(table[hue]) if hue else {"_": _OURS}).items():
-            _draw_line(ax, points[points[hue] == value] if hue else points, x, colour, value)
+        hues = style.colours(table[hue]) if hue else {"_": _OURS}
+        for place, (value, colour) in enumerate(hues.items()):
+            rows = points[points[hue] == value] if hue else points
+            aside = _APART * (place - (len(hues) - 1) / 2)
+            _draw_line(ax, rows, x, colour, value, aside)
         if (mark := marks.get(name) if isinstance(marks, Mapping) else marks) is not None:
             ax.axvline(mark, zorder=0, **style.DASHED)
         if zero:
@@ -126,18 +132,25 @@ def interval_lines(
         _scale(ax, points[x], log)
         if percent:
             style.as_percent(ax.yaxis, sign="" if zero else "%")
+            style.keep_to_shares(ax.set_ylim, ax.get_ylim(), table["value"], zero)
         if ylim:
             ax.set_ylim(ylim)
     style.put_legend(panels[0][0])
     return fig
 
 
-def _draw_line(ax: Axes, rows: pd.DataFrame, x: str, colour: style.Colour, name: str) -> None:
+def _draw_line(
+    ax: Axes, rows: pd.DataFrame, x: str, colour: style.Colour, name: str, aside: float
+) -> None:
+    """Draw one line, `aside` points to the right, so that whiskers at one place stand apart."""
     rows = rows.sort_values(x) if pd.api.types.is_numeric_dtype(rows[x]) else rows
     ends = style.reach(rows) if {"low", "high"} <= set(rows) else None
-    ax.errorbar(rows[x], rows["value"], yerr=ends, fmt="o-" if len(rows) < 26 else "-", ms=4,
-                lw=1.5, elinewidth=1, capsize=2, color=colour,
-                label=style.label_of(name))  # fmt: skip
+    drawn = ax.errorbar(rows[x], rows["value"], yerr=ends, fmt="o-" if len(rows) < 26 else "-",
+                        ms=4, lw=1.5, elinewidth=1, capsize=2, color=colour,
+                        label=style.label_of(name))  # fmt: skip
+    moved = ax.transData + ScaledTranslation(aside / 72, 0, ax.figure.dpi_scale_trans)
+    for artist in drawn.get_children():  # once they are in the limits of the axes
+        artist.set_transform(moved)
 
 
 def _scale(ax: Axes, values: pd.Series, log: bool) -> None:

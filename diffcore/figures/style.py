@@ -4,7 +4,7 @@ seaborn, a palette that colour-blind readers can tell apart, text readable at co
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -85,6 +85,14 @@ def as_percent(*axes: Axis, sign: str = "%") -> None:
     """Label axes of shares in per cent; differences, in points, have no sign."""
     for axis in axes:
         axis.set_major_formatter(lambda value, _: f"{100 * value:,.6g}{sign}")
+
+
+def keep_to_shares(
+    set_limits: Callable, limits: tuple[float, float], values: pd.Series, zero: bool
+) -> None:
+    """Let an axis of shares end at 0 and 1, whatever an interval that knows no bounds says."""
+    if not zero and values.between(0, 1).all():
+        set_limits(max(limits[0], -0.02), min(limits[1], 1.02))
 
 
 def scale_log(ax: Axes) -> None:

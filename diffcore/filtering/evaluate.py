@@ -181,32 +181,43 @@ def auc(wrong: np.ndarray, similarity: np.ndarray) -> float:
     return float(beaten / (count * right))
 
 
-def auc_table(scores: Scores, wrong: np.ndarray, confidence: float, seed: int) -> pd.DataFrame:
-    """AUC of several similarities with its bootstrap over images: rule, value, low, high, n, wrong.
+def auc_table(
+    scores: Scores, wrong: np.ndarray, confidence: float, seed: int,
+    sources: Sequence[str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """AUC of several similarities, with a bootstrap: rule, value, low, high, n, wrong.
 
-    Where all images are right or all wrong, nothing is known of it: the interval is 0 to 1.
+    Resampled are images, or `sources` (of N images) with all of their images, since what is drawn
+    for one real image is compared with the same. Where all images are right or all wrong, nothing
+    is known of it: the interval is 0 to 1.
     """
     known, rows = wrong.any() and not wrong.all(), []
+    together = np.arange(len(wrong)) if sources is None else np.asarray(sources)
+    units = list(pd.Series(together).groupby(together, sort=False).indices.values())
     for rule, values in scores.items():
 
         def area(chosen: np.ndarray, values: np.ndarray = values) -> float:
-            return auc(wrong[chosen], values[chosen])
+            places = np.concatenate([units[unit] for unit in chosen])
+            return auc(wrong[places], values[places])
 
-        row = {"value": 0.5, "low": 0.0, "high": 1.0, "n": len(wrong)}
+        row = {"value": 0.5, "low": 0.0, "high": 1.0}
         if known:
-            row = stats.bootstrap(area, np.arange(len(wrong)), confidence, seed)
-        rows.append({"rule": rule, **row, "wrong": int(wrong.sum())})
+            row = stats.bootstrap(area, np.arange(len(units)), confidence, seed)
+        rows.append({"rule": rule, **row, "n": len(wrong), "wrong": int(wrong.sum())})
     return pd.DataFrame(rows)
 
 
-def auc_by_cause(scores: Scores, truth: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
+def auc_by_cause(
+    scores: Scores, truth: pd.DataFrame, confidence: float, seed: int, sources: Sequence[str]
+) -> pd.DataFrame:
     """AUC for each way of being wrong, against the right images: `auc_table` and cause."""
     tables = [pd.DataFrame(columns=["rule", "value", "low", "high", "n", "wrong", "cause"])]
     for cause in sorted(set(truth["fault"]) - {""}):
         hit = (truth["fault"] == cause).to_numpy()
         used = hit | ~truth["wrong"].to_numpy()
         chosen = {rule: values[used] for rule, values in scores.items()}
-        tables.append(auc_table(chosen, hit[used], confidence, seed).assign(cause=cause))
+        table = auc_table(chosen, hit[used], confidence, seed, np.asarray(sources)[used])
+        tables.append(table.assign(cause=cause))
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 

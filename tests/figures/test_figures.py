@@ -254,3 +254,26 @@ def test_counterparts_stand_beside_their_real_image_and_empty_groups_are_left_ou
     assert levels == [10, 100, 12, 102, 11, 101, None, None]
     assert [ax.get_xlabel() for ax in fig.axes] == ["real", "a", "real", "c", "real", "b", "", ""]
     assert [fig.axes[place].get_ylabel() for place in (0, 4)] == ["kept", "right"]
+
+
+def test_an_axis_of_shares_ends_at_0_and_1_though_an_interval_does_not():
+    table = pd.DataFrame({"x": [0.0, 1.0], "value": [0.1, 0.9], "low": [-0.6, 0.5],
+                          "high": [0.6, 1.4]})  # fmt: skip
+    (ax,) = figures.interval_lines(table, x="x").axes
+    assert ax.get_ylim() == pytest.approx((-0.02, 1.02))
+    (dots,) = figures.interval_dots(table.assign(row=["a", "b"]), row="row").axes
+    assert dots.get_xlim() == pytest.approx((-0.02, 1.02))
+    (free,) = figures.interval_lines(table, x="x", zero=True).axes  # a difference knows no bounds
+    assert free.get_ylim()[0] < -0.6
+
+
+def test_whiskers_of_lines_at_one_place_stand_apart():
+    table = pd.DataFrame({"x": [1.0, 2.0] * 2, "hue": ["a", "a", "b", "b"], "value": 0.5,
+                          "low": 0.4, "high": 0.6})  # fmt: skip
+    (ax,) = figures.interval_lines(table, x="x", hue="hue").axes
+    ax.figure.canvas.draw()
+    first, second = (c.lines[0].get_transform().transform((1.0, 0.5)) for c in ax.containers)
+    assert second[0] - first[0] == pytest.approx(2.5 / 72 * ax.figure.dpi)
+    assert second[1] == first[1]
+    low, high = ax.get_xlim()
+    assert low < 1 < 2 < high

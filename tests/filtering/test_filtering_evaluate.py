@@ -196,14 +196,26 @@ def test_intervals_of_auc_hold_it_and_shrink_with_more_images():
     assert row == {"rule": "a", "value": 0.5, "low": 0, "high": 1, "n": 4, "wrong": 4}
 
 
+def test_images_of_one_source_are_resampled_together():
+    # A hundred copies of four images say no more than the four.
+    wrong = np.repeat([True, False, False, True], 100)
+    values, sources = np.repeat([0.1, 0.2, 0.3, 0.25], 100), np.repeat(list("abcd"), 100)
+    (alone,) = evaluate.auc_table({"a": values}, wrong, 0.95, 0).to_dict("records")
+    (together,) = evaluate.auc_table({"a": values}, wrong, 0.95, 0, sources).to_dict("records")
+    assert alone["value"] == together["value"] == 0.75
+    assert alone["n"] == together["n"] == 400
+    assert together["high"] - together["low"] > 3 * (alone["high"] - alone["low"])
+
+
 def test_causes_are_told_apart_against_right_images():
     judged = pd.DataFrame({"fault": ["", "", "another species", "malformed", "another species"]})
     judged["wrong"] = judged["fault"] != ""
     scores = {"rule": np.array([0.8, 0.9, 0.1, 0.95, 0.85])}
-    found = evaluate.auc_by_cause(scores, judged, 0.95, seed=0).set_index("cause")
+    sources = list("abcde")
+    found = evaluate.auc_by_cause(scores, judged, 0.95, 0, sources).set_index("cause")
     assert found["value"].to_dict() == {"another species": 0.75, "malformed": 0.0}
     assert found["wrong"].tolist() == [2, 1]
-    none = evaluate.auc_by_cause(scores, judged.assign(fault="", wrong=False), 0.95, seed=0)
+    none = evaluate.auc_by_cause(scores, judged.assign(fault="", wrong=False), 0.95, 0, sources)
     assert none.empty
 
 

@@ -65,7 +65,7 @@ class Plan:
 
 #: What the shipped models were trained by and measured on.
 PLAN = Plan(
-    studio=WebRecipe("web-studio", 64_000, 101, 0.0, extra_distractor=0.10),
+    studio=WebRecipe("web-studio", 64_000, 108, 0.0, extra_distractor=0.10),
     any_style=WebRecipe("web-balanced", 48_000, 105, None, False, 0.15, flawed=0.10, balanced=True),
     whole=RenderRecipe("whole", 32_000, 104, None, extra_distractor=0.15),
     malformed=RenderRecipe("malformed", 32_000, 103, None, True, extra_distractor=0.15),
@@ -74,7 +74,7 @@ PLAN = Plan(
     test_whole=RenderRecipe("test-whole", 3_000, 901, None, extra_distractor=0.15),
     test_malformed=RenderRecipe("test-malformed", 3_000, 902, None, True, extra_distractor=0.15),
     autoencoder=Schedule(4_500, batch_size=8, lr=6.0e-3),
-    denoiser=Schedule(6_000, batch_size=64, lr=4.0e-3, save_every=100),
+    denoiser=Schedule(4_000, batch_size=64, lr=4.0e-3, save_every=100),
     clip=Schedule(1_000, batch_size=128, lr=4.0e-3),
     oracle=Schedule(1_500, batch_size=64, lr=2.0e-3),
 )
@@ -97,7 +97,7 @@ def pretrain(plan: Plan, folder: Path, start: Models | None = None) -> Models:
 
     image_sets = [studio.images, any_style.images]
     vae = stage("autoencoder", tiny.build_autoencoder, autoencoder_loss, image_sets)
-    moments = _latents(vae, studio, folder)
+    moments = _latents(vae, plan.studio, studio, folder)
     denoiser = stage(
         "denoiser", lambda: Denoiser(tiny.build_unet(), tiny.build_text_encoder(tokenizer)),
         denoiser_loss, tokenizer, moments, studio.metadata, vae.config.scaling_factor,
@@ -117,13 +117,15 @@ def _by_stage(models: Models) -> dict[str, nn.Module]:
     return named | {"clip": models.clip, "oracle": models.oracle}
 
 
-def _latents(autoencoder: AutoencoderKL, renders: RenderSet, folder: Path) -> Tensor:
-    """Latents of all studio renders, kept in a file named after the autoencoder's weights.
+def _latents(
+    autoencoder: AutoencoderKL, recipe: RenderRecipe, renders: RenderSet, folder: Path
+) -> Tensor:
+    """Latents of all studio renders, kept in a file named after them and the autoencoder's weights.
 
     Tells the autoencoder how to scale them.
     """
     weights = [p.detach().cpu().numpy() for p in autoencoder.parameters()]
-    path = folder / f"latents-{len(renders.images)}-{digest(*weights)}.pt"
+    path = folder / f"latents-{recipe.count}-{recipe.seed}-{digest(*weights)}.pt"
     if not path.exists():
         with written_whole(path) as aside:
             torch.save(encode_all(autoencoder, renders.images), aside)

@@ -318,7 +318,8 @@ def test_pretraining_writes_what_is_shipped(tmp_path):
     assert set(facts["quality"]) == set(shipped_facts["quality"])
     assert 5 < shipped_quality(out)["psnr_db"] < 25  # two steps do not make an autoencoder
     card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "| denoiser | 6,206,628 | 128 | 64 | 0.004 |\n| clip |" in card
+    size = shipped_facts["training"]["denoiser"]["parameters"]
+    assert f"| denoiser | {size:,} | 128 | 64 | 0.004 |\n| clip |" in card
     assert card.endswith(" |\n\nWhat the text-to-image model draws is measured in "
                          "`reports/demo/01_generation`.\n\n## Notes\n\n- a trial\n")  # fmt: skip
 
@@ -340,9 +341,12 @@ def test_shipped_models_are_as_good_as_their_card_says():
     assert psnr(shipped().pipeline.vae, fresh_renders().images).mean() >= 30
     found = measure_clip(shipped().clip, shipped().tokenizer, fresh_renders())
     assert set(found) == {"clip_zero_shot_species", "clip_zero_shot_context"}
-    assert min(found.values()) >= 0.95
+    # CLIP has read that one bird in ten is its look-alike.
+    assert found["clip_zero_shot_species"] >= 0.85
+    assert found["clip_zero_shot_context"] >= 0.95
     quality = dict(shipped_quality())
     assert quality.pop("psnr_db") >= 30
+    assert quality.pop("clip_zero_shot_species") >= 0.85
     assert min(quality.values()) >= 0.97
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from diffcore.paperbirds.birds import WORLD
 from diffcore.paperbirds.contexts import SIZE
 from diffcore.paperbirds.dataset import Scene, draw_scene
 from diffcore.paperbirds.web import Post, draw_post
-from diffcore.store import written_whole
+from diffcore.store import digest, written_whole
 
 _CHUNK = 512  # images that a process renders at once
 _SHOWN = ["species", "context", "distractors", "style", "malformation"]
@@ -78,8 +79,8 @@ class RenderSet:
 
 
 def render_set(recipe: RenderRecipe, folder: Path) -> RenderSet:
-    """Render a set on all cores, or open it where it was rendered before."""
-    path = folder / f"{recipe.name}-{recipe.count}-{recipe.seed}.npy"
+    """Render a set on all cores, or open it where it was rendered before, of the same world."""
+    path = folder / f"{recipe.name}-{digest(vars(recipe), WORLD)}.npy"
     if not path.exists():
         _render_to(path, recipe)
     return RenderSet(np.load(path, mmap_mode="r"), recipe.facts())

@@ -18,7 +18,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from diffcore.paperbirds.birds import SPECIES
+from diffcore.paperbirds.birds import SPECIES, WORLD
 from diffcore.paperbirds.contexts import CONTEXTS, DISTRACTORS
 from diffcore.paperbirds.oracle import Oracle
 from diffcore.paperbirds.pretrain import models as tiny
@@ -125,7 +125,7 @@ def _latents(
     Tells the autoencoder how to scale them.
     """
     weights = [p.detach().cpu().numpy() for p in autoencoder.parameters()]
-    path = folder / f"latents-{recipe.count}-{recipe.seed}-{digest(*weights)}.pt"
+    path = folder / f"latents-{digest(vars(recipe), WORLD, *weights)}.pt"
     if not path.exists():
         with written_whole(path) as aside:
             torch.save(encode_all(autoencoder, renders.images), aside)
@@ -143,7 +143,7 @@ def _redrawn(
     """Renders as the sampler gives them back, kept in a file named after the denoiser's weights."""
     renders = render_set(recipe, folder / "renders")
     weights = [p.detach().cpu().numpy() for p in denoiser.parameters()]
-    path = folder / f"redrawn-{recipe.name}-{recipe.count}-{digest(*weights)}.npy"
+    path = folder / f"redrawn-{recipe.name}-{digest(vars(recipe), WORLD, *weights)}.npy"
     if not path.exists():
         with written_whole(path) as aside, aside.open("wb") as file:
             np.save(file, redraw(autoencoder, denoiser, tokenizer, renders))

@@ -31,7 +31,7 @@ def spread_within(embeddings: np.ndarray, groups: Sequence[Hashable]) -> pd.Seri
     {'a': 0.0, 'b': 1.0}
     """
     found = {}
-    for name, places in pd.Series(groups).groupby(list(groups)).groups.items():
+    for name, places in pd.Series(list(groups)).groupby(list(groups)).indices.items():
         if (count := len(places)) > 1:
             inner = embeddings[places] @ embeddings[places].T
             found[name] = float(1 - (inner.sum() - np.trace(inner)) / (count * (count - 1)))

@@ -28,6 +28,8 @@ def test_spread_is_the_mean_distance_of_all_pairs_of_a_group():
     expected = {"a": 1 - vectors[0] @ vectors[2],
                 "b": np.mean([1 - vectors[i] @ vectors[j] for i, j in pairs])}  # fmt: skip
     assert found.to_dict() == pytest.approx(expected)  # one image has no spread
+    labels = pd.Series(list("abacbbb"), index=range(90, 97))  # some rows of a longer table
+    assert spread_within(vectors, labels).to_dict() == pytest.approx(expected)
 
 
 def test_diversity_is_a_ratio_of_means_over_the_prompts_of_both():

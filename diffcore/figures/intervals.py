@@ -132,9 +132,10 @@ def interval_lines(
         _scale(ax, points[x], log)
         if percent:
             style.as_percent(ax.yaxis, sign="" if zero else "%")
-            style.keep_to_shares(ax.set_ylim, ax.get_ylim(), table["value"], zero)
         if ylim:
             ax.set_ylim(ylim)
+    if percent and not ylim:  # once all panels are drawn, as they share their axis
+        style.keep_to_shares(ax.set_ylim, ax.get_ylim(), table["value"], zero)
     style.put_legend(panels[0][0])
     return fig
 

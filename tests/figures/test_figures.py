@@ -256,6 +256,15 @@ def test_counterparts_stand_beside_their_real_image_and_empty_groups_are_left_ou
     assert [fig.axes[place].get_ylabel() for place in (0, 4)] == ["kept", "right"]
 
 
+def test_panels_of_shares_share_an_axis_that_holds_them_all():
+    rows = [("a", 1, 0.01), ("a", 2, 0.02), ("b", 1, 0.3), ("b", 2, 0.4)]
+    table = pd.DataFrame(rows, columns=["kind", "x", "value"])
+    drawn = figures.interval_lines(table, x="x", panel="kind")
+    for ax in drawn.axes:
+        assert ax.get_ylim()[0] <= 0.01
+        assert ax.get_ylim()[1] >= 0.4
+
+
 def test_an_axis_of_shares_ends_at_0_and_1_though_an_interval_does_not():
     table = pd.DataFrame({"x": [0.0, 1.0], "value": [0.1, 0.9], "low": [-0.6, 0.5],
                           "high": [0.6, 1.4]})  # fmt: skip

@@ -135,10 +135,10 @@ def _steering(found: Numbers) -> Judged:
 
 def _rejection(found: Numbers) -> Judged:
     rate = found["rejection_rate"]
-    if "auc_best" not in found:
+    if "auc_in_use" not in found:
         kept = PARTLY if 0.05 <= rate <= 0.15 else FAILS
         return kept, f"rejected {rate:.1%}; whether these are the wrong ones is not known here"
-    area = found["auc_best"]
+    area = found["auc_in_use"]
     text = (
         f"rejected {rate:.1%}; wrong before {found['wrong_rate']:.1%}, after "
         f"{found['wrong_rate_kept']:.1%}; found {found['recall']:.0%} of them, AUC {area:.2f}"

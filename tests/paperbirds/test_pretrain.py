@@ -1,6 +1,7 @@
 """`diffcore pretrain`: the parts of the training, one run in small, the quality of what ships."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
+from diffcore.paperbirds.birds import WORLD
 from diffcore.paperbirds.captions import FLAWS, full_caption
 from diffcore.paperbirds.oracle import as_input
 from diffcore.paperbirds.pretrain.loop import MuonAdamW, Schedule, batches_in_order, train
@@ -120,13 +122,22 @@ def test_a_set_holds_the_scenes_that_its_metadata_names(tmp_path):
     recipe = RenderRecipe("some", 12, 5_100, None, malformed=True, extra_distractor=0.5)
     for _ in range(2):  # the second opens what the first wrote
         shown = render_set(recipe, tmp_path)
-        assert [file.name for file in tmp_path.iterdir()] == ["some-12-5100.npy"]
+        assert len(list(tmp_path.glob("some-*.npy"))) == 1
         for i in range(12):
             rendered = recipe.scene(i).render()
             assert np.array_equal(shown.images[i], rendered.image)
             assert all(
                 getattr(rendered, name) == shown.metadata[name][i] for name in shown.metadata
             )
+
+
+def test_a_set_of_another_recipe_or_world_is_rendered_anew(tmp_path, monkeypatch):
+    recipe = RenderRecipe("some", 2, 5_100, None)
+    render_set(recipe, tmp_path)
+    render_set(replace(recipe, extra_distractor=0.5), tmp_path)
+    monkeypatch.setitem(WORLD, "web", {**WORLD["web"], "zipf": 1.5})
+    render_set(recipe, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_part_of_the_web_is_known_by_its_captions_alone(tmp_path):

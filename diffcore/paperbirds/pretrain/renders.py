@@ -3,6 +3,7 @@
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,10 @@ class RenderRecipe:
     style: float | None  # None: drawn uniformly from [0, 1]
     malformed: bool = False
     extra_distractor: float = 0.0
+
+    def key(self, *given: Any) -> str:
+        """Digest of all that the set rests on, and what is made of it by what is `given`."""
+        return digest(vars(self), WORLD, *given)
 
     def scene(self, index: int) -> Scene:
         """The scene of one image of the set."""
@@ -80,7 +85,7 @@ class RenderSet:
 
 def render_set(recipe: RenderRecipe, folder: Path) -> RenderSet:
     """Render a set on all cores, or open it where it was rendered before, of the same world."""
-    path = folder / f"{recipe.name}-{digest(vars(recipe), WORLD)}.npy"
+    path = folder / f"{recipe.name}-{recipe.key()}.npy"
     if not path.exists():
         _render_to(path, recipe)
     return RenderSet(np.load(path, mmap_mode="r"), recipe.facts())

@@ -18,7 +18,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from diffcore.paperbirds.birds import SPECIES, WORLD
+from diffcore.paperbirds.birds import SPECIES
 from diffcore.paperbirds.contexts import CONTEXTS, DISTRACTORS
 from diffcore.paperbirds.oracle import Oracle
 from diffcore.paperbirds.pretrain import models as tiny
@@ -34,7 +34,7 @@ from diffcore.paperbirds.pretrain.text_to_image import (
     redraw,
 )
 from diffcore.paperbirds.weights import WEIGHTS, verify
-from diffcore.store import digest, folder_whole, written_whole
+from diffcore.store import folder_whole, written_whole
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,7 @@ def _latents(
 
     Tells the autoencoder how to scale them.
     """
-    weights = [p.detach().cpu().numpy() for p in autoencoder.parameters()]
-    path = folder / f"latents-{digest(vars(recipe), WORLD, *weights)}.pt"
+    path = folder / f"latents-{recipe.key(*_weights(autoencoder))}.pt"
     if not path.exists():
         with written_whole(path) as aside:
             torch.save(encode_all(autoencoder, renders.images), aside)
@@ -142,12 +141,15 @@ def _redrawn(
 ) -> RenderSet:  # fmt: skip
     """Renders as the sampler gives them back, kept in a file named after the denoiser's weights."""
     renders = render_set(recipe, folder / "renders")
-    weights = [p.detach().cpu().numpy() for p in denoiser.parameters()]
-    path = folder / f"redrawn-{recipe.name}-{digest(vars(recipe), WORLD, *weights)}.npy"
+    path = folder / f"redrawn-{recipe.name}-{recipe.key(*_weights(denoiser))}.npy"
     if not path.exists():
         with written_whole(path) as aside, aside.open("wb") as file:
             np.save(file, redraw(autoencoder, denoiser, tokenizer, renders))
     return RenderSet(np.load(path), renders.metadata)
+
+
+def _weights(model: nn.Module) -> list[np.ndarray]:
+    return [p.detach().cpu().numpy() for p in model.parameters()]
 
 
 def _begin(build: Callable[[], nn.Module], before: nn.Module | None) -> nn.Module:

@@ -152,6 +152,7 @@ class DataParams(_Section):
     download: bool = False  # fetch a set that is not there, where that can be
     image_size: Pixels | None = None  # square that photographs are brought to; null: as they are
     style: Share = 1.0  # of Paperbirds: 0, as the generator draws, to 1, as a camera sees
+    bias: Share = 1.0  # of Paperbirds: contexts that a species mostly lives in; 0 is all alike
     train_images_per_class: Count | None = None  # at most; null: all (30 of Paperbirds)
     test_images_per_class: Count | None = None  # likewise, of each test split
     test_share: Part = 0.3  # of a class, where a set has no test images of its own
@@ -207,7 +208,6 @@ class MixingParams(_Section):
         "autumn", "snowy", "watercolor art", "sunset", "rainbow", "aurora", "mosaic", "ukiyo-e",
         "a sketch with crayon",
     )  # fmt: skip
-    edits_per_image: Alpha = 1.0  # for DiffuseMix (our choice)
     edit_strength: Annotated[float, Field(gt=0, le=1)] = 0.6  # 1 leaves nothing (our choice)
     seam: Share = 0.078  # soft seam of DiffuseMix in sides; its authors' 20 of 256
     fractals: Count = 64  # to choose from (our choice)
@@ -277,31 +277,41 @@ Arm = Literal[
 ]  # fmt: skip
 
 
+class DoseParams(_Section):
+    """A number of generated images, and the settings that methods were given at it (make tune)."""
+
+    share: Positive  # generated, or edited, images for each real one
+    changes: dict[str, float] = {}  # of parameters, by dotted keys
+
+
 class RunsParams(_Section):
     """Which classifiers are trained and compared, and from how many seeds."""
 
     methods: Texts | None = None  # of the main table; null: all for which there are images
     seeds: Several = 5  # of the main table
+    worlds: Count = 1  # training sets in it, each with generated images and tests of its own
+    world_seeds: Count = 2  # of the others of these
+    doses: Annotated[tuple[DoseParams, ...], _Points] = ()  # in it, besides the study's own
     sweeps: bool = True  # whether to train the ablation and the sweeps
     sweep_seeds: Several = 3  # of these
     filter_seeds: Several = 10  # of the ways of filtering
     # Ways of filtering that are compared; null: all that the encoder can tell.
     filter_arms: Annotated[tuple[Arm, ...], _AsTuple] | None = None
-    folds: Several = 4  # of the training images, when settings are chosen (make tune)
-    curve_points: Count = 8  # times that a learning curve is measured
+    folds: Several = 3  # of the training images, when settings are chosen (make tune)
+    tuning_seeds: Count = 2  # of each candidate on each fold
     processes: Count | None = None  # runs at a time on a CPU, a thread each; null: one a core
     # Points of the sweeps, besides the study's own; an empty list leaves a sweep out.
-    styles: Annotated[tuple[Share, ...], _Points] = (0.0, 0.3, 1.0)  # of the real images
+    masses: Annotated[tuple[Part, ...], _Points] = (0.1, 0.3, 0.5, 0.7, 0.9)  # of generated pixels
+    lengths: Annotated[tuple[Count, ...], _Points] = ()  # steps of a training
     # Of generated images, swapped for another class's.
     noise_shares: Annotated[tuple[Share, ...], _Points] = (0.2, 0.5)
     # Likewise, before the filter, which may find them.
     planted_shares: Annotated[tuple[Share, ...], _Points] = (0.1, 0.2, 0.4)
-    images_per_class: Annotated[tuple[Count, ...], _Points] = (3, 30, 100)  # real ones
-    generated_shares: Annotated[tuple[Positive, ...], _Points] = (0.3, 1.0, 3.0)
-    # Of a batch that is generated, where it is added.
-    batch_shares: Annotated[tuple[Part, ...], _Points] = (0.2, 0.5, 0.8)
-    # Of generated images, by a stricter threshold.
-    rejected_shares: Annotated[tuple[Part, ...], _Points] = (0.2, 0.5)
+    sources: bool = True  # whether to train on what the generator learned from
+    # All of each with all of the others; without biases, none.
+    biases: Annotated[tuple[Share, ...], _Points] = ()  # of the real images' contexts
+    styles: Annotated[tuple[Share, ...], _Points] = (0.0, 1.0)  # of the real images
+    images_per_class: Annotated[tuple[Count, ...], _Points] = (3, 30)  # real ones
 
 
 class OverheadParams(_Section):
@@ -357,6 +367,14 @@ class StudyParams(_Section):
     # Other forms of every table and figure, beside CSV, PNG and SVG.
     exports: Annotated[tuple[Literal["latex", "pdf"], ...], Field(strict=False)] = ()
 
+    @model_validator(mode="after")
+    def _doses_can_be_taken(self) -> Self:
+        """Reject a dose above the study's own, as it is a part of what that draws."""
+        own = self.generation.generated_share
+        if above := [dose.share for dose in self.runs.doses if dose.share >= own]:
+            raise ValueError(f"runs.doses: {above[0]:g} must be below generated_share, {own:g}")
+        return self
+
 
 # ---------------------------------------------------------------------------------------- loading
 def load_params(
@@ -377,6 +395,8 @@ def load_params(
     changes = _expand({} if overrides is None else overrides)
     values = _merge({"profile": path.stem} | _expand(_read_yaml(path)), changes)
     params = _validate(values, _short(path), changes)
+    for dose in params.runs.doses:  # legal now, or it would fail hours later
+        change_params(params, {"runs.doses": [], **dose.changes})
     # What was saved beside a report is of that profile, and may take its place.
     if params.profile in set(list_profiles()) - {path.stem} and path.name != SAVED:
         place, name = _place(["profile"], _short(path), changes), params.profile

@@ -1,8 +1,9 @@
 """Every interval and test of the study: a row of ``value, low, high, n`` and, of tests, ``p``.
 
 What an interval covers is in its function's name and docstring: images (`proportion`), seeds of
-training (`mean`, `paired`), both at once (`crossed`), repeats (`ratio_of_medians`). Those
-over seeds speak of other seeds on these very images; what other images would do they do not know.
+training (`mean`), several such factors at once (`crossed`), repeats (`ratio_of_medians`). Those of
+trained classifiers (`over_runs`, `paired`) say it in a column, ``covers``: other worlds, which have
+other training, generated and test images; or other seeds and other test images of one world.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,7 +109,7 @@ def mean(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Row:
     values = np.asarray(values, float)
     if len(values) < 2:
         raise ValueError(f"an interval over seeds needs two values or more, got {len(values)}")
-    return _student(values, stats.sem(values), len(values) - 1, confidence)
+    return without_p(_student(values, stats.sem(values), len(values) - 1, confidence))
 
 
 def crossed(
@@ -134,15 +135,43 @@ def crossed(
         raise ValueError("an interval needs at least two seeds or two images")
     sizes = np.array([code.max() + 1 for code in codes])
     apart = (values - values.mean()) / len(values)
-    sums = [(np.bincount(code, apart) ** 2).sum() for code in codes]
-    variance = (sizes / (sizes - 1) * sums).sum()
-    return _student(values, np.sqrt(variance), sizes.min() - 1, confidence)
+    sums = np.array([(np.bincount(code, apart) ** 2).sum() for code in codes])
+    variances = sizes / (sizes - 1) * sums
+    # Satterthwaite's degrees of freedom: near those of the factor with the largest variance.
+    shares = variances / max(variances.sum(), np.finfo(float).tiny)
+    degrees = 1 / max((shares**2 / (sizes - 1)).sum(), 1 / (sizes.max() - 1))
+    return _student(values, np.sqrt(variances.sum()), degrees, confidence)
+
+
+def without_p(row: Row) -> Row:
+    """Leave out the p of a row: that a share is 0 is no question."""
+    return {name: value for name, value in row.items() if name != "p"}
+
+
+def over_runs(runs: pd.DataFrame, column: str, confidence: float = 0.95) -> Row:
+    """Mean over runs of one setting, with the p of its being 0 and what the interval ``covers``.
+
+    Of several worlds (a column) each counts once, whatever its number of seeds: Student's interval
+    over worlds. Of one world it is over its seeds and, where the runs say which images they got
+    right (a column `column` + " hits", of (N,) each), over these too (`crossed`).
+    """
+    values = np.stack(list(runs.get(f"{column} hits", runs[[column]].to_numpy()))).astype(float)
+    worlds = runs["world"].to_numpy() if "world" in runs else np.zeros(len(runs))
+    if len(np.unique(worlds)) > 1:
+        means = pd.Series(values.mean(axis=1)).groupby(worlds).mean().to_numpy()
+        return crossed(means, range(len(means)), confidence=confidence) | {"covers": "worlds"}
+    if values.shape[1] == 1:
+        seeds = range(len(values))
+        return crossed(values[:, 0], seeds, confidence=confidence) | {"covers": "seeds"}
+    seeds, images = np.indices(values.shape)
+    found = crossed(values.ravel(), seeds.ravel(), images.ravel(), confidence=confidence)
+    return found | {"covers": "seeds and images"}
 
 
 def paired(
     runs: pd.DataFrame, method: str, baseline: str, column: str, confidence: float = 0.95
 ) -> Row:
-    """Difference of two methods, seed by seed: Student's interval and the paired t-test's p.
+    """Difference of two methods from the same seeds and worlds: interval and p as `over_runs`.
 
     From one seed they share initial weights, order of images and crops, so that their differences
     vary less than they do themselves. p is 1 where the two do not differ at all.
@@ -153,16 +182,20 @@ def paired(
     Raises:
         ValueError: if the two do not share two seeds or more.
     """
-    wide = runs.pivot(index="seed", columns="method", values=column)
-    pairs = wide[[method, baseline]].dropna()
-    if method == baseline:
-        return _row(0.0, 0.0, 0.0, len(pairs)) | {"p": 1.0}
-    difference = (pairs[method] - pairs[baseline]).to_numpy()
-    found = mean(difference, confidence)
-    if np.ptp(difference) < 1e-12:  # all alike but for rounding, of which a t-test would complain
-        return found | {"p": float(abs(difference[0]) < 1e-12)}
-    p = float(stats.ttest_1samp(difference, 0).pvalue)
-    return found | {"p": p}
+    by = [name for name in ("world", "seed") if name in runs]
+    one, other = (
+        runs[runs["method"] == name].set_index(by)[
+            [name for name in (column, f"{column} hits") if name in runs]
+        ]
+        for name in (method, baseline)
+    )
+    shared = one.index.intersection(other.index)
+    one, other = one.loc[shared], other.loc[shared]
+    difference = pd.DataFrame(
+        {name: [a - b for a, b in zip(one[name], other[name], strict=True)] for name in one},
+        index=shared,
+    )
+    return over_runs(difference.reset_index(), column, confidence)
 
 
 def gains(
@@ -179,8 +212,13 @@ def gains(
             {"method": name, "test": column} | paired(runs, name, baseline, column, confidence)
             for name in methods
         )
-        tables.append(rows.assign(p_holm=multipletests(rows["p"], method="holm")[1]))
+        tables.append(with_holm(rows))
     return pd.concat(tables, ignore_index=True)
+
+
+def with_holm(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add p_holm: the p of all rows, one family, corrected after Holm."""
+    return rows.assign(p_holm=multipletests(rows["p"], method="holm")[1])
 
 
 def best_method(runs: pd.DataFrame, among: Sequence[str], column: str) -> str:
@@ -248,6 +286,19 @@ def tabulate(
     )
 
 
+def accuracies(
+    runs: pd.DataFrame, by: str | Sequence[str], tests: Iterable[str], confidence: float = 0.95
+) -> pd.DataFrame:
+    """Mean accuracy of runs within groups, tidy: the columns of `by`, test, and of `over_runs`."""
+    by = [by] if isinstance(by, str) else list(by)
+    return pd.DataFrame(
+        {**dict(zip(by, group, strict=True)), "test": test}
+        | without_p(over_runs(rows, test, confidence))
+        for group, rows in runs.groupby(by, sort=False)
+        for test in tests
+    )
+
+
 def gain_over(
     runs: pd.DataFrame, method: str, baseline: str, column: str, confidence: float = 0.95
 ) -> pd.DataFrame:
@@ -269,9 +320,11 @@ def flatten(name: str, row: Mapping[str, float]) -> dict[str, float]:
 
 
 def _student(values: np.ndarray, error: float, degrees: int, confidence: float) -> Row:
-    """Student's interval around the mean of N values, from its standard error."""
+    """Student's interval around the mean of N values, from its standard error; p of its being 0."""
     value, reach = values.mean(), stats.t.ppf((1 + confidence) / 2, degrees) * error
-    return _row(value, value - reach, value + reach, len(values))
+    small = error <= 1e-12  # all alike but for rounding
+    p = float(abs(value) <= 1e-12) if small else 2 * stats.t.sf(abs(value) / error, degrees)
+    return _row(value, value - reach, value + reach, len(values)) | {"p": float(p)}
 
 
 def _row(value: float, low: float, high: float, n: int) -> Row:

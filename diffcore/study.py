@@ -11,6 +11,7 @@ The text-to-image model is loaded only where an image is missing.
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from diffcore.generation.draw import SETTING_COLUMNS, GeneratedSet, generate
 from diffcore.generation.edit import edit_images, plan_edits
 from diffcore.generation.evaluate import judge_images
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.params import StudyParams, UserError, load_params, project_root
+from diffcore.params import StudyParams, UserError, change_params, load_params, project_root
 from diffcore.processes import end_with
 from diffcore.prompts.book import PromptBook, choose_book
 from diffcore.prompts.plan import PLAN_COLUMNS, plan_generation
@@ -38,6 +39,8 @@ from diffcore.store import digest, read_kept, written_whole
 from diffcore.training import sweeps
 from diffcore.training.networks import Classifier, load_classifier
 from diffcore.training.runs import Run, train_runs
+
+_APART = 1000  # between the seeds of two worlds: more than trainings are made in one
 
 
 class FilterError(UserError, ValueError):
@@ -57,6 +60,7 @@ class Study(Report):
         super().__init__(report_dir, params.exports)
         self.params, self.run_dir = params, run_dir
         self.seed, self.confidence = params.seed, params.measure.confidence
+        self._worlds: dict[int, Study] = {}
 
     @classmethod
     def open(
@@ -175,15 +179,38 @@ class Study(Report):
     @cached_property
     def edits(self) -> GeneratedSet:
         """Training images edited by a style, for DiffuseMix."""
-        plan = plan_edits(self.train.metadata, self.params)
-        return edit_images(
-            plan,
-            self.train,
-            self.pipeline,
-            self.run_dir / "edits",
-            strength=self.params.mixing.edit_strength,
-            **self.params.generation.sampler,
-        )
+        return self.edit(self.plan_edits(self.params), self.params)
+
+    def plan_edits(self, params: StudyParams) -> pd.DataFrame:
+        """What DiffuseMix asks of the model by some parameters, a row an edit."""
+        return plan_edits(self.train.metadata, params)
+
+    def edit(self, plan: pd.DataFrame, params: StudyParams) -> GeneratedSet:
+        """Edit training images as a part of a plan of edits says; done once and kept."""
+        folder, strength = self.run_dir / "edits", params.mixing.edit_strength
+        sampler = params.generation.sampler
+        return edit_images(plan, self.train, self.pipeline, folder, strength=strength, **sampler)
+
+    @cached_property
+    def retrieved(self) -> GeneratedSet:
+        """What the generator learned from, found by its captions, in place of what it draws."""
+        self.need("paperbirds")
+        from diffcore.paperbirds.retrieve import retrieve  # brings all of the pretraining with it
+
+        found = retrieve(self.accepted.metadata, self.seed)
+        return replace(self.accepted, images=found)
+
+    def world(self, number: int) -> "Study":
+        """The same study on another training set, with images and tests of its own; 0 is this one.
+
+        It shares the folders: whatever is kept there lies under what it rests on.
+        """
+        if number == 0:
+            return self
+        if number not in self._worlds:
+            params = change_params(self.params, {"seed": self.seed + _APART * number})
+            self._worlds[number] = Study(params, self.run_dir, self.report_dir)
+        return self._worlds[number]
 
     def judge(self, generated: GeneratedSet) -> pd.DataFrame:
         """Tell which images are wrong, where that is known: a row an image."""
@@ -316,10 +343,7 @@ class Study(Report):
 
     def train_runs(self, runs: Sequence[Run], describe: str = "runs") -> pd.DataFrame:
         """Train what is missing of planned runs: a row a run."""
-        processes = self.params.runs.processes
-        return train_runs(
-            runs, self.params.training, self.run_dir / "training", processes, describe
-        )
+        return train_runs(runs, self.run_dir / "training", self.params.runs.processes, describe)
 
     def load_classifier(self, weights: str | Path) -> Classifier:
         """Load a trained classifier, ready to predict."""

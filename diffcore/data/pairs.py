@@ -121,6 +121,13 @@ class PairedDataset(Dataset):
         """Return the real images alone, for methods that see no others."""
         return PairedDataset(self.split, None, self.transform)
 
+    def take_real(self, places: Any) -> "PairedDataset":
+        """Return the real images at these places, each with the generated ones that are its own."""
+        own = np.flatnonzero(np.isin(self.source, np.arange(len(self))[places]))
+        images = View(self.generated, own)
+        some = SimpleNamespace(metadata=self.metadata.iloc[own], images=images)
+        return PairedDataset(self.split.take(places), some, self.transform)
+
     def take_generated(self, places: Any) -> "PairedDataset":
         """Return the same with the generated images at these places, or where a mask is True."""
         images = View(self.generated, places)

@@ -91,7 +91,9 @@ def load_split(
         return _open_photographs(settings, split, params.seed, run_dir)
     train, test = settings.train_images_per_class, settings.test_images_per_class
     count = (train if split == "train" else test) or _PAPERBIRDS_PER_CLASS
-    birds = Paperbirds(split, style=settings.style, images_per_class=count, seed=params.seed)
+    birds = Paperbirds(
+        split, style=settings.style, images_per_class=count, seed=params.seed, bias=settings.bias
+    )
     masks = np.stack([birds.rendering(place).mask for place in range(len(birds))])
     return Split(split, tuple(birds.classes), birds.metadata, birds.images, masks)
 

@@ -25,10 +25,11 @@ from diffcore.store import digest
 
 def plan_edits(sources: pd.DataFrame, params: StudyParams) -> pd.DataFrame:
     """Plan edits of training images (source_id, class_name): a style in place of the context."""
-    prompts, mixing = params.prompts, params.mixing
-    book = load_prompt_book(prompts.domain, template=prompts.template, contexts=mixing.edit_prompts)
+    prompts, styles = params.prompts, params.mixing.edit_prompts
+    book = load_prompt_book(prompts.domain, template=prompts.template, contexts=styles)
+    share = params.generation.generated_share  # as many as other methods have counterparts
     return plan_generation(
-        sources, book, generated_share=mixing.edits_per_image, seed=params.seed, use_negatives=False
+        sources, book, generated_share=share, seed=params.seed, use_negatives=False
     )
 
 

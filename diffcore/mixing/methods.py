@@ -76,13 +76,14 @@ def make_method(name: str, settings: Mapping[str, float], num_classes: int) -> M
     [torch.Size([8, 3, 64, 64]), torch.Size([8, 12])]
     """
     step, share = _make_step(name, settings, num_classes), settings.get("probability", 1.0)
+    swapped = settings.get("swapped", 0.0)
 
     def method(
         real: Tensor, other: Tensor, labels: Tensor, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         own = one_hot(labels, num_classes).to(real.dtype)
         if name not in MIXES:
-            return _change(name, step, share, real, other, generator), own
+            return _change(name, step, share, swapped, real, other, generator), own
         chosen = _choose(share, real, generator)
         images, targets = step(real, labels, generator)
         return torch.where(chosen, images, real), torch.where(chosen[:, :, 0, 0], targets, own)
@@ -105,12 +106,12 @@ def _make_step(name: str, settings: Mapping[str, float], num_classes: int) -> Ca
 
 
 def _change(
-    name: str, step: Callable | None, share: float,
+    name: str, step: Callable | None, share: float, swapped: float,
     images: Tensor, other: Tensor, generator: Generator | None,
 ) -> Tensor:  # fmt: skip
     """Change images by a method that keeps the labels."""
     if name in {"diffcoremix", "mixed_added"}:
-        images = step(images, other, generator).images
+        images = _mix(step, swapped, images, other, generator)
     if name in {"diffcoremix", "vanilla"}:
         return images
     chosen = _choose(share, images, generator)
@@ -120,6 +121,19 @@ def _change(
     if name == "diffusemix":
         other = step(images, other, generator).images
     return torch.where(chosen, other, images)
+
+
+def _mix(
+    step: Callable, swapped: float, images: Tensor, other: Tensor, generator: Generator | None
+) -> Tensor:
+    """Mix images with their counterparts; a share of the pairs with the two in each other's place.
+
+    The swap is for comparisons at one mass of generated pixels (`diffcore.mixing.mass`).
+    """
+    if swapped:
+        chosen = _choose(swapped, images, generator)
+        images, other = torch.where(chosen, other, images), torch.where(chosen, images, other)
+    return step(images, other, generator).images
 
 
 def _choose(share: float, images: Tensor, generator: Generator | None) -> Tensor:

@@ -259,7 +259,9 @@ def make_budgets(
     drawn = params.generation.generated_share * seconds["seconds_per_kept"]
     # The real image is embedded too, once.
     once = dict.fromkeys(GENERATIVE, drawn + seconds["filter_seconds_per_image"])
-    once["diffusemix"] = params.mixing.edits_per_image * seconds.get("seconds_per_edit", math.nan)
+    once["diffusemix"] = params.generation.generated_share * seconds.get(
+        "seconds_per_edit", math.nan
+    )
     return {
         row.method: Budget(once.get(row.method, 0.0), row.step_ms / 1000 / batch_size, row.value)
         for row in overheads.itertuples()

@@ -42,18 +42,21 @@ class Scene:
 
 def draw_scene(
     seed: tuple[int, ...], *, species: str | None = None, style: float | None = 0.0,
-    biased: bool = False, malformed: bool = False, extra_distractor: float = 0.0,
+    bias: float = 0.0, malformed: bool = False, extra_distractor: float = 0.0,
 ) -> Scene:  # fmt: skip
     """Draw one scene; the same seed gives the same scene.
 
     Args:
         species, style: fixed ones (style in [0, 1]), or None for one drawn uniformly.
-        biased: contexts by HOMES and HOME_SHARES instead of uniformly.
+        bias: share of contexts that are drawn by HOMES and HOME_SHARES, the rest uniformly.
         extra_distractor: chance of one more distractor, whatever the context.
     """
     rng = np.random.default_rng(seed)
     species = species or SPECIES[rng.integers(len(SPECIES))]
-    context = _home_context(species, rng) if biased else CONTEXTS[rng.integers(len(CONTEXTS))]
+    context = _home_context(species, rng) if bias else CONTEXTS[rng.integers(len(CONTEXTS))]
+    if 0 < bias < 1:  # by draws of their own, so that the rest of the scene is that of a bias of 1
+        own = np.random.default_rng((*seed, 2))
+        context = context if own.random() < bias else CONTEXTS[own.integers(len(CONTEXTS))]
     distractors = draw_distractors(context, extra_distractor, rng)
     drawn_style = float(rng.random()) if style is None else style
     malformation = MALFORMATIONS[rng.integers(len(MALFORMATIONS))] if malformed else None
@@ -77,7 +80,7 @@ def _home_context(species: str, rng: np.random.Generator) -> str:
     return others[rng.integers(len(others))]
 
 
-#: split -> (number that sets its scenes apart, drawn with the bias)
+#: split -> (number that sets its scenes apart, whether it is drawn with the bias)
 SPLITS = {"train": (11, True), "test_matched": (12, True), "test_shifted": (13, False)}
 
 
@@ -91,14 +94,17 @@ class Paperbirds(Dataset):
 
     classes = SPECIES
 
-    def __init__(self, split: str, *, style: float, images_per_class: int, seed: int = 0):
-        """Take style in [0, 1], studio to field; raise ValueError for an unknown split."""
+    def __init__(
+        self, split: str, *, style: float, images_per_class: int, seed: int = 0, bias: float = 1.0
+    ):
+        """Take style, studio to field, and bias in [0, 1]; ValueError for an unknown split."""
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
         number, biased = SPLITS[split]
+        bias = bias if biased else 0.0
         self.split = split
         self.scenes: list[Scene] = [
-            draw_scene((seed, number, label, i), species=name, style=style, biased=biased)
+            draw_scene((seed, number, label, i), species=name, style=style, bias=bias)
             for label, name in enumerate(SPECIES)
             for i in range(images_per_class)
         ]

@@ -7,7 +7,6 @@ makes them the same on every number of cores; on a GPU one after the other.
 
 import ast
 import json
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from diffcore.params import TrainingParams, resolve_device, resolve_precision
 from diffcore.processes import end_with
 from diffcore.store import digest, file_digest, read_kept, write_text
 from diffcore.training.networks import Classifier, build_classifier, predict, save_classifier
-from diffcore.training.train import total_steps, train
+from diffcore.training.train import train
 
 _PACKAGE = Path(__file__).parents[1]
 #: Files whose code decides the result of a run.
@@ -52,12 +51,14 @@ class Run:
     seed: int  # of the weights and of all draws
     pairs: PairedDataset
     tests: Mapping[str, Split]
+    training: TrainingParams
     columns: Mapping[str, Any] = field(default_factory=dict)
-    curve_points: int = 0  # how often it is tested on the way
+    keep_weights: bool = False  # for whoever looks at the classifier
 
 
-def run_key(run: Run, training: TrainingParams) -> str:
+def run_key(run: Run) -> str:
     """Hash all that the result of a run depends on: 24 hexadecimal digits."""
+    training = run.training
     recipe = training.model_dump(mode="json", exclude=_NEUTRAL)
     device = resolve_device(training.device, "training.device")
     recipe["device"] = device  # as it is used, as is the precision
@@ -66,76 +67,87 @@ def run_key(run: Run, training: TrainingParams) -> str:
         recipe["weights"] = file_digest(find_weights(training.weights))  # wherever they lie
     tests = [(name, split.digest) for name, split in run.tests.items()]
     images = [run.pairs.digest, len(run.pairs.classes), tests]
-    method = [run.method, dict(run.settings), run.seed, run.curve_points]
+    method = [run.method, dict(run.settings), run.seed]
     return digest(method, recipe, images, _code_digest())
 
 
 @cache
 def _code_digest() -> str:
-    """Hash what the code does: its syntax without comments, layout and docstrings."""
+    """Hash what the code does: without comments, layout and docstrings."""
     trees = [ast.parse((_PACKAGE / name).read_text(encoding="utf-8")) for name in _CODE]
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             node.value.value = None
-    return digest(*map(ast.dump, trees))
+    return digest(*map(ast.unparse, trees))  # a dump differs between versions of Python
 
 
 def train_runs(
-    runs: Sequence[Run],
-    training: TrainingParams,
-    folder: Path,
-    processes: int | None = None,
-    describe: str = "runs",
+    runs: Sequence[Run], folder: Path, processes: int | None = None, describe: str = "runs"
 ) -> pd.DataFrame:
     """Train what is not in the folder yet, runs that are alike once, and tabulate everything.
 
     On a CPU so many processes train at a time, None for one a core. A row a run: its columns,
-    method, seed, key, weights (path), top-1 accuracy on each test set by its name, and seconds.
+    method, seed, key, weights (path), seconds and, by each test's name, top-1 accuracy and `hits`,
+    which images were classified right, (N,) 0 or 1.
     """
-    paths = [folder / f"{run_key(run, training)}.json" for run in runs]
+    paths = [folder / f"{run_key(run)}.json" for run in runs]
     found = {path: read_kept(path, _read) for path in paths}
-    missing = {path: run for path, run in zip(paths, runs, strict=True) if found[path] is None}
-    on_cpu = resolve_device(training.device, "training.device") == "cpu"
+    # Of runs that are alike the one last whose weights are kept, if there is such a one.
+    missing = {
+        path: run
+        for path, run in sorted(
+            zip(paths, runs, strict=True), key=lambda pair: pair[1].keep_weights
+        )
+        if found[path] is None or (run.keep_weights and not _has_weights(path))
+    }
+    on_cpu = all(resolve_device(r.training.device, "training.device") == "cpu" for r in runs)
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         job = joblib.delayed(partial(_run_on_one_thread, os.getpid()) if on_cpu else _run)
-        jobs = (job(run, training, path) for path, run in missing.items())
+        jobs = (job(run, path) for path, run in missing.items())
         count = (processes or joblib.cpu_count()) if on_cpu else 1
         done = joblib.Parallel(count, return_as="generator_unordered")(jobs) if missing else ()
         for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(missing), unit="run"):
             pass
-    return pd.DataFrame(
-        _row(run, path, found[path] or _read(path)) for run, path in zip(runs, paths, strict=True)
-    )
+    found |= {path: _read(path) for path in missing}
+    return pd.DataFrame(_row(run, path, found[path]) for run, path in zip(runs, paths, strict=True))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read the result of a run; raise if that, its log or its weights are not whole."""
+    """Read the result of a run; raise if it is not whole."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    with safe_open(path.with_suffix(".safetensors"), "pt"):
-        last = _read_log(path).iloc[-1]
-    if any(not math.isclose(last[test], top1) for test, top1 in found["top1"].items()):
-        raise ValueError("its log does not end with it")
-    return found
+    hits = {
+        test: (np.array(list(marks)) == "1").astype(np.int8)
+        for test, marks in found["hits"].items()
+    }
+    return {"hits": hits, "seconds": found["seconds"]}
 
 
-def _read_log(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path.with_suffix(".csv"))
+def _has_weights(path: Path) -> bool:
+    return (
+        read_kept(path.with_suffix(".safetensors"), lambda file: safe_open(file, "pt")) is not None
+    )
 
 
 def _row(run: Run, path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    weights = path.with_suffix(".safetensors")
-    names = {"method": run.method, "seed": run.seed, "key": path.stem, "weights": weights}
-    return {**run.columns, **names, **found["top1"], "seconds": found["seconds"]}
+    names = {"method": run.method, "seed": run.seed, "key": path.stem}
+    names["weights"] = path.with_suffix(".safetensors")
+    top1 = {test: hits.mean() for test, hits in found["hits"].items()}
+    hits = {hits_of(test): hits for test, hits in found["hits"].items()}
+    return {**run.columns, **names, **top1, **hits, "seconds": found["seconds"]}
 
 
-def read_curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Read the learning curves of a table of `train_runs`, tidy: method, seed, step, test, top1."""
-    curves = []
-    for row in table.itertuples():
-        log = _read_log(row.weights).drop(columns="loss")
-        points = log.melt("step", var_name="test", value_name="top1").dropna()
-        curves.append(points.assign(method=row.method, seed=row.seed).sort_values("step"))
-    return pd.concat(curves, ignore_index=True)[["method", "seed", "step", "test", "top1"]]
+def hits_of(test: str) -> str:
+    """Name of the column that says which images of a test set were classified right."""
+    return f"{test} hits"
+
+
+def test_on(runs: pd.DataFrame, test: str, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Look at parts of a test set, name -> places or mask, as at test sets of their own."""
+    hits, columns = runs[hits_of(test)], {}
+    for name, places in parts.items():
+        columns[hits_of(name)] = [whole[places] for whole in hits]
+        columns[name] = [whole[places].mean() for whole in hits]
+    return runs.assign(**columns)
 
 
 def _run_on_one_thread(starter: int, *arguments: Any) -> None:
@@ -149,33 +161,29 @@ def _run_on_one_thread(starter: int, *arguments: Any) -> None:
         torch.set_num_threads(threads)
 
 
-def _run(run: Run, training: TrainingParams, path: Path) -> None:
+def _run(run: Run, path: Path) -> None:
     """Train and test; the results are written last, as they say that all is there.
 
-    The log beside them has the loss of each step and, where it was tested, the accuracies.
+    The log beside them has the loss of each step.
     """
     started, num_classes = time.perf_counter(), len(run.pairs.classes)
-    classifier = build_classifier(training, num_classes, run.seed)
+    classifier = build_classifier(run.training, num_classes, run.seed)
     method = make_method(run.method, run.settings, num_classes)
-    steps = total_steps(training, len(run.pairs))
-    stops = {*np.linspace(0, steps, run.curve_points + 1).round()[1:], steps}
-    folder = path.with_suffix("")
+    steps = train(classifier, run.pairs, method, run.training, run.seed, path.with_suffix(""))
     try:
-        for log in train(classifier, run.pairs, method, training, run.seed, folder):
-            if len(log) in stops:
-                log[-1] |= (found := _test(classifier, run.tests))
+        *_, log = steps
     except FloatingPointError as error:
         raise FloatingPointError(f"{run.method}, seed {run.seed}: {error}") from None
+    hits = {name: _test(classifier, split) for name, split in run.tests.items()}
     seconds = time.perf_counter() - started
-    table = pd.DataFrame(log, pd.RangeIndex(1, steps + 1, name="step"))
-    save_classifier(classifier, path.with_suffix(".safetensors"))
-    write_text(path.with_suffix(".csv"), table.to_csv())
-    write_text(path, json.dumps({"top1": found, "seconds": seconds}))
+    counted = pd.RangeIndex(1, len(log) + 1, name="step")
+    if run.keep_weights:
+        save_classifier(classifier, path.with_suffix(".safetensors"))
+    write_text(path.with_suffix(".csv"), pd.DataFrame(log, counted).to_csv())
+    write_text(path, json.dumps({"hits": hits, "seconds": seconds}))
 
 
-def _test(classifier: Classifier, tests: Mapping[str, Split]) -> dict[str, float]:
-    """Top-1 accuracy on each set."""
-    return {
-        name: float((predict(classifier, split.images).argmax(1).numpy() == split.labels).mean())
-        for name, split in tests.items()
-    }
+def _test(classifier: Classifier, split: Split) -> str:
+    """Mark each image of a test set: 1 where it is classified right, 0 where not."""
+    right = predict(classifier, split.images).argmax(1).numpy() == split.labels
+    return "".join(right.astype(int).astype(str))

@@ -1,4 +1,4 @@
-"""Plan what is trained: the main table, learning curves, and the sweeps, the ablation among them.
+"""Plan what is trained: the main table at every dose, and the sweeps, the ablation among them.
 
 Every comparison changes one thing and keeps the rest. The test sets are read once a run, at its
 end, and decide nothing; settings were chosen on training images (`diffcore.training.tuning`).
@@ -6,6 +6,7 @@ end, and decide nothing; settings were chosen on training images (`diffcore.trai
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from operator import attrgetter
 from typing import Any
 
@@ -15,8 +16,9 @@ from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split, test_splits
 from diffcore.filtering.rules import hard_filter
 from diffcore.generation.evaluate import ablations, without_context
+from diffcore.mixing.mass import MASS_ARMS, settings_of_mass
 from diffcore.mixing.methods import GENERATIVE, method_settings, study_methods
-from diffcore.params import change_params
+from diffcore.params import DoseParams, StudyParams, change_params
 from diffcore.training.runs import Run
 
 #: What is compared at a point of a sweep.
@@ -24,24 +26,24 @@ SIDE_METHODS = ("vanilla", "added", "diffcoremix", "mixed_added")
 
 #: `diffcore.study.Study`, which stands above this room.
 Study = Any
-_added_share = attrgetter("params.training.methods.added.probability")
 
 
 def compare(
     study: Study, pairs: PairedDataset, methods: Sequence[str] = SIDE_METHODS,
     seeds: int | None = None, changes: Mapping[str, Any] | None = None,
-    tests: Mapping[str, Split] | None = None, **columns: Any,
+    tests: Mapping[str, Split] | None = None, keep_weights: bool = False, **columns: Any,
 ) -> list[Run]:  # fmt: skip
     """Plan a run of each method from each of so many seeds, on the same pairs.
 
-    Methods take their settings from the study's parameters with `changes` (by dotted keys).
+    Methods and recipe come from the study's parameters with `changes` (by dotted keys).
     """
     params = change_params(study.params, changes or {})
     # Without the images that it never sees, a method is trained once for all generated sets.
     bare = pairs.without_generated()
     return [
         Run(method, method_settings(method, params), params.seed + seed,
-            pairs if method in GENERATIVE else bare, tests or study.tests, columns)
+            pairs if method in GENERATIVE else bare, tests or study.tests, params.training, columns,
+            keep_weights)
         for method in methods
         for seed in range(seeds or params.runs.sweep_seeds)
     ]  # fmt: skip
@@ -50,18 +52,61 @@ def compare(
 def plan_main(
     study: Study, methods: Sequence[str] | None = None, seeds: int | None = None
 ) -> list[Run]:
-    """Plan methods on the study's images, DiffuseMix on its edits; by default all of the study."""
+    """Plan methods at the study's own dose, with their weights; by default all of the study."""
+    return _at_dose(study, own_dose(study), methods, seeds, keep_weights=True)
+
+
+def plan_doses(study: Study) -> list[Run]:
+    """Plan the main table: every method in every world, at every number of generated images."""
+    runs = study.params.runs
+    return [
+        run
+        for number in range(runs.worlds)
+        for dose in doses(study)
+        for run in _at_dose(
+            study.world(number), dose, seeds=runs.world_seeds if number else None, world=number,
+            dose=dose.share, keep_weights=number == 0 and dose == own_dose(study),
+        )
+    ]  # fmt: skip
+
+
+def own_dose(study: Study) -> DoseParams:
+    """The study's own number of generated images, at its own settings."""
+    return DoseParams(share=study.params.generation.generated_share)
+
+
+def doses(study: Study) -> list[DoseParams]:
+    """Every dose of the main table, the least first."""
+    return sorted((*study.params.runs.doses, own_dose(study)), key=attrgetter("share"))
+
+
+def _at_dose(
+    study: Study, at: DoseParams, methods: Sequence[str] | None = None,
+    seeds: int | None = None, **told: Any,
+) -> list[Run]:  # fmt: skip
+    """Plan methods on so many images for each real one, DiffuseMix on as many edits."""
     seeds, runs = seeds or study.params.runs.seeds, []
     for method in methods or study_methods(study.params):
-        pairs = study.pair(study.edits) if method == "diffusemix" else study.pairs
-        runs += compare(study, pairs, [method], seeds)
+        pairs = dosed_pairs(study, at, method)
+        runs += compare(study, pairs, [method], seeds, at.changes, **told)
     return runs
 
 
-def plan_curves(study: Study, methods: Sequence[str]) -> list[Run]:
-    """Plan the main table's first run of some methods once more, tested on the way."""
-    points = study.params.runs.curve_points
-    return [replace(run, curve_points=points) for run in plan_main(study, methods, seeds=1)]
+def dosed_pairs(study: Study, dose: DoseParams, method: str) -> PairedDataset:
+    """Pairs of a method at a dose: chosen by chance, those of a smaller dose among them."""
+    params = change_params(study.params, dose.changes)
+    count = round(dose.share * len(study.train))
+    if method == "diffusemix":
+        plan = study.plan_edits(params)
+        return study.pair(study.edit(plan.iloc[some_of(plan, count, params)], params))
+    if method not in GENERATIVE or dose == own_dose(study):
+        return study.pairs
+    return study.pairs.take_generated(some_of(study.pairs.generated, count, params))
+
+
+def some_of(images: Any, count: int, params: StudyParams) -> np.ndarray:
+    """Choose places by chance; the fewer are among the more."""
+    return np.sort(np.random.default_rng(params.seed).permutation(len(images))[:count])
 
 
 def _parts(study: Study) -> Iterator[Run]:
@@ -79,16 +124,6 @@ def _parts(study: Study) -> Iterator[Run]:
     levels = {"pixel only": {"mixing.patch_share": 0.0}, "patch only": {"mixing.patch_share": 1.0}}
     for part, images in (pairs | dict.fromkeys(levels, pairs["full method"])).items():
         yield from compare(study, images, ["diffcoremix"], changes=levels.get(part), part=part)
-
-
-def _styles(study: Study) -> Iterator[Run]:
-    """The same scenes in styles nearer to and farther from the generator's, filtered anew."""
-    params, splits = study.params, test_splits(study.params)
-    for style in sorted({*params.runs.styles, params.data.style}):
-        train = study.load_split("train", style=style)
-        tests = {name: study.load_split(split, style=style) for name, split in splits.items()}
-        pairs = _filtered(study, study.generated, train)
-        yield from compare(study, pairs, tests=tests, point=style)
 
 
 def _noise(study: Study) -> Iterator[Run]:
@@ -134,65 +169,63 @@ def _filtered_by(
         yield from compare(study, some, ["diffcoremix"], seeds, **told)
 
 
-def _sizes(study: Study) -> Iterator[Run]:
-    """Fewer and more real images of each class, with the same generated ones.
-
-    Sets are nested. At a size that is not the study's own, Paperbirds' generated images are dealt
-    anew among the real ones of their class; those of photographs stay with their own, if there.
-    """
-    own = images_per_class(study)
-    for count in sorted({*study.params.runs.images_per_class, own}):
-        train = study.train
-        if count != own:
-            train = study.load_split("train", train_images_per_class=count)
-        if count != own and study.params.data.dataset == "paperbirds":
-            names = f"{count}-a-class/" + train.metadata["source_id"]  # no generated image has them
-            train = replace(train, metadata=train.metadata.assign(source_id=names))
-        yield from compare(study, study.pair(study.accepted, train), point=count)
+def _masses(study: Study) -> Iterator[Run]:
+    """Added and mixed images at one share of generated pixels, and other α at one of them."""
+    seeds, points = study.params.runs.sweep_seeds, study.params.runs.masses
+    ways = [(arm, mass, 1.0) for arm in MASS_ARMS for mass in points]
+    middle = points[len(points) // 2]
+    ways += [(arm, middle, alpha) for arm in ("pixel", "patch") for alpha in (0.2, 4.0)]
+    for number in range(study.params.runs.worlds):
+        world = study.world(number)
+        for arm, mass, alpha in ways:
+            method, settings = settings_of_mass(arm, mass, alpha)
+            told = {"world": number, "part": arm, "point": mass, "alpha": alpha}
+            planned = compare(world, world.pairs, [method], 1 if number else seeds, **told)
+            yield from (replace(run, settings=settings) for run in planned)
 
 
-def images_per_class(study: Study) -> int:
-    """Real training images of a class, on average."""
-    return round(len(study.train) / len(study.train.classes))
+def _lengths(study: Study) -> Iterator[Run]:
+    """Longer trainings, each with a schedule of its own."""
+    for steps in sorted({*study.params.runs.lengths, study.params.training.steps or 0} - {0}):
+        changes = {"training.steps": steps}
+        yield from compare(study, study.pairs, changes=changes, point=steps)
 
 
-def _amounts(study: Study) -> Iterator[Run]:
-    """Fewer generated images, chosen at random; the point is their number per training image."""
-    pairs, count = study.pairs, len(study.train)
-    order = np.random.default_rng(study.params.seed).permutation(len(pairs.generated))
-    for share in sorted({*study.params.runs.generated_shares, len(order) / count}):
-        some = pairs.take_generated(np.sort(order[: round(share * count)]))
-        yield from compare(study, some, ["added", "diffcoremix"], point=share)
+def _sources(study: Study) -> Iterator[Run]:
+    """Images of the generator, what it learned from in their place, and half of its contexts."""
+    methods, contexts = SIDE_METHODS[1:], list(study.book.contexts)
+    named = study.accepted.metadata["context"].isin(contexts[::2])
+    pools = {
+        "drawn": study.pairs,
+        "retrieved": study.pair(study.retrieved),
+        "drawn, half the contexts": study.pairs.take_generated(np.flatnonzero(named)),
+    }
+    for pool, pairs in pools.items():
+        yield from compare(study, pairs, methods, part=pool)
+    yield from compare(study, study.pairs, ["vanilla"], part="none")
 
 
-def _batch_shares(study: Study) -> Iterator[Run]:
-    """Other generated shares of a batch; DiffCoRe-Mix has no such share, and is the same beside."""
-    methods = ("added", "diffcoremix", "mixed_added")
-    keys = [f"training.methods.{name}.probability" for name in ("added", "mixed_added")]
-    for share in sorted({_added_share(study), *study.params.runs.batch_shares}):
-        changes = dict.fromkeys(keys, share)
-        yield from compare(study, study.pairs, methods, changes=changes, point=share)
-
-
-def _thresholds(study: Study) -> Iterator[Run]:
-    """No threshold and stricter ones, none resampled; the point is the share rejected."""
-    similarity, own = study.judge_similarity(study.generated)
-    stricter, pairs = study.params.runs.rejected_shares, study.pair(study.generated)
-    for threshold in sorted({-1.0, own, *np.quantile(similarity, stricter).tolist()}):
-        kept = hard_filter(similarity, threshold)
-        some = pairs.take_generated(np.flatnonzero(kept))
-        columns = {"point": 1 - kept.mean(), "threshold": threshold}
-        yield from compare(study, some, ["added", "diffcoremix"], **columns)
+def _conditions(study: Study) -> Iterator[Run]:
+    """All biases with all styles and numbers of real images, the same generated ones dealt anew."""
+    runs, data, splits = study.params.runs, study.params.data, test_splits(study.params)
+    sizes = sorted({*runs.images_per_class, data.train_images_per_class})
+    biases, styles = sorted({*runs.biases, data.bias}), sorted({*runs.styles, data.style})
+    for style, bias, size in product(styles, biases, sizes):
+        changed = {"style": style, "bias": bias}
+        train = study.load_split("train", train_images_per_class=size, **changed)
+        names = f"{style}/{bias}/{size}/" + train.metadata["source_id"]  # no generated image's
+        train = replace(train, metadata=train.metadata.assign(source_id=names))
+        tests = {name: study.load_split(split, **changed) for name, split in splits.items()}
+        owners = train.metadata["source_id"].to_numpy()[study.pair(study.generated, train).source]
+        dealt = study.generated.metadata.assign(source_id=owners)
+        pairs = _filtered(study, replace(study.generated, metadata=dealt), train)
+        yield from compare(study, pairs, tests=tests, point=size, **changed)
 
 
 def _filtered(study: Study, generated: Any, train: Split | None = None) -> PairedDataset:
     """Pair with what the filter lets through, none resampled."""
     kept = hard_filter(*study.judge_similarity(generated, train))
     return study.pair(generated, train).take_generated(np.flatnonzero(kept))
-
-
-def _share_rejected(study: Study) -> float:
-    return 1 - hard_filter(*study.judge_similarity(study.generated)).mean()
 
 
 @dataclass(frozen=True)
@@ -207,20 +240,15 @@ class Axis:
 
 AXES = {
     "ablation": Axis(_parts, lambda study: "full method", "sweeps", "pipeline"),
-    "style of the real images": Axis(
-        _styles, attrgetter("params.data.style"), "styles", "paperbirds"
-    ),
+    "generated pixels": Axis(_masses, lambda study: None, "masses"),
+    "steps": Axis(_lengths, attrgetter("params.training.steps"), "lengths"),
+    "source of the images": Axis(_sources, lambda study: "drawn", "sources", "paperbirds"),
+    "conditions": Axis(_conditions, lambda study: None, "biases", "paperbirds"),
     "share of wrong counterparts": Axis(_noise, lambda study: 0.0, "noise_shares"),
     "way of filtering": Axis(
         _arms, lambda study: study.params.filtering.rule, "filter_seeds", "truth"
     ),
     "share of planted errors": Axis(_planted, lambda study: 0.0, "planted_shares", "paperbirds"),
-    "real images per class": Axis(_sizes, images_per_class, "images_per_class"),
-    "generated per training image": Axis(
-        _amounts, lambda study: len(study.accepted) / len(study.train), "generated_shares"
-    ),
-    "generated share of a batch": Axis(_batch_shares, _added_share, "batch_shares"),
-    "share rejected": Axis(_thresholds, _share_rejected, "rejected_shares"),
 }
 
 

@@ -2,14 +2,15 @@
 
     diffcore tune --profile demo        (or: make tune)
 
-Every candidate is trained on all folds of the training images but one and tested on that one. Each
-method has four; all share one recipe, chosen before for plain training. The winners are copied into
-the profile by hand, so that a study never tunes in passing; a test holds the two together. Our
-choice: of candidates whose accuracies do not differ, the first, which is the mildest.
+Every candidate is trained on all folds of the training images but one and tested on that one, from
+several seeds. First the recipe that all methods share, by plain training; then six candidates of
+each method, of those with generated images at every dose. A table says what was best, and whether
+it lies at the edge of its grid, beyond which none was tried. The winners are copied into the
+profile by hand, so that a study never tunes in passing; a test holds the two together.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -18,65 +19,110 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from diffcore.mixing.methods import GENERATIVE, METHODS, method_settings, study_methods
-from diffcore.params import change_params, project_root
+from diffcore.params import DoseParams, change_params, project_root
 from diffcore.store import write_text
 from diffcore.training.runs import Run, train_runs
-from diffcore.training.sweeps import Study
+from diffcore.training.sweeps import Study, dosed_pairs, doses, own_dose
 
 
-def candidates(method: str) -> list[dict[str, float]]:
-    """Four settings of a method, as changes of parameters.
+def grid(method: str) -> dict[str, tuple[float, ...]]:
+    """Settings of a method that are tried, as parameters by dotted keys.
 
-    >>> candidates("added")[0]
-    {'training.methods.added.probability': 0.2}
+    >>> grid("added")["training.methods.added.probability"]
+    (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
     """
     own = "mixing" if method == "diffcoremix" else f"training.methods.{method}"
     if method == "vanilla":  # the recipe that all methods share
-        grid = {"training.lr": (0.005, 0.01), "training.crop_scale": (0.7, 0.4)}
-    elif method in {"mixup", "cutmix", "saliencymix", "diffcoremix"}:
-        grid = {f"{own}.probability": (0.5, 1.0), f"{own}.alpha": (0.2, 1.0)}
-    elif method in {"added", "mixed_added"}:
-        # A batch of generated images alone would not be "added" to anything.
-        grid = {f"{own}.probability": (0.2, 0.4, 0.6, 0.8)}
-    else:
-        grid = {f"{own}.probability": (0.25, 0.5, 0.75, 1.0)}
-    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        return {"training.lr": (0.005, 0.01, 0.02, 0.04), "training.crop_scale": (0.25, 0.4, 0.7)}
+    if method in {"mixup", "cutmix", "saliencymix", "diffcoremix"}:
+        return {f"{own}.probability": (0.5, 1.0), f"{own}.alpha": (0.2, 1.0, 4.0)}
+    if method == "diffusemix":
+        return {f"{own}.probability": (0.25, 0.75), "mixing.edit_strength": (0.4, 0.6, 0.8)}
+    if method in {"added", "mixed_added"}:
+        return {f"{own}.probability": (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)}
+    return {f"{own}.probability": (0.1, 0.25, 0.4, 0.6, 0.8, 1.0)}
 
 
-def folds(study: Study, method: str) -> list[Run]:
+def candidates(method: str) -> list[dict[str, float]]:
+    """All combinations of a method's grid, as changes of parameters."""
+    tried = grid(method)
+    return [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+
+
+def at_edge(method: str, changes: Mapping[str, float]) -> bool:
+    """Whether a setting is the first or last that was tried; 1 is no edge of a probability."""
+    return any(
+        value == tried[0] or (value == tried[-1] and value != 1.0)
+        for (key, tried), value in zip(grid(method).items(), changes.values(), strict=True)
+    )
+
+
+def folds(study: Study, method: str, dose: DoseParams) -> list[Run]:
     """Plan a run of a method on each fold: tested on it, trained on the others' pairs."""
-    train, params = study.train, study.params
-    generated = study.edits if method == "diffusemix" else study.accepted
+    train, params = study.train, change_params(study.params, dose.changes)
+    pairs = dosed_pairs(study, dose, method)
     splitter = StratifiedKFold(params.runs.folds, shuffle=True, random_state=params.seed)
     runs = []
     for kept, held in splitter.split(np.zeros(len(train)), train.labels):
-        part = train.take(kept)
-        own = generated.metadata["source_id"].isin(part.metadata["source_id"])
-        pairs = study.pair(generated.take(np.flatnonzero(own)), part)
-        pairs = pairs if method in GENERATIVE else pairs.without_generated()
-        runs.append(Run(method, {}, params.seed, pairs, {"validation": train.take(held)}))
+        part = pairs.take_real(kept)
+        part = part if method in GENERATIVE else part.without_generated()
+        tests = {"validation": train.take(held)}
+        runs.append(
+            Run(method, method_settings(method, params), params.seed, part, tests, params.training)
+        )
     return runs
 
 
 def tune(study: Study, methods: Sequence[str]) -> pd.DataFrame:
     """Train every candidate of some methods on every fold: a row a candidate.
 
-    `accuracy` on held-out images is the mean over folds, `sem` its error; `chosen` marks the best.
+    `accuracy` on held-out images is the mean over folds and seeds, `sem` its error over these;
+    `chosen` marks the best, whose settings the methods after it are given.
     """
-    rows = []
-    for method in methods:
-        planned = folds(study, method)
-        for changes in candidates(method):
-            params = change_params(study.params, changes)
-            runs = [replace(run, settings=method_settings(method, params)) for run in planned]
-            text = ", ".join(f"{key}={value:g}" for key, value in changes.items())
-            options = study.run_dir / "tuning", params.runs.processes, f"{method} {text}"
-            scores = train_runs(runs, params.training, *options)["validation"]
-            rows.append((method, text, scores.mean(), scores.sem()))
-    table = pd.DataFrame(rows, columns=["method", "candidate", "accuracy", "sem"])
+    tables, recipe = [], {}
+    for method in (name for name in methods if name not in GENERATIVE):
+        table = _tune_one(study, method, DoseParams(share=own_dose(study).share, changes=recipe))
+        recipe |= _winner(table, method) if method == "vanilla" else {}
+        tables.append(table)
+    for dose in doses(study):
+        changes = dict(recipe)
+        for method in (name for name in methods if name in GENERATIVE):
+            table = _tune_one(study, method, DoseParams(share=dose.share, changes=changes))
+            changes |= _winner(table, method)
+            tables.append(table.assign(dose=dose.share))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _tune_one(study: Study, method: str, dose: DoseParams) -> pd.DataFrame:
+    """Train all candidates of a method at a dose."""
+    tried, runs = candidates(method), []
+    for changes in tried:
+        changed = DoseParams(share=dose.share, changes={**dose.changes, **changes})
+        planned = folds(study, method, changed)
+        seeds = range(study.params.runs.tuning_seeds)
+        runs.append([replace(r, seed=r.seed + seed) for r in planned for seed in seeds])
+    found = train_runs(
+        [run for planned in runs for run in planned], study.run_dir / "tuning",
+        study.params.runs.processes, f"{method} at {dose.share:g}",
+    )  # fmt: skip
+    scores = found["validation"].to_numpy().reshape(len(tried), -1)
+    table = pd.DataFrame({
+        "method": method, "candidate": [_spell(changes) for changes in tried],
+        "accuracy": scores.mean(axis=1),
+        "sem": scores.std(axis=1, ddof=1) / np.sqrt(scores.shape[1]),
+        "edge": [at_edge(method, changes) for changes in tried],
+    })  # fmt: skip
     # Rounded, so that two means of the same hits are equal, whatever the order of their folds.
-    best = table["accuracy"].round(6).groupby(table["method"], sort=False).idxmax()
-    return table.assign(chosen=table.index.isin(best))
+    return table.assign(chosen=table.index == table["accuracy"].round(6).idxmax())
+
+
+def _spell(changes: Mapping[str, float]) -> str:
+    return ", ".join(f"{key}={value:g}" for key, value in changes.items())
+
+
+def _winner(table: pd.DataFrame, method: str) -> dict[str, float]:
+    """Settings that were chosen."""
+    return candidates(method)[int(table["chosen"].to_numpy().argmax())]
 
 
 def main(arguments: list[str] | None = None) -> None:

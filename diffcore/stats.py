@@ -7,11 +7,14 @@ other training, generated and test images; or other seeds and other test images 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
+from statsmodels.tools import add_constant
 
 #: value, low, high, n and perhaps p, by name.
 Row = dict[str, float]
@@ -219,6 +222,50 @@ def gains(
 def with_holm(rows: pd.DataFrame) -> pd.DataFrame:
     """Add p_holm: the p of all rows, one family, corrected after Holm."""
     return rows.assign(p_holm=multipletests(rows["p"], method="holm")[1])
+
+
+def over_points(runs: pd.DataFrame, tests: Sequence[str]) -> pd.DataFrame:
+    """Average the runs of a sweep over its points: a row a method, world and seed."""
+    columns = [name for test in tests for name in (test, f"{test} hits") if name in runs]
+    by = [name for name in ("method", "world", "seed") if name in runs]
+    rows = [
+        dict(zip(by, group, strict=True)) | {name: np.mean(list(rows[name]), 0) for name in columns}
+        for group, rows in runs.groupby(by, sort=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def fit_gains(
+    runs: pd.DataFrame, factors: Sequence[str], test: str, confidence: float = 0.95
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Fit gains over vanilla by factors and their products of two, each scaled to [-1/2, 1/2].
+
+    Ordinary least squares over cells, each the mean of its seeds. An effect is the change of the
+    gain from a factor's first to its last value, the others half way between theirs; that of a
+    product is how much one factor's effect changes over the other's range.
+
+    Returns effects (method, factor, value, low, high, n, p, r2) and, tidy, the gains of the cells
+    (the factors, method, value, fitted).
+    """
+    keys = [*factors, "seed"]
+    wide = runs.pivot(index=keys, columns="method", values=test)
+    gains = wide.drop(columns="vanilla").sub(wide["vanilla"], axis=0)
+    cells = gains.groupby(list(factors), as_index=False).mean()
+    scaled = cells[list(factors)].apply(lambda x: (x - x.min()) / np.ptp(x) - 0.5)
+    terms = scaled.assign(**{
+        f"{a} × {b}": scaled[a] * scaled[b] for a, b in combinations(factors, 2)
+    })  # fmt: skip
+    effects, shown = [], []
+    for method in gains.columns:
+        fit = OLS(cells[method], add_constant(terms)).fit()
+        ends = fit.conf_int(1 - confidence)
+        for name in terms:
+            row = _row(fit.params[name], *ends.loc[name], len(cells)) | {"p": fit.pvalues[name]}
+            effects.append({"method": method, "factor": name, **row, "r2": fit.rsquared})
+        shown.append(cells[list(factors)].assign(
+            method=method, value=cells[method], fitted=fit.fittedvalues
+        ))  # fmt: skip
+    return pd.DataFrame(effects), pd.concat(shown, ignore_index=True)
 
 
 def best_method(runs: pd.DataFrame, among: Sequence[str], column: str) -> str:

@@ -19,8 +19,9 @@ from diffcore.figures.style import label_of
 from diffcore.report.pages import ENVIRONMENT, executed_notebooks, read_numbers
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold"
+UNDECIDED = "not decided"
 UNTESTED, NOT_RUN = "cannot be tested here", "not run yet"
-VERDICTS = (HOLDS, PARTLY, FAILS, UNTESTED, NOT_RUN)
+VERDICTS = (HOLDS, PARTLY, UNDECIDED, FAILS, UNTESTED, NOT_RUN)
 #: name -> claim, source, notebook, figure, rule, needs_generated
 CLAIMS = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
 _JUDGED = sorted({claim["notebook"] for claim in CLAIMS.values()})
@@ -28,6 +29,9 @@ _JUDGED = sorted({claim["notebook"] for claim in CLAIMS.values()})
 #: What a notebook recorded, by name; and a verdict, with what was measured.
 Numbers = Mapping[str, Any]
 Judged = tuple[str, str]
+#: Whether a condition is met: True or False where a whole interval says so, else None.
+Met = bool | None
+_CLEAR = 0.05  # p, corrected for the number of comparisons, up to which a difference is clear
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
@@ -85,23 +89,23 @@ def effects(metrics: Mapping[str, Numbers]) -> pd.DataFrame:
 
     All are shares (0.01 is a point), and above 0 where they speak for DiffCoRe-Mix.
     """
-    *others, hardest = metrics.get("04_training", {}).get("tests", [""])
-    names = {f"top-1, {hardest}, above vanilla": f"{hardest}_gain_vs_vanilla"}
-    for test in (hardest, *others):
-        names[f"top-1, {test}, above the best other"] = f"{test}_gain_vs_best_other"
-    names |= {
-        f"top-1, {hardest}, above adding the images": f"{hardest}_gain_mixed_vs_added",
+    found = ChainMap(*reversed(metrics.values()))
+    told = {
+        f"top-1, {row['test']}, above the best other, {row['dose']:g} images": row
+        for row in found.get("gains_vs_best_other", [])[::-1]
+    }
+    told |= {
+        f"top-1, {row['test']}, {row['method']} above adding, equal mass": row
+        for row in found.get("mixed_minus_added", []) if row["method"] == "both levels"
+    }  # fmt: skip
+    names = {
         "saliency in the mask, above vanilla": "energy_in_mask_gain_vs_vanilla",
-        "saliency in the mask, above CutMix": "energy_in_mask_gain_vs_cutmix",
+        "saliency beyond the centre, above vanilla": "energy_beyond_centre_gain_vs_vanilla",
         "top-1 under corruptions, above vanilla": "corruption_gain_vs_vanilla",
         "top-1 under PGD, above vanilla": "pgd_gain_vs_vanilla",
     }
-    found = ChainMap(*reversed(metrics.values()))
-    rows = [
-        (effect, found[name], found[f"{name}_low"], found[f"{name}_high"])
-        for effect, name in names.items()
-        if f"{name}_low" in found
-    ]
+    told |= {effect: _row(found, name) for effect, name in names.items() if f"{name}_low" in found}
+    rows = [(effect, row["value"], row["low"], row["high"]) for effect, row in told.items()]
     return pd.DataFrame(rows, columns=["effect", "value", "low", "high"])
 
 
@@ -116,96 +120,151 @@ def results_table(folder: Path) -> str:
     )
 
 
-def _of(*conditions: bool) -> str:
-    """All, some or none of the conditions."""
-    return HOLDS if all(conditions) else PARTLY if any(conditions) else FAILS
+def _verdict(*met: Met) -> str:
+    """All met, none met, some met and others not; where none of these is clear, not decided."""
+    if None not in met and len(set(met)) == 1:
+        return HOLDS if met[0] else FAILS
+    return PARTLY if {True, False} <= set(met) else UNDECIDED
 
 
-def _points(found: Numbers, name: str) -> str:
+def _reaches(row: Numbers, bound: float) -> Met:
+    """Whether an interval lies above a bound as a whole, or below it, or holds it."""
+    return True if row["low"] >= bound else False if row["high"] < bound else None
+
+
+def _within(row: Numbers, least: float, most: float) -> Met:
+    """Whether an interval lies between two bounds as a whole, or outside, or holds one of them."""
+    if row["low"] >= least and row["high"] <= most:
+        return True
+    return False if row["high"] < least or row["low"] > most else None
+
+
+def _above(row: Numbers) -> Met:
+    """Whether a difference is clear of zero, also by its corrected p if it has one."""
+    if row.get("p_holm", 0.0) > _CLEAR or row["low"] <= 0 <= row["high"]:
+        return None
+    return row["low"] > 0
+
+
+def _row(found: Numbers, name: str) -> dict[str, float]:
+    """Gather a row that was recorded as numbers of one name."""
+    ends = {key: found[f"{name}_{key}"] for key in ("low", "high")}
+    holm = {"p_holm": found[f"{name}_p_holm"]} if f"{name}_p_holm" in found else {}
+    return {"value": found[name], **ends, **holm}
+
+
+def _points(row: Numbers) -> str:
     """Write a difference with its interval, in points."""
-    values = (100 * found[key] for key in (name, f"{name}_low", f"{name}_high"))
+    values = (100 * row[key] for key in ("value", "low", "high"))
     return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*values)
 
 
+def _share(row: Numbers) -> str:
+    values = (100 * row[key] for key in ("value", "low", "high"))
+    return "{:.1f} % [{:.1f}, {:.1f}]".format(*values)
+
+
 def _steering(found: Numbers) -> Judged:
-    context, rarer = found["context_accuracy"], found["distractor_reduction"]
-    text = f"context as asked in {context:.1%}; distractors {rarer:.0f} times rarer"
-    return _of(context >= 0.9, rarer >= 3), text
+    context, rarer = found["in_use"]["context_accuracy"], found["negatives"]
+    text = (
+        f"context as asked in {_share(context)}; distractors {rarer['value']:.0f} times rarer "
+        f"[{rarer['low']:.0f}, {rarer['high']:.0f}]"
+    )
+    return _verdict(_reaches(context, 0.9), _reaches(rarer, 3)), text
 
 
 def _rejection(found: Numbers) -> Judged:
-    rate = found["rejection_rate"]
-    if "auc_in_use" not in found:
-        kept = PARTLY if 0.05 <= rate <= 0.15 else FAILS
-        return kept, f"rejected {rate:.1%}; whether these are the wrong ones is not known here"
-    area = found["auc_in_use"]
+    at = found["at_threshold"] if "at_threshold" in found else {}
+    if "wrong_rate" not in at:
+        rate = _row(found, "rejection_rate")
+        text = f"rejected {_share(rate)}; whether these are the wrong ones is not known here"
+        return _verdict(_within(rate, 0.05, 0.15)), text
+    area = found["auc_intervals"][found["rule"]] | {"value": found["auc_in_use"]}
+    seen = "AUC {value:.2f} [{low:.2f}, {high:.2f}]".format(**area)
     text = (
-        f"rejected {rate:.1%}; wrong before {found['wrong_rate']:.1%}, after "
-        f"{found['wrong_rate_kept']:.1%}; found {found['recall']:.0%} of them, AUC {area:.2f}"
+        f"wrong {_share(at['wrong_rate'])}; `{found['rule']}` rejects "
+        f"{_share(at['rejection_rate'])}, finds {_share(at['recall'])} of the wrong ones ({seen}) "
+        f"and leaves {_share(at['wrong_rate_kept'])}"
     )
     if found["surrogates"]:  # how many are wrong was our own choice
-        return PARTLY if area >= 0.85 else FAILS, f"injected, not generated: {text}"
-    return _of(0.05 <= rate <= 0.15, area >= 0.85), text
+        return _verdict(_reaches(area, 0.85)), f"injected, not generated: {text}"
+    return _verdict(_within(at["wrong_rate"], 0.05, 0.15), _reaches(area, 0.85)), text
+
+
+def _filter_worth(found: Numbers) -> Judged:
+    """Judge the rule in use; the paper's and the oracle's are told beside it."""
+    rows = [row for row in found["filter_gains"] if row["test"] == found["tests"][-1]]
+    gains = {row["method"]: row for row in rows}
+    text = "; ".join(f"`{name}` {_points(row)}" for name, row in gains.items())
+    return _verdict(_above(gains[found["rule"]])), f"above no filter: {text}"
 
 
 def _labels(found: Numbers) -> Judged:
-    seen = {name: found[f"label_seen_{name}"] for name in ("pixel", "patch", "mixup", "cutmix")}
-    text = "class seen at λ = ½: " + ", ".join(f"{label_of(n)} {seen[n]:.0%}" for n in seen)
-    return _of(seen["pixel"] >= 0.95, seen["patch"] >= 0.95), text
+    seen = {row["name"]: row for row in found["label_seen"]}
+    text = ", ".join(f"{label_of(name)} {_share(row)}" for name, row in seen.items())
+    met = (_reaches(seen[name], 0.95) for name in ("pixel", "patch"))
+    return _verdict(*met), f"class seen at λ = ½: {text}"
 
 
 def _accuracy(found: Numbers) -> Judged:
-    names = {test: f"{test}_gain_vs_best_other" for test in found["tests"][::-1]}
+    """Judge at the paper's dose and at the highest, on every test set."""
+    rows = found["gains_vs_best_other"]
+    ends = {min(row["dose"] for row in rows), max(row["dose"] for row in rows)}
     text = "; ".join(
-        f"{test}: {_points(found, name)} above {label_of(found[f'best_other_{test}'])}"
-        for test, name in names.items()
+        f"{row['test']}, {row['dose']:g} images: {_points(row)} above {label_of(row['best_other'])}"
+        for row in rows
     )
-    return _of(*(found[f"{name}_low"] > 0 for name in names.values())), text
+    return _verdict(*(_above(row) for row in rows if row["dose"] in ends)), text
 
 
 def _mixing_or_adding(found: Numbers) -> Judged:
-    """Judge mixing against adding the same images, also at the shares that the sweeps tried."""
-    hardest = found["tests"][-1]
-    mixed, both = f"{hardest}_gain_mixed_vs_added", f"{hardest}_gain_both_vs_added"
-    by_share = found.get("mixed_minus_added", {}).get("generated share of a batch", [])
-    at_shares = ", ".join(
-        f"{100 * row['value']:+.1f} where {row['point']:.0%} of a batch are generated"
-        for row in by_share
-    )
-    texts = (f"mixed minus added: {_points(found, mixed)}", at_shares,
-             f"both minus added: {_points(found, both)}")  # fmt: skip
-    clear = [found[f"{mixed}_low"] > 0, *(row["low"] > 0 for row in by_share)]
-    return _of(*clear), "; ".join(filter(None, texts))
+    """Judge both levels, as the paper mixes; the others are told beside it."""
+    rows = [row for row in found["mixed_minus_added"] if row["test"] == found["tests"][-1]]
+    text = "; ".join(f"{row['method']} {_points(row)}" for row in rows)
+    judged = next(row for row in rows if row["method"] == "both levels")
+    return _verdict(_above(judged)), f"above adding, mean over masses: {text}"
+
+
+def _retrieval(found: Numbers) -> Judged:
+    rows = [row for row in found["drawn_minus_retrieved"] if row["test"] == found["tests"][-1]]
+    text = "; ".join(f"{label_of(row['method'])} {_points(row)}" for row in rows)
+    return _verdict(*map(_above, rows)), f"drawn above retrieved: {text}"
 
 
 def _overhead(found: Numbers) -> Judged:
-    step, high = found["diffcoremix_step_overhead"], found["diffcoremix_step_overhead_high"]
+    step, own_step = (_row(found, f"diffcoremix_{name}_overhead") for name in ("step", "own_step"))
     spread = {int(epochs): share for epochs, share in found["amortised_overhead"].items()}
     own, most = round(found["epochs"]), max(spread)
     text = (
-        f"own step {step:+.1%}; with the drawing of its images {spread[own]:+,.0%} of this study's "
-        f"small training ({own} epochs), {spread[most]:+,.0%} of one of {most:,} epochs"
+        f"own step {_points(step)} of ResNet-50's, {_points(own_step)} of this study's small "
+        f"network; with the drawing of its images {spread[own]:+,.0%} of this training "
+        f"({own} epochs), {spread[most]:+,.0%} of one of {most:,} epochs"
     )
-    return _of(high <= 0.05, spread[own] <= 0.05), text
+    steps = (None if (met := _reaches(row, 0.05)) is None else not met for row in (step, own_step))
+    return _verdict(*steps, spread[own] <= 0.05), text
 
 
 def _saliency(found: Numbers) -> Judged:
-    names = {other: f"energy_in_mask_gain_vs_{other}" for other in ("vanilla", "cutmix")}
-    text = "; ".join(f"above {label_of(other)}: {_points(found, n)}" for other, n in names.items())
-    clear = [found[f"{name}_low"] > 0 for name in names.values()]
-    return _of(*clear, bool(found["sanity_check_passes"]) and any(clear)), text
+    names = {other: f"energy_beyond_centre_gain_vs_{other}" for other in ("vanilla", "cutmix")}
+    rows = {other: _row(found, name) for other, name in names.items()}
+    text = "; ".join(f"above {label_of(other)} {_points(row)}" for other, row in rows.items())
+    if not found["sanity_check_passes"]:
+        return FAILS, f"the maps fail the check with randomised weights; {text}"
+    return _verdict(*map(_above, rows.values())), f"energy beyond the centre's: {text}"
 
 
 def _robustness(found: Numbers) -> Judged:
     names = {"corruptions": "corruption_gain_vs_vanilla", "PGD": "pgd_gain_vs_vanilla"}
-    text = "; ".join(f"{label}: {_points(found, name)}" for label, name in names.items())
-    return _of(*(found[f"{name}_low"] > 0 for name in names.values())), text
+    rows = {label: _row(found, name) for label, name in names.items()}
+    text = "; ".join(f"{label}: {_points(row)}" for label, row in rows.items())
+    return _verdict(*map(_above, rows.values())), text
 
 
 def _copies(found: Numbers) -> Judged:
-    generated, real = found["near_copy_rate"], found["near_copy_rate_real"]
-    text = f"near-copies: {generated:.1%} of the generated images, {real:.1%} of real ones"
-    return _of(generated <= max(real, 0.01)), text
+    generated, real = _row(found, "near_copy_rate"), found["near_copy_rate_real"]
+    text = f"near-copies: {_share(generated)} of the generated images, {real:.1%} of real ones"
+    met = _reaches(generated, max(real, 0.01))
+    return _verdict(None if met is None else not met), text
 
 
 def _real_sets(found: Numbers) -> Judged:

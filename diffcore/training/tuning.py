@@ -77,37 +77,57 @@ def tune(study: Study, methods: Sequence[str]) -> pd.DataFrame:
     """Train every candidate of some methods on every fold: a row a candidate.
 
     `accuracy` on held-out images is the mean over folds and seeds, `sem` its error over these;
-    `chosen` marks the best, whose settings the methods after it are given.
+    `chosen` marks the best. The recipe comes first, and mixing before "mixed_added", which takes it.
     """
-    tables, recipe = [], {}
-    for method in (name for name in methods if name not in GENERATIVE):
-        table = _tune_one(study, method, DoseParams(share=own_dose(study).share, changes=recipe))
-        recipe |= _winner(table, method) if method == "vanilla" else {}
-        tables.append(table)
-    for dose in doses(study):
-        changes = dict(recipe)
-        for method in (name for name in methods if name in GENERATIVE):
-            table = _tune_one(study, method, DoseParams(share=dose.share, changes=changes))
-            changes |= _winner(table, method)
-            tables.append(table.assign(dose=dose.share))
+    own, tables = own_dose(study).share, []
+    chosen = {dose.share: {} for dose in doses(study)}  # at each dose
+    for stage in (["vanilla"], [m for m in METHODS if m != "mixed_added"][1:], ["mixed_added"]):
+        asked = [
+            (method, DoseParams(share=share, changes=chosen[share]))
+            for method in stage if method in methods
+            for share in (chosen if method in GENERATIVE else [own])
+        ]  # fmt: skip
+        found = _tune_all(study, asked)
+        for (method, dose), table in zip(asked, found, strict=True):
+            for share in chosen if method == "vanilla" else [dose.share]:
+                if method in ("vanilla", "diffcoremix"):
+                    chosen[share] |= candidates(method)[int(table["chosen"].to_numpy().argmax())]
+        tables += found
     return pd.concat(tables, ignore_index=True)
 
 
-def _tune_one(study: Study, method: str, dose: DoseParams) -> pd.DataFrame:
-    """Train all candidates of a method at a dose."""
-    tried, runs = candidates(method), []
-    for changes in tried:
-        changed = DoseParams(share=dose.share, changes={**dose.changes, **changes})
-        planned = folds(study, method, changed)
-        seeds = range(study.params.runs.tuning_seeds)
-        runs.append([replace(r, seed=r.seed + seed) for r in planned for seed in seeds])
-    found = train_runs(
-        [run for planned in runs for run in planned], study.run_dir / "tuning",
-        study.params.runs.processes, f"{method} at {dose.share:g}",
-    )  # fmt: skip
-    scores = found["validation"].to_numpy().reshape(len(tried), -1)
+def _tune_all(study: Study, asked: Sequence[tuple[str, DoseParams]]) -> list[pd.DataFrame]:
+    """Train all candidates of methods, each at a dose, side by side: a table each."""
+    planned = [
+        replace(run, seed=run.seed + seed)
+        for method, dose in asked
+        for changes in candidates(method)
+        for run in folds(study, method, change_dose(dose, changes))
+        for seed in range(study.params.runs.tuning_seeds)
+    ]
+    folder, processes = study.run_dir / "tuning", study.params.runs.processes
+    scores = train_runs(planned, folder, processes, "candidates")["validation"].to_numpy()
+    tables = []
+    for method, dose in asked:
+        count = len(candidates(method)) * study.params.runs.folds * study.params.runs.tuning_seeds
+        tables.append(_judge(method, dose, scores[:count]))
+        scores = scores[count:]
+    return tables
+
+
+def change_dose(dose: DoseParams, changes: Mapping[str, float]) -> DoseParams:
+    """Change settings that methods are given at a dose."""
+    return DoseParams(share=dose.share, changes={**dose.changes, **changes})
+
+
+def _judge(method: str, dose: DoseParams, scores: np.ndarray) -> pd.DataFrame:
+    """Tabulate the candidates of a method by their scores, those of one candidate side by side."""
+    tried = candidates(method)
+    scores = scores.reshape(len(tried), -1)
     table = pd.DataFrame({
-        "method": method, "candidate": [_spell(changes) for changes in tried],
+        "method": method,
+        "dose": dose.share if method in GENERATIVE else np.nan,
+        "candidate": [_spell(changes) for changes in tried],
         "accuracy": scores.mean(axis=1),
         "sem": scores.std(axis=1, ddof=1) / np.sqrt(scores.shape[1]),
         "edge": [at_edge(method, changes) for changes in tried],
@@ -118,11 +138,6 @@ def _tune_one(study: Study, method: str, dose: DoseParams) -> pd.DataFrame:
 
 def _spell(changes: Mapping[str, float]) -> str:
     return ", ".join(f"{key}={value:g}" for key, value in changes.items())
-
-
-def _winner(table: pd.DataFrame, method: str) -> dict[str, float]:
-    """Settings that were chosen."""
-    return candidates(method)[int(table["chosen"].to_numpy().argmax())]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -33,13 +33,10 @@ _FIGURE = re.compile(
     rf"(?<![\w.,])(?<!\w-)({_NUMBER})(\s*(?:%|points?\b|per cent))?"
     rf"(?:\s*\[({_NUMBER}), ({_NUMBER})\])?"
 )
-_HEAD = """# What shows each statement
-
-Written by `diffcore statements`; a cell is numbered as in the executed notebook.
-
-| in | statement | shown by |
-|---|---|---|
-"""
+_HEAD = (
+    "# What shows each statement\n\nWritten by `diffcore statements`; cells as they were executed."
+)
+_COLUMNS = "| in | statement | shown by |\n|---|---|---|\n"
 
 #: A number with the limits of its interval, where these are known; of anything else nothing.
 Number = Sequence[float | None]
@@ -216,5 +213,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(rows)} statements, {len(faults)} faults")
     if faults:
         raise UserError("\n".join(faults))
-    print(write_text(root / "docs" / "statements.md", _HEAD + "".join(rows)))
+    print(write_text(root / "docs" / "statements.md", f"{_HEAD}\n\n{_COLUMNS}{''.join(rows)}"))
     return 0

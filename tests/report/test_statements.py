@@ -100,6 +100,7 @@ def test_every_statement_is_found_with_its_file_and_cell(project, capsys):
     assert f"[`04/01_main`]({place}/figures/01_main.png) ([cell 3](" in rows[0]
     assert "../reports/birds/04_training/tables/main.csv" in rows[2]
     assert "[`:top1`](../reports/demo/04_training/metrics.json) (" in rows[3]
+    assert set(re.findall(r"\(\[cell (\w+)\]", written)) == {"3"}  # not that which names it first
     for link in re.findall(r"\]\(([^)#]+)", "".join(rows)):
         assert (project / "docs" / link).is_file(), link
 

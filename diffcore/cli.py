@@ -33,6 +33,7 @@ _ELSEWHERE = {
         "diffcore.generation.choose",
         "choose the sampler's settings without the oracle",
     ),
+    "statements": ("diffcore.report.statements", "list what shows each statement that is made"),
     "label": ("diffcore.generation.eye", "lay images out for labels by eye, to check the oracle"),
     "estimate": ("diffcore.overhead.estimate", "say what a profile will need before it is run"),
     "bench": ("diffcore.overhead.bench", "measure the parts against each other, in one run"),

@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from diffcore import stats
@@ -23,6 +24,7 @@ Loader = Callable[..., nn.Module]  # weights of a table of runs -> classifier in
 
 #: Share of the energy in the mask, whether the maximum is, energy minus its centre-bias baseline.
 MEASURES = ("energy", "hit", "beyond")
+_LEAST_P = 1e-12  # below this a p is 0
 
 
 def survey(
@@ -88,16 +90,21 @@ def examples(
 ) -> tuple[dict[str, Tensor], list[list[str]]]:
     """Make the maps of a few images by one classifier a method: method -> maps (N, H, W).
 
-    And a caption for each image and method: the energy in the mask, if known, and ✓ if it is right.
+    And a caption for each image and method: the energy in the mask, if known, and ✓ if the answer
+    is right, or ✗ and the class that was answered.
     """
     found, captions = {}, []
     for method, weights in zip(runs["method"], runs["weights"], strict=True):
         classifier, pixels, shares = load(weights), split.images[:], [""] * len(split)
         found[method] = technique(classifier, as_batch(pixels), torch.tensor(split.labels))
-        right = predict(classifier, pixels).argmax(dim=1).numpy() == split.labels
+        answers = predict(classifier, pixels).argmax(dim=1).numpy()
         if split.masks is not None and split.masks[:].any(axis=(1, 2)).all():
             shares = [f"{e:.0%} " for e in maps.energy_in_mask(found[method], split.masks[:])]
-        captions.append([s + "✗✓"[int(ok)] for s, ok in zip(shares, right, strict=True)])
+        marks = [
+            "✓" if answer == label else f"✗\n{split.classes[answer]}"
+            for answer, label in zip(answers, split.labels, strict=True)
+        ]
+        captions.append([share + mark for share, mark in zip(shares, marks, strict=True)])
     return found, [list(column) for column in zip(*captions, strict=True)]
 
 
@@ -119,7 +126,7 @@ def levels(
 
 
 def gains(table: pd.DataFrame, baselines: Sequence[str], confidence: float) -> pd.DataFrame:
-    """Gain of each method over each baseline, paired by seed and image: `levels`, over.
+    """Gain of each method over each baseline, paired by seed and image: `levels`, p, over.
 
     Rows without a partner do not count: of right answers, only images that both got right do.
     """
@@ -129,8 +136,28 @@ def gains(table: pd.DataFrame, baselines: Sequence[str], confidence: float) -> p
         pairs = table[table["method"] != over].merge(base, on=keys, suffixes=("", "_base"))
         for name in MEASURES:
             pairs[name] -= pairs[f"{name}_base"]
-        found.append(levels(pairs, confidence, columns=MEASURES).assign(over=over))
+        rows = levels(pairs, confidence, columns=MEASURES).assign(over=over)
+        groups = dict(list(pairs.groupby(["split", "method"])))
+        told = zip(rows["split"], rows["method"], rows["measure"], strict=True)
+        rows["p"] = [p_value(groups[split, method], measure) for split, method, measure in told]
+        found.append(rows)
     return pd.concat(found, ignore_index=True)
+
+
+def p_value(pairs: pd.DataFrame, column: str) -> float:
+    """Test a mean difference: 1 minus the confidence at which `stats.crossed` ends at zero."""
+    seeds, images = (pd.factorize(pairs[name])[0] for name in ("seed", "source_id"))
+    sign = np.sign(pairs[column].mean())
+
+    def near_end(p: float) -> float:
+        row = stats.crossed(sign * pairs[column], seeds, images, confidence=1 - p)
+        return row["low"]
+
+    if near_end(_LEAST_P) > 0:
+        return 0.0
+    if near_end(1 - _LEAST_P) <= 0:  # the two do not differ but for rounding
+        return 1.0
+    return float(brentq(near_end, _LEAST_P, 1 - _LEAST_P, xtol=_LEAST_P))
 
 
 def randomise(

@@ -12,6 +12,11 @@ from matplotlib.figure import Figure
 from diffcore.figures import style
 
 _WRONG = "#b00020"  # of the captions of wrong answers
+_LEGEND = (
+    "Evidence for the true class, named to the left. White: the object's outline, where it is "
+    "known. Below: share of the\nenergy inside it; ✓ the answer is right; ✗ it is wrong, and what "
+    "was answered."
+)
 _SMALL = 100  # pixels; every one of them is shown, while larger images are shrunk smoothly
 
 
@@ -73,16 +78,23 @@ def saliency_grid(
     laid = [overlay(pixels, each) for each in maps.values()]
     images = [[image, *(each[i] for each in laid)] for i, image in enumerate(pixels)]
     names = ["image", *(style.wrap(style.METHODS[method][0], 14) for method in maps)]
-    below, cell = [["", *row] for row in captions], min(1.1, 10.5 / len(names))
+    lines = [["", *map(_narrow, row)] for row in captions]
     rows = [style.wrap(name, 12) for name in rows]
-    fig = image_grid(images, rows=rows, columns=names, captions=below, cell=cell)
+    cell = min(1.1, 10.5 / len(names))
+    fig = image_grid(images, rows=rows, columns=names, captions=lines, cell=cell)
     for place, ax in enumerate(fig.axes):
         if masks is not None:
             ax.contour(masks[place // len(names)], [0.5], colors="white", linewidths=0.8)
         ax.title.set_fontsize(6.5)
         ax.xaxis.label.set_color(_WRONG if "✗" in ax.get_xlabel() else "0.15")
     _add_colour_bar(fig)
+    low = fig.subplotpars.bottom - 0.6 / fig.get_figheight()  # below the last captions
+    fig.text(0.5, low, _LEGEND, ha="center", va="top", fontsize=7.5)
     return fig
+
+
+def _narrow(caption: str) -> str:
+    return "\n".join(map(style.wrap, caption.split("\n")))
 
 
 def _add_colour_bar(fig: Figure) -> None:

@@ -22,8 +22,8 @@ from diffcore.training.networks import predict
 Technique = Callable[[nn.Module, Tensor, Tensor], Tensor]  # such as `maps.grad_cam`
 Loader = Callable[..., nn.Module]  # weights of a table of runs -> classifier in eval mode
 
-#: Share of the energy in the mask, whether the maximum is, energy minus its centre-bias baseline.
-MEASURES = ("energy", "hit", "beyond")
+#: Share of the energy in the mask, that minus its centre-bias baseline, whether the maximum is in.
+MEASURES = ("energy", "beyond", "hit")
 _LEAST_P = 1e-12  # below this a p is 0
 
 
@@ -110,7 +110,7 @@ def examples(
 
 def levels(
     table: pd.DataFrame, confidence: float, by: Sequence[str] = ("split", "method"),
-    columns: Sequence[str] = ("energy", "hit", "elsewhere", "empty"),
+    columns: Sequence[str] = ("energy", "elsewhere", "hit", "empty"),
 ) -> pd.DataFrame:  # fmt: skip
     """Mean columns of the long table within groups: `by`, measure, value, low, high, n.
 

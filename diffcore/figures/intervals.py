@@ -90,8 +90,9 @@ def _explain(rows: list, hues: Mapping[str, style.Colour], any_open: bool) -> li
 
 
 def _place_of_none(overheads: np.ndarray) -> float:
-    """Where what is not above 0 stands on a logarithmic axis: left of the least that is."""
-    return overheads[overheads > 0].min(initial=1.0) / 3
+    """Where what is not above 0 stands on a logarithmic axis: a fifth of it left of what is."""
+    least = overheads[overheads > 0].min(initial=1.0)
+    return least / max(3.0, (overheads.max() / least) ** 0.25)
 
 
 def _scale_overheads(ax: Axes, overheads: np.ndarray, marks: Sequence[float] = ()) -> None:
@@ -100,16 +101,17 @@ def _scale_overheads(ax: Axes, overheads: np.ndarray, marks: Sequence[float] = (
     No logarithm has a place for 0: what is not above it stands at the left end, and is named there.
     """
     none, top = _place_of_none(overheads), 1.5 * max(overheads.max(), 0.01, *marks)
-    least = none if (overheads <= 0).any() else 2 * none
+    least = overheads[overheads > 0].min(initial=1.0)
     powers = 10.0 ** np.arange(np.floor(np.log10(none)), np.ceil(np.log10(top)) + 1)
     steps = (1, 2, 5) if top < 100 * least else (1,)
-    ticks = [step * power for power in powers for step in steps if 2 * none < step * power <= top]
-    labels = {none: "none\nmeasurable"} if least == none else {}
-    labels |= {tick: f"{100 * tick:,.6g}%" for tick in ticks}
+    ticks = [step * power for power in powers for step in steps]
+    labels = {tick: f"{100 * tick:,.6g}%" for tick in ticks if np.sqrt(none * least) < tick <= top}
+    any_none = (overheads <= 0).any()
+    labels |= {none: "none\nmeasurable"} if any_none else {}
     ax.set_xscale("log")
     ax.set_xticks(list(labels), list(labels.values()))
     ax.set_xticks([], minor=True)
-    ax.set_xlim(least / 1.3, top)
+    ax.set_xlim((none if any_none else least) / 1.3, top)
 
 
 def interval_lines(
@@ -207,6 +209,7 @@ def overhead_accuracy(table: pd.DataFrame) -> Figure:
                 ax.plot(ends, [row["value"]] * 2, "o-", lw=0.8, color=colour, mfc="white", zorder=1)
         _scale_overheads(ax, overheads)
         style.as_percent(ax.yaxis)
+    style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"], zero=False)
     panels[0][0].plot([], [], "o-", color="0.3", mfc="white", label="with the making of its images")
     style.put_legend(panels[0][0])
     return fig

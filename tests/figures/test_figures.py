@@ -149,7 +149,7 @@ def test_overheads_stand_on_a_logarithmic_axis_from_the_least_that_was_measured(
     none = shown_ticks(small)["none\nmeasurable"]
     assert dots(small)[0] == pytest.approx((none, 0, none, 0.001))
     assert none < 0.001
-    assert list(shown_ticks(small))[1:] == ["0.1%", "1%", "10%", "100%"]
+    assert list(shown_ticks(small))[:-1] == ["0.1%", "1%", "10%", "100%"]
     assert shown_ticks(large) == pytest.approx({"1%": 0.01, "2%": 0.02, "5%": 0.05})
     assert large.get_xlim()[0] > 0.001  # the room is that of the numbers
     nothing = table.assign(value=0.0, low=0.0, high=0.0)

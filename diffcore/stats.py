@@ -216,7 +216,7 @@ def median_ratio(
     interval asks for no distribution: the k-th smallest to the k-th largest of N ratios miss the
     median as seldom as a fair coin falls on one side less than k times. Of fewer than six repeats
     no two ratios reach 95 %: then it is their range, which holds the median in 1 - 2^(1 - N) of
-    all cases, 75 % with three. A bootstrap of so few would be narrower still.
+    all cases, 75 % with three; a percentile bootstrap gives that very range, and calls it 95 %.
 
     Source: Conover, Practical Nonparametric Statistics, 1999, on confidence intervals of quantiles.
 

@@ -59,20 +59,75 @@ def test_the_bootstrap_is_scipys_by_percentiles():
     assert stats.bootstrap(np.mean, values)["value"] == values.mean()
 
 
-def test_a_reduction_is_of_pairs_and_has_a_value_where_nothing_is_left():
-    without, with_ = np.arange(40) < 20, np.arange(40) < 5
-    found = stats.reduction(without, with_)
-    assert found["value"] == pytest.approx(20.5 / 5.5)
-    assert found["low"] < found["value"] < found["high"]
-    assert stats.reduction(without, np.zeros(40, bool))["value"] == 41
-    assert ends(stats.reduction(without, without)) == (1, 1)  # the same pairs are drawn for both
+def test_a_reduction_has_the_exact_ends_of_the_odds():
+    """At each end, what was seen or more would be found in 2.5 % of studies."""
+    found = stats.reduction(np.arange(40) < 20, np.arange(40) < 5)
+    assert (found["value"], found["n"]) == (4, 40)
+    low, high = (ratio / (1 + ratio) for ratio in ends(found))  # of 25 events, those without
+    assert scipy_stats.binom.sf(19, 25, low) == pytest.approx(0.025)
+    assert scipy_stats.binom.cdf(20, 25, high) == pytest.approx(0.025)
+
+
+def test_a_reduction_to_nothing_has_no_upper_end():
+    found = stats.reduction(np.arange(240) < 66, np.zeros(240, bool))
+    assert found["high"] == np.inf
+    # All 66 events fell on one side: at odds of `low`, that happens in 2.5 % of studies.
+    assert (found["low"] / (1 + found["low"])) ** 66 == pytest.approx(0.025)
+    assert found["value"] == found["low"]  # "at least"
+    assert stats.reduction([False] * 9, [False] * 9) == {
+        "value": 0, "low": 0, "high": np.inf, "n": 9,
+    }  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
+def test_a_reduction_turned_round_is_its_reciprocal(pairs):
+    without, with_ = np.array(pairs).T
+    there, back = stats.reduction(without, with_), stats.reduction(with_, without)
+    assert there["low"] <= there["value"] <= there["high"]
+    if back["low"] > 0:
+        assert there["high"] == pytest.approx(1 / back["low"])
+    if without.any() and with_.any():
+        assert there["value"] == pytest.approx(1 / back["value"])
+
+
+@pytest.mark.parametrize("both", [0.0, 0.02, 0.1])
+def test_the_interval_of_a_reduction_covers_it(both):
+    """Pairs that have the event both times can make it too wide, and not too narrow."""
+    rng, chances, n = np.random.default_rng(0), [both, 0.2, 0.03], 120
+    truth = (both + 0.2) / (both + 0.03)
+    hits = []
+    for _ in range(500):
+        kind = rng.choice(4, n, p=[*chances, 1 - sum(chances)])
+        low, high = ends(stats.reduction(kind < 2, (kind == 0) | (kind == 2)))
+        hits.append(low <= truth <= high)
+    assert np.mean(hits) >= 0.93
 
 
 def test_the_entropy_within_groups_is_weighted_by_their_sizes():
     names, groups = [*list("aabbcccc"), "d", "e"], [1] * 8 + [2] * 2
     found = stats.entropy_within(names, groups)
-    assert found["value"] == pytest.approx(0.8 * 1.5 + 0.2 * 1.0)
-    assert stats.entropy_bits(names[:8]) == pytest.approx(1.5)
+    # The entropy of the shares, and Miller's (K - 1) / (2 n ln 2).
+    three, two = 1.5 + 2 / (16 * np.log(2)), 1.0 + 1 / (4 * np.log(2))
+    assert found["value"] == pytest.approx(0.8 * three + 0.2 * two)
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1))
+def test_an_entropy_lies_between_that_of_its_shares_and_that_of_equal_ones(names):
+    found, counts = stats.entropy_bits(names), np.unique(names, return_counts=True)[1]
+    plain = scipy_stats.entropy(counts, base=2)
+    assert plain - 1e-9 <= found <= np.log2(len(counts)) + 1e-9
+    assert found <= plain + (len(counts) - 1) / (2 * len(names) * np.log(2)) + 1e-9
+
+
+def test_a_small_samples_entropy_is_biased_less():
+    """Of twenty names from six, the shares alone miss a sixth of a bit."""
+    chances = [0.3, 0.2, 0.2, 0.1, 0.1, 0.1]
+    names = np.random.default_rng(0).choice(6, (200, 20), p=chances)
+    plain = np.mean([scipy_stats.entropy(np.bincount(each), base=2) for each in names])
+    found = stats.entropy_within(names.ravel(), np.repeat(np.arange(200), 20))["value"]
+    truth = scipy_stats.entropy(chances, base=2)
+    assert plain < truth - 0.15
+    assert found == pytest.approx(truth, abs=0.06)
 
 
 def test_the_intervals_of_two_groups_entropies_join_by_their_squares():
@@ -89,7 +144,7 @@ def test_the_intervals_of_two_groups_entropies_join_by_their_squares():
 def test_the_interval_of_an_entropy_covers_it():
     rng, truth = np.random.default_rng(0), scipy_stats.entropy([0.5, 0.3, 0.2], base=2)
     hits = []
-    for _ in range(300):
+    for _ in range(500):
         low, high = ends(stats.entropy_within(rng.choice(3, 400, p=[0.5, 0.3, 0.2]), [0] * 400))
         hits.append(low < truth < high)
     assert np.mean(hits) == pytest.approx(0.95, abs=0.04)
@@ -204,35 +259,34 @@ def test_a_crossed_interval_of_one_factor_is_students():
 # -------------------------------------------------------------------------------- turns and tables
 def test_a_ratio_keeps_the_two_times_of_a_repeat_together():
     below = np.random.default_rng(0).uniform(1, 10, 20)  # a machine that is slow for a while
-    found = stats.ratio_of_medians(2 * below, below)
+    found = stats.median_ratio(2 * below, below)
     assert (found["value"], *ends(found)) == pytest.approx((2, 2, 2))
     for above, few in (([1.0], [1.0]), ([1.0, 2.0], [1.0])):
         with pytest.raises(ValueError, match="as many repeats of each, two or more: got"):
-            stats.ratio_of_medians(above, few)
+            stats.median_ratio(above, few)
 
 
-def test_a_ratio_has_the_percentiles_of_repeats_drawn_anew():
-    rng = np.random.default_rng(0)
-    above, below = rng.gamma(9.0, size=(2, 41))
-    again = rng.integers(41, size=(20_000, 41))
-    ratios = np.median(above[again], axis=1) / np.median(below[again], axis=1)
-    found = stats.ratio_of_medians(above, below, 0.8)
-    assert found["value"] == np.median(above) / np.median(below)
-    assert ends(found) == pytest.approx(np.quantile(ratios, [0.1, 0.9]), abs=0.02)
-    assert found["n"] == 41
+@given(st.integers(6, 40), st.sampled_from([0.8, 0.9, 0.95]))
+def test_a_ratio_has_the_order_statistics_of_scipys_test_of_a_quantile(count, confidence):
+    ratios = np.random.default_rng(count).gamma(9.0, size=count)
+    expected = scipy_stats.quantile_test(ratios).confidence_interval(confidence)
+    assert ends(stats.median_ratio(3 * ratios, [3.0] * count, confidence)) == pytest.approx(
+        (expected.low, expected.high)
+    )
 
 
-@pytest.mark.parametrize(
-    "interval",
-    [
-        lambda a, b, seed: stats.bootstrap(np.mean, a + b, seed=seed),
-        lambda a, b, seed: stats.reduction(a > 0.3, b > 0.6, seed=seed),
-        lambda a, b, seed: stats.ratio_of_medians(a, b, seed=seed),
-    ],
-)
-def test_a_seed_decides_what_is_drawn_anew(interval):
-    drawn = np.random.default_rng(0).random((2, 50))
-    first, again, other = (interval(*drawn, seed) for seed in (1, 1, 2))
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_few_repeats_have_their_range_which_holds_the_median_less_often(count):
+    drawn = np.random.default_rng(0).lognormal(size=(2000, count))
+    rows = [stats.median_ratio(each, np.ones(count)) for each in drawn]
+    assert ends(rows[0]) == (drawn[0].min(), drawn[0].max())
+    held = np.mean([row["low"] <= 1 <= row["high"] for row in rows])
+    assert held == pytest.approx(1 - 2.0 ** (1 - count), abs=0.03)
+
+
+def test_a_seed_decides_what_the_bootstrap_draws_anew():
+    values = np.random.default_rng(0).random(50)
+    first, again, other = (stats.bootstrap(np.mean, values, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert ends(first) != ends(other)
 

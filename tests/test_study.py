@@ -14,6 +14,8 @@ from diffcore.checks import CapabilityError
 from diffcore.cli import main
 from diffcore.filtering.encoders import Encoder
 from diffcore.generation.pipelines import LazyPipeline
+from diffcore.report.verify import verify
+from diffcore.stats import reduction
 from diffcore.study import FilterError, Study
 
 pytestmark = pytest.mark.slow
@@ -120,6 +122,19 @@ def test_numbers_are_saved_as_they_come_with_six_digits(study):
 def test_a_number_that_is_not_finite_is_refused_by_name(study):
     with pytest.raises(ValueError, match=r"gain\.low\[1\] is nan"):
         study.record(gain={"low": [1.0, math.nan]})
+    with pytest.raises(ValueError, match="gain is inf"):
+        study.record(gain=math.inf)
+
+
+def test_an_interval_without_an_upper_end_is_saved_and_compared(study):
+    row = reduction([True] * 9, [False] * 9)
+    study.record(rarer=row)
+    study.table(pd.DataFrame([row]), "rarer")
+    text = (study.report_dir / "metrics.json").read_text()
+    assert float(json.loads(text)["rarer"]["high"]) == math.inf
+    assert "inf" in study.table(pd.DataFrame([row]), "rarer").to_html()
+    folder = study.report_dir.parent
+    assert set(verify(folder, folder)["status"]) == {"equal"}
 
 
 def test_tables_and_times_lie_apart(study):

@@ -5,10 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from diffcore.figures import style
 
+_WRONG = "#b00020"  # of the captions of wrong answers
+_LEGEND = (
+    "Evidence for the true class, named to the left. White: the object's outline, where it is "
+    "known. Below: share of the\nenergy inside it; ✓ the answer is right; ✗ it is wrong, and what "
+    "was answered."
+)
 _SMALL = 100  # pixels; every one of them is shown, while larger images are shrunk smoothly
 
 
@@ -59,23 +67,43 @@ def overlay(pixels: np.ndarray, maps: np.ndarray, opacity: float = 0.75) -> np.n
 
 def saliency_grid(
     pixels: np.ndarray, masks: np.ndarray | None, maps: Mapping[str, np.ndarray],
-    captions: Sequence[Sequence[str]],
+    captions: Sequence[Sequence[str]], rows: Sequence[str] = (),
 ) -> Figure:  # fmt: skip
     """Images in rows, methods in columns: the paper's Figure 5, with the outlines of the objects.
 
     Takes images (N, H, W, 3) uint8, masks (N, H, W) bool if they are known, maps (N, H, W) in
-    [0, 1] by method (a key of METHODS), and for each image a text a method.
+    [0, 1] by method (a key of METHODS), for each image a text a method, of which those with a ✗ are
+    red, and the names of the images' classes.
     """
     laid = [overlay(pixels, each) for each in maps.values()]
-    rows = [[image, *(each[i] for each in laid)] for i, image in enumerate(pixels)]
+    images = [[image, *(each[i] for each in laid)] for i, image in enumerate(pixels)]
     names = ["image", *(style.wrap(style.METHODS[method][0], 14) for method in maps)]
-    below = [["", *row] for row in captions]
-    fig = image_grid(rows, columns=names, captions=below, cell=min(1.1, 10.5 / len(names)))
+    lines = [["", *map(_narrow, row)] for row in captions]
+    rows = [style.wrap(name, 12) for name in rows]
+    cell = min(1.1, 10.5 / len(names))
+    fig = image_grid(images, rows=rows, columns=names, captions=lines, cell=cell)
     for place, ax in enumerate(fig.axes):
         if masks is not None:
             ax.contour(masks[place // len(names)], [0.5], colors="white", linewidths=0.8)
         ax.title.set_fontsize(6.5)
+        ax.xaxis.label.set_color(_WRONG if "✗" in ax.get_xlabel() else "0.15")
+    _add_colour_bar(fig)
+    low = fig.subplotpars.bottom - 0.6 / fig.get_figheight()  # below the last captions
+    fig.text(0.5, low, _LEGEND, ha="center", va="top", fontsize=7.5)
     return fig
+
+
+def _narrow(caption: str) -> str:
+    return "\n".join(map(style.wrap, caption.split("\n")))
+
+
+def _add_colour_bar(fig: Figure) -> None:
+    """Show what an `overlay` makes of saliencies on a mid-grey pixel, right of all images."""
+    ramp = overlay(np.full((1, 1, 256, 3), 128, np.uint8), np.linspace(0, 1, 256)[None, None])
+    place = fig.add_axes((0.915, 0.3, 0.012, 0.4))
+    bar = fig.colorbar(ScalarMappable(cmap=ListedColormap(ramp[0, 0] / 255)), cax=place)
+    bar.set_label("saliency, share of the map's greatest", fontsize=7)
+    bar.ax.tick_params(labelsize=7)
 
 
 def counterparts(

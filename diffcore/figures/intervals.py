@@ -1,6 +1,6 @@
 """Numbers with intervals: dots in rows, lines over settings, and the paper's Figure 4."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +15,6 @@ from diffcore.figures import style
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _GREY, _OURS = "0.35", style.METHODS["diffcoremix"][1]
 _APART = 2.5  # points between the whiskers of two lines
-_LINEAR = 0.001  # below this an axis of overheads is linear, so that 0 has a place
 
 
 def interval_dots(
@@ -32,10 +31,12 @@ def interval_dots(
     Args:
         table: tidy: value, low, high and the columns named here; a combination may be missing.
         xlabel: of all panels, or by panel, in place of titles.
-        baseline: row whose value is a dashed line in each panel, as `marks` (label -> place) are.
+        baseline: row whose value is a dashed line in each panel, as `marks` (label -> place) are;
+            the legend names them.
         zero: for differences: a line at 0, an axis in points, and intervals that hold 0 hollow.
         hollow: column that says which dots are hollow, in place of what `zero` implies.
-        percent: whether values are shares; with `log` on powers of ten from 0 up, as overheads.
+        percent: whether values are shares.
+        log: whether they are overheads on a logarithmic axis (see `_scale_overheads`).
     """
     rows, hues = style.in_order(table[row]), style.colours(table[hue]) if hue else {"": _OURS}
     holds_zero = zero & (table["low"] <= 0) & (table["high"] >= 0)
@@ -45,15 +46,18 @@ def interval_dots(
     fig, panels = style.lay_panels(table, panel, size, 3, xlabel=xlabel, margin=margin)
     lines = [("_", 0.0)] * zero + [(label or "_", x) for label, x in (marks or {}).items()]
     for ax, _, points in panels:
+        ends = points[["value", "low", "high"]]
+        if log:
+            points = points.assign(**ends.clip(lower=_place_of_none(ends.to_numpy())))
         _draw_rows(ax, points, row, rows, hue, hues)
-        own = [("_", x) for x in points.loc[points[row] == baseline, "value"]]
+        own = [(style.label_of(baseline), x) for x in points.loc[points[row] == baseline, "value"]]
         for label, x in lines + own:
             ax.axvline(x, zorder=0, label=label, **style.DASHED)
         if log:
-            _scale_overheads(ax, max(0.01, points["high"].max(), *(x for _, x in lines)))
+            _scale_overheads(ax, ends.to_numpy(), [x for _, x in lines])
         elif percent:
             style.as_percent(ax.xaxis, sign="" if zero else "%")
-            style.keep_to_shares(ax.set_xlim, ax.get_xlim(), points["value"], zero)
+            style.keep_to_shares([ax], "x", points["value"], zero)
     panels[0][0].set_yticks(range(len(rows)), map(style.label_of, rows))
     panels[0][0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
     style.put_legend(panels[0][0], _explain(rows, hues if hue else {}, table["open"].any()))
@@ -85,15 +89,29 @@ def _explain(rows: list, hues: Mapping[str, style.Colour], any_open: bool) -> li
     return [*dots, white] if any_open else dots
 
 
-def _scale_overheads(ax: Axes, top: float) -> None:
-    """Scale the horizontal axis by powers of ten from 0 to at least `top`, in per cent."""
-    ax.set_xscale("symlog", linthresh=_LINEAR, linscale=0.5)
-    powers = 10.0 ** np.arange(-3, np.ceil(np.log10(1.2 * top)) + 1)
-    ax.set_xticks([0, *powers])
+def _place_of_none(overheads: np.ndarray) -> float:
+    """Where what is not above 0 stands on a logarithmic axis: a fifth of it left of what is."""
+    least = overheads[overheads > 0].min(initial=1.0)
+    return least / max(3.0, (overheads.max() / least) ** 0.25)
+
+
+def _scale_overheads(ax: Axes, overheads: np.ndarray, marks: Sequence[float] = ()) -> None:
+    """Make the horizontal axis logarithmic, from the least overhead above 0 on, in per cent.
+
+    No logarithm has a place for 0: what is not above it stands at the left end, and is named there.
+    """
+    none, top = _place_of_none(overheads), 1.5 * max(overheads.max(), 0.01, *marks)
+    least = overheads[overheads > 0].min(initial=1.0)
+    powers = 10.0 ** np.arange(np.floor(np.log10(none)), np.ceil(np.log10(top)) + 1)
+    steps = (1, 2, 5) if top < 100 * least else (1,)
+    ticks = [step * power for power in powers for step in steps]
+    labels = {tick: f"{100 * tick:,.6g}%" for tick in ticks if np.sqrt(none * least) < tick <= top}
+    any_none = (overheads <= 0).any()
+    labels |= {none: "none\nmeasurable"} if any_none else {}
+    ax.set_xscale("log")
+    ax.set_xticks(list(labels), list(labels.values()))
     ax.set_xticks([], minor=True)
-    style.as_percent(ax.xaxis)
-    ax.tick_params(axis="x", rotation=45)
-    ax.set_xlim(-_LINEAR / 4, powers[-1])
+    ax.set_xlim((none if any_none else least) / 1.3, top)
 
 
 def interval_lines(
@@ -135,7 +153,7 @@ def interval_lines(
         if ylim:
             ax.set_ylim(ylim)
     if percent and not ylim:  # once all panels are drawn, as they share their axis
-        style.keep_to_shares(ax.set_ylim, ax.get_ylim(), table["value"], zero)
+        style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"], zero)
     style.put_legend(panels[0][0])
     return fig
 
@@ -177,6 +195,8 @@ def overhead_accuracy(table: pd.DataFrame) -> Figure:
     Takes shares by method and test: value, low, high (top-1), overhead (of the method's own step
     alone) and with_images (of what is paid before training too).
     """
+    overheads = table[["overhead", "with_images"]].to_numpy()
+    table = table.assign(**table[["overhead", "with_images"]].clip(_place_of_none(overheads)))
     labels = {"xlabel": "overhead of training", "ylabel": "top-1 accuracy"}
     fig, panels = style.lay_panels(table, "test", (4.0, 3.6), 3, **labels)
     for ax, _, points in panels:
@@ -187,8 +207,9 @@ def overhead_accuracy(table: pd.DataFrame) -> Figure:
             if row["with_images"] > row["overhead"]:  # in white, joined to it
                 ends = [row["overhead"], row["with_images"]]
                 ax.plot(ends, [row["value"]] * 2, "o-", lw=0.8, color=colour, mfc="white", zorder=1)
-        _scale_overheads(ax, max(table["with_images"].max(), 0.1))
+        _scale_overheads(ax, overheads)
         style.as_percent(ax.yaxis)
+    style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"], zero=False)
     panels[0][0].plot([], [], "o-", color="0.3", mfc="white", label="with the making of its images")
     style.put_legend(panels[0][0])
     return fig

@@ -4,7 +4,7 @@ seaborn, a palette that colour-blind readers can tell apart, text readable at co
 """
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -87,12 +87,18 @@ def as_percent(*axes: Axis, sign: str = "%") -> None:
         axis.set_major_formatter(lambda value, _: f"{100 * value:,.6g}{sign}")
 
 
-def keep_to_shares(
-    set_limits: Callable, limits: tuple[float, float], values: pd.Series, zero: bool
-) -> None:
-    """Let an axis of shares end at 0 and 1, whatever an interval that knows no bounds says."""
-    if not zero and values.between(0, 1).all():
-        set_limits(max(limits[0], -0.02), min(limits[1], 1.02))
+def keep_to_shares(axes: Iterable[Axes], which: str, values: pd.Series, zero: bool) -> None:
+    """Let axes ("x" or "y") of shares end at 0 and 1, though an interval may know no bounds.
+
+    Whiskers are cut off there; a dot on the end is drawn whole.
+    """
+    if zero or not values.between(0, 1).all():
+        return
+    for ax in axes:
+        low, high = getattr(ax, f"get_{which}lim")()
+        ax.set(**{f"{which}lim": (max(low, 0.0), min(high, 1.0))})
+        for container in ax.containers:
+            container.lines[0].set_clip_on(False)
 
 
 def scale_log(ax: Axes) -> None:

@@ -31,7 +31,7 @@ from diffcore.mixing.evaluate import first_pairs
 from diffcore.mixing.methods import GENERATIVE, Method, make_method, method_settings, study_methods
 from diffcore.overhead import timing
 from diffcore.params import StudyParams, TrainingParams
-from diffcore.stats import ratio_of_medians
+from diffcore.stats import median_ratio
 from diffcore.store import decode_png, encode_png
 from diffcore.training.networks import build_classifier
 from diffcore.training.train import Step
@@ -132,9 +132,7 @@ def _time_own(phases: timing.Jobs, draws: int) -> timing.Seconds:
     return runs.mean().drop("real images").to_dict()
 
 
-def step_overheads(
-    times: pd.DataFrame, run: str = "own", confidence: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
+def step_overheads(times: pd.DataFrame, run: str = "own", confidence: float = 0.95) -> pd.DataFrame:
     """Overhead of each method, as a fraction of a step without augmentation, from `time_steps`.
 
     Of what it adds, timed by itself (`run` is "own"), or of the difference of whole steps ("step"),
@@ -148,7 +146,7 @@ def step_overheads(
         vanilla = step[VANILLA]
         for method, added in own.sub(own[VANILLA], axis="index").items():
             row = {"setting": setting, "method": method}
-            row |= ratio_of_medians(added, vanilla, confidence, seed)
+            row |= median_ratio(added, vanilla, confidence)
             row |= {"own_ms": 1000 * added.median(), "step_ms": 1000 * vanilla.median()}
             rows.append(row | {"gpu_gigabytes": gigabytes})
     return pd.DataFrame(rows)
@@ -202,7 +200,7 @@ def time_images(
 
 
 def image_costs(
-    times: pd.DataFrame, drawn_per_kept: float, confidence: float = 0.95, seed: int = 0
+    times: pd.DataFrame, drawn_per_kept: float, confidence: float = 0.95
 ) -> pd.DataFrame:
     """Sum up the table of `time_images`, in seconds for one image: measure, value, low, high, n.
 
@@ -216,7 +214,7 @@ def image_costs(
         "kept": "seconds_per_kept", "edit": "seconds_per_edit",
     }  # fmt: skip
     return pd.DataFrame(
-        {"measure": name} | ratio_of_medians(totals[kind], np.ones(len(totals)), confidence, seed)
+        {"measure": name} | median_ratio(totals[kind], np.ones(len(totals)), confidence)
         for kind, name in measures.items()
         if kind in totals
     )

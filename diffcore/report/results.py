@@ -72,7 +72,12 @@ class Report:
         return styled
 
     def record(self, **numbers: Any) -> None:
-        """Add numbers (ValueError unless finite), texts, mappings or lists to ``metrics.json``."""
+        """Add numbers, texts, mappings or lists to ``metrics.json``.
+
+        Raises:
+            ValueError: for a number that is not finite, but for the upper end ("high") of an
+                interval that has none. JSON knows no infinity: it is the text "inf".
+        """
         self._save("metrics", numbers)
 
     def record_times(self, **numbers: Any) -> None:
@@ -94,6 +99,8 @@ def _plain(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, f"{name}[{place}]") for place, item in enumerate(value)]
     if isinstance(value, float):
+        if value == math.inf and name.endswith("high"):
+            return "inf"
         if not math.isfinite(value):
             raise ValueError(f"{name} is {value}; a recorded number must be finite")
         return float(f"{value:.{_DIGITS}g}")

@@ -12,9 +12,11 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from statsmodels.stats.multitest import multipletests
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_calibration_error
 
+from diffcore import stats
 from diffcore.data.images import as_batch
 from diffcore.data.splits import Split
 from diffcore.paperbirds.birds import SPECIES
@@ -64,6 +66,17 @@ def clean_and_corrupted(table: pd.DataFrame) -> pd.DataFrame:
     kind = np.where(table["corruption"] == "none", "clean images", "mean over corruptions")
     keys = [table["method"], table["seed"], kind]
     return table.groupby(keys, sort=False)["top1"].mean().unstack().reset_index()
+
+
+def gains_by(table: pd.DataFrame, column: str, baseline: str, confidence: float) -> pd.DataFrame:
+    """Every method against one baseline under each value of a column, as `stats.gains`.
+
+    Here ``p_holm`` is corrected after Holm for all rows of the table, which are one family.
+    """
+    kinds = list(table[column].unique())
+    wide = table.pivot(index=["method", "seed"], columns=column, values="top1").reset_index()
+    found = stats.gains(wide, baseline, kinds, confidence).rename(columns={"test": column})
+    return found.assign(p_holm=multipletests(found["p"], method="holm")[1])
 
 
 def under_attack(

@@ -21,8 +21,8 @@ from diffcore.training.networks import predict
 Technique = Callable[[nn.Module, Tensor, Tensor], Tensor]  # such as `maps.grad_cam`
 Loader = Callable[..., nn.Module]  # weights of a table of runs -> classifier in eval mode
 
-#: Share of the energy in the mask, whether the maximum is, energy minus its centre-bias baseline.
-MEASURES = ("energy", "hit", "beyond")
+#: Share of the energy in the mask, that minus its centre-bias baseline, whether the maximum is in.
+MEASURES = ("energy", "beyond", "hit")
 
 
 def survey(
@@ -88,38 +88,51 @@ def examples(
 ) -> tuple[dict[str, Tensor], list[list[str]]]:
     """Make the maps of a few images by one classifier a method: method -> maps (N, H, W).
 
-    And a caption for each image and method: the energy in the mask, if known, and ✓ if it is right.
+    And a caption for each image and method: the energy in the mask, if known, and ✓ if the answer
+    is right, or ✗ and the class that was answered.
     """
     found, captions = {}, []
     for method, weights in zip(runs["method"], runs["weights"], strict=True):
         classifier, pixels, shares = load(weights), split.images[:], [""] * len(split)
         found[method] = technique(classifier, as_batch(pixels), torch.tensor(split.labels))
-        right = predict(classifier, pixels).argmax(dim=1).numpy() == split.labels
+        answers = predict(classifier, pixels).argmax(dim=1).numpy()
         if split.masks is not None and split.masks[:].any(axis=(1, 2)).all():
             shares = [f"{e:.0%} " for e in maps.energy_in_mask(found[method], split.masks[:])]
-        captions.append([s + "✗✓"[int(ok)] for s, ok in zip(shares, right, strict=True)])
+        marks = [
+            "✓" if answer == label else f"✗\n{split.classes[answer]}"
+            for answer, label in zip(answers, split.labels, strict=True)
+        ]
+        captions.append([share + mark for share, mark in zip(shares, marks, strict=True)])
     return found, [list(column) for column in zip(*captions, strict=True)]
 
 
 def levels(
     table: pd.DataFrame, confidence: float, by: Sequence[str] = ("split", "method"),
-    columns: Sequence[str] = ("energy", "hit", "elsewhere", "empty"),
+    columns: Sequence[str] = ("energy", "elsewhere", "hit", "empty"),
 ) -> pd.DataFrame:  # fmt: skip
     """Mean columns of the long table within groups: `by`, measure, value, low, high, n.
 
     No row for a group of one image, of which no interval can be told.
     """
+    return _means(table, confidence, by, columns).drop(columns="p")
+
+
+def _means(
+    table: pd.DataFrame, confidence: float, by: Sequence[str] = ("split", "method"),
+    columns: Sequence[str] = MEASURES,
+) -> pd.DataFrame:  # fmt: skip
+    """As `levels`, with the p of a mean being 0."""
     found = [
         dict(zip([*by, "measure"], [*group, name], strict=True))
         | stats.crossed(rows[name], rows["seed"], rows["source_id"], confidence=confidence)
         for group, rows in table.groupby(list(by), sort=False)
         for name in (columns if len(rows) > 1 else ())
     ]
-    return pd.DataFrame(found, columns=[*by, "measure", "value", "low", "high", "n"])
+    return pd.DataFrame(found, columns=[*by, "measure", "value", "low", "high", "n", "p"])
 
 
 def gains(table: pd.DataFrame, baselines: Sequence[str], confidence: float) -> pd.DataFrame:
-    """Gain of each method over each baseline, paired by seed and image: `levels`, over.
+    """Gain of each method over each baseline, paired by seed and image: `levels`, p, over.
 
     Rows without a partner do not count: of right answers, only images that both got right do.
     """
@@ -129,7 +142,7 @@ def gains(table: pd.DataFrame, baselines: Sequence[str], confidence: float) -> p
         pairs = table[table["method"] != over].merge(base, on=keys, suffixes=("", "_base"))
         for name in MEASURES:
             pairs[name] -= pairs[f"{name}_base"]
-        found.append(levels(pairs, confidence, columns=MEASURES).assign(over=over))
+        found.append(_means(pairs, confidence).assign(over=over))
     return pd.concat(found, ignore_index=True)
 
 

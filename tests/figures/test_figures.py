@@ -78,12 +78,18 @@ def test_a_saliency_grid_has_a_column_a_method_and_the_outlines():
     masks = np.zeros((2, 8, 8), bool)
     masks[:, 2:5, 3:6] = True
     maps = {"vanilla": np.zeros((2, 8, 8)), "diffcoremix": np.ones((2, 8, 8))}
-    fig = figures.saliency_grid(pixels, masks, maps, [["1", "2"], ["3", "4"]])
-    assert [ax.get_title() for ax in fig.axes[:3]] == ["image", "vanilla", "DiffCoRe-Mix"]
-    assert [ax.get_xlabel() for ax in fig.axes] == ["", "1", "2", "", "3", "4"]
-    assert np.array_equal(fig.axes[4].images[0].get_array(),
+    captions = [["1 ✓", "2 ✗\nwren"], ["3 ✓", "4 ✓"]]
+    fig = figures.saliency_grid(pixels, masks, maps, captions, ["blue jay", "gull"])
+    *axes, bar = fig.axes
+    assert [ax.get_title() for ax in axes[:3]] == ["image", "vanilla", "DiffCoRe-Mix"]
+    assert [ax.get_xlabel() for ax in axes] == ["", *captions[0], "", *captions[1]]
+    assert [ax.get_ylabel() for ax in axes] == ["blue jay", "", "", "gull", "", ""]
+    colours = [ax.xaxis.label.get_color() for ax in axes if ax.get_xlabel()]
+    assert [colour == colours[1] for colour in colours] == [False, True, False, False]
+    assert bar.get_ylim() == (0, 1)
+    assert np.array_equal(axes[4].images[0].get_array(),
                           figures.overlay(pixels, maps["vanilla"])[1])  # fmt: skip
-    for ax in fig.axes:
+    for ax in axes:
         corners = ax.collections[0].get_paths()[0].get_extents()
         assert (corners.x0, corners.y0, corners.x1, corners.y1) == (2.5, 1.5, 5.5, 4.5)
 
@@ -99,6 +105,7 @@ def test_dots_have_a_row_a_method_a_panel_a_test_set_and_mark_the_baseline():
         np.testing.assert_allclose(dots(ax), expected)
         assert lines_at(ax) == pytest.approx([vanilla])
         assert ax.containers[0].lines[0].get_color() == METHODS["diffcoremix"][1]
+    assert legend(fig) == ["vanilla"]  # what the dashed line is
 
 
 def test_differences_are_marked_at_zero_and_hollow_where_they_hold_it():
@@ -123,13 +130,31 @@ def test_markers_tell_hues_apart_and_a_missing_dot_leaves_its_place_empty():
     assert lines_at(fig.axes[0]) == [0.1]
 
 
-def test_overheads_span_powers_of_ten_and_zero():
+def shown_ticks(ax):
+    """Label -> place of the ticks within the axis."""
+    low, high = ax.get_xlim()
+    ticks = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+    return {text.get_text(): place for place, text in ticks if low <= place <= high}
+
+
+def test_overheads_stand_on_a_logarithmic_axis_from_the_least_that_was_measured():
     table = tidy(setting=["small", "large"], method=["cutmix", "augmix"])
-    table[["value", "high"]] = [[0.0, 0.001], [0.6, 1.3], [0.001, 0.01], [0.05, 0.06]]
+    table[["value", "low", "high"]] = [
+        [0.0, -0.01, 0.001], [0.6, 0.5, 1.3], [0.02, 0.01, 0.03], [0.05, 0.04, 0.06],
+    ]  # fmt: skip
     fig = figures.interval_dots(table, row="method", panel="setting", marks={"5%": 0.05}, log=True)
-    for ax, top in zip(fig.axes, (1.3, 0.06), strict=True):
-        assert ax.get_xlim()[0] < 0 < top < ax.get_xlim()[1]
-        assert [label.get_text() for label in ax.get_xticklabels()][:3] == ["0%", "0.1%", "1%"]
+    small, large = fig.axes
+    assert {ax.get_xscale() for ax in fig.axes} == {"log"}
+    # What is not above 0 stands left of all that is, under a tick that says so.
+    none = shown_ticks(small)["none\nmeasurable"]
+    assert dots(small)[0] == pytest.approx((none, 0, none, 0.001))
+    assert none < 0.001
+    assert list(shown_ticks(small))[:-1] == ["0.1%", "1%", "10%", "100%"]
+    assert shown_ticks(large) == pytest.approx({"1%": 0.01, "2%": 0.02, "5%": 0.05})
+    assert large.get_xlim()[0] > 0.001  # the room is that of the numbers
+    nothing = table.assign(value=0.0, low=0.0, high=0.0)
+    (ax,) = figures.interval_dots(nothing, row="method", hue="setting", log=True).axes
+    assert len(np.unique(dots(ax)[:, [0, 2, 3]])) == 1
 
 
 def test_lines_run_from_left_to_right_with_their_marks():
@@ -167,7 +192,8 @@ def test_each_method_stands_at_its_overhead_and_accuracy():
     fig = figures.overhead_accuracy(table.assign(overhead=[0, 0.02] * 2, with_images=[0, 3.0] * 2))
     for ax, top1 in zip(fig.axes, ((0.40, 0.41), (0.42, 0.43)), strict=True):
         points = [tuple(np.ravel(bar.lines[0].get_xydata())) for bar in ax.containers]
-        np.testing.assert_allclose(points, [(0.0, top1[0]), (0.02, top1[1])])
+        none = shown_ticks(ax)["none\nmeasurable"]
+        np.testing.assert_allclose(points, [(none, top1[0]), (0.02, top1[1])])
         assert [0.02, 3.0] in [list(line.get_xdata()) for line in ax.lines]
     assert set(legend(fig)) == {"vanilla", "DiffCoRe-Mix", "with the making of its images"}
 
@@ -269,9 +295,11 @@ def test_an_axis_of_shares_ends_at_0_and_1_though_an_interval_does_not():
     table = pd.DataFrame({"x": [0.0, 1.0], "value": [0.1, 0.9], "low": [-0.6, 0.5],
                           "high": [0.6, 1.4]})  # fmt: skip
     (ax,) = figures.interval_lines(table, x="x").axes
-    assert ax.get_ylim() == pytest.approx((-0.02, 1.02))
+    assert ax.get_ylim() == pytest.approx((0, 1))
     (dots,) = figures.interval_dots(table.assign(row=["a", "b"]), row="row").axes
-    assert dots.get_xlim() == pytest.approx((-0.02, 1.02))
+    assert dots.get_xlim() == pytest.approx((0, 1))
+    drawn = dots.containers[0].lines  # the dot is whole, and its whiskers end with the axis
+    assert (drawn[0].get_clip_on(), drawn[2][0].get_clip_on()) == (False, True)
     (free,) = figures.interval_lines(table, x="x", zero=True).axes  # a difference knows no bounds
     assert free.get_ylim()[0] < -0.6
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import ttest_1samp
 from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -55,6 +56,29 @@ def test_clean_images_are_not_among_the_corrupted():
     (row,) = evaluate.clean_and_corrupted(table).to_dict("records")
     assert row["clean images"] == 1
     assert row["mean over corruptions"] == pytest.approx(0.5)
+
+
+def test_gains_under_many_corruptions_are_one_family():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"method": method, "seed": seed, "corruption": kind, "top1": 0.5 + up + rng.normal(0, 0.02)}
+        for method, up in (("vanilla", 0.0), ("added", 0.03))
+        for seed in range(4)
+        for kind in ("fog", "JPEG", "blur")
+    ]
+    table = pd.DataFrame(rows)
+    found = evaluate.gains_by(table, "corruption", "vanilla", 0.95).set_index("corruption")
+    wide = table.pivot(index=["corruption", "seed"], columns="method", values="top1")
+    differences = (wide["added"] - wide["vanilla"]).unstack()
+    expected = ttest_1samp(differences, 0, axis=1).pvalue
+    assert found.loc[differences.index, "p"].to_numpy() == pytest.approx(expected)
+    # Holm by hand: the least of three p counts threefold, the next twice, none less than the last.
+    least, middle, most = np.argsort(expected)
+    steps = np.maximum.accumulate(
+        [3 * expected[least], 2 * expected[middle], expected[most]]
+    ).clip(max=1)  # fmt: skip
+    corrected = found.loc[differences.index[[least, middle, most]], "p_holm"]
+    assert corrected.to_numpy() == pytest.approx(steps)
 
 
 def test_every_classifier_is_attacked(few):

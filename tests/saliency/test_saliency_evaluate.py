@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from diffcore.data.splits import Split
@@ -114,9 +116,11 @@ def test_examples_have_maps_and_captions_for_each_method():
     assert [part.shape for part in maps.values()] == [(2, 8, 8)] * 2
     share = maps["diffcoremix"][0][images.masks[0]].sum() / maps["diffcoremix"][0].sum()
     assert captions[0][1] == f"{share:.0%} ✓"
-    assert captions[0][0].endswith("✗")
+    assert captions[0][0].endswith("✗\nb")  # and what was answered
     bare = Split("test", images.classes, images.metadata, images.images)
-    assert evaluate.examples(first, MODELS.get, bare, look_at_channel)[1] == [["✗", "✓"]] * 2
+    assert evaluate.examples(first, MODELS.get, bare, look_at_channel)[1] == [
+        ["✗\nb", "✓"], ["✗\nc", "✓"],
+    ]  # fmt: skip
 
 
 def test_levels_name_their_groups_and_leave_out_single_images(table):
@@ -145,6 +149,32 @@ def test_gains_are_paired():
     # Rows without a partner, here because one of both was dropped, do not count.
     assert evaluate.gains(rows[:-2], ["vanilla"], 0.95)["n"].unique().tolist() == [3]
     assert evaluate.gains(rows[:2], ["cutmix"], 0.95).empty
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.8, 0.95]))
+def test_a_p_falls_below_its_level_as_the_interval_leaves_zero(seed, confidence):
+    rng = np.random.default_rng(seed)
+    pairs = pd.DataFrame(
+        {"split": "a", "method": m, "seed": s, "source_id": i}
+        | {name: rng.normal(m == "ours") for name in evaluate.MEASURES}
+        for m in ("vanilla", "ours") for s in range(3) for i in range(4)
+    )  # fmt: skip
+    found = evaluate.gains(pairs, ["vanilla"], confidence)
+    clear = (found["low"] > 0) | (found["high"] < 0)
+    assert clear.tolist() == (found["p"] < 1 - confidence).tolist()
+
+
+def test_a_map_in_the_middle_gains_nothing_beyond_centre_bias():
+    """Every image's map is the same blob: what it holds of objects is their place."""
+
+    def blob(model, images, targets):
+        spot = torch.zeros(len(images), 8, 8)
+        spot[:, 2:6, 2:6] = 1
+        return spot
+
+    table = survey(technique=blob)
+    assert table.groupby("split")["beyond"].mean().to_numpy() == pytest.approx([0, 0], abs=1e-6)
+    assert table["energy"].mean() > 0
 
 
 # ------------------------------------------------------------------------------ randomised weights

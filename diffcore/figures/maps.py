@@ -35,8 +35,9 @@ def heat_maps(
         ax.tick_params(axis="y", rotation=0, labelsize=8.5)
         ax.tick_params(axis="x", rotation=90, labelsize=8.5)
     above = max(np.nanmax(table) for table in tables) > high
-    ends = {"extend": "max", "label": f"{label} (arrow: above)"} if above else {"label": label}
-    bar = fig.colorbar(axes[0, -1].collections[0], ax=axes, shrink=0.8, pad=0.02, **ends)
+    label, extend = (f"{label} (arrow: above)", "max") if above else (label, "neither")
+    bar = fig.colorbar(axes[0, -1].collections[0], ax=axes, shrink=0.8, pad=0.02, extend=extend)
+    bar.set_label(style.wrap(label, 32))
     style.as_percent(bar.ax.yaxis)
     return fig
 

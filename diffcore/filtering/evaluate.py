@@ -163,7 +163,9 @@ def captions(similarity: np.ndarray, threshold: float, judged: pd.DataFrame) -> 
     asked = judged["class_name"] + (", " + judged["context"]).where(judged["context"] != "", "")
     verdicts = np.where(hard_filter(similarity, threshold), "accepted", "rejected")
     rows = zip(asked, similarity, verdicts, notes, strict=True)
-    return [f"{text}\nsimilarity {value:.3f}: {said}{note}" for text, value, said, note in rows]
+    return [
+        f"asked: {text}\nsimilarity {value:.3f}: {said}{note}" for text, value, said, note in rows
+    ]
 
 
 def auc(wrong: np.ndarray, similarity: np.ndarray) -> float:

@@ -129,10 +129,10 @@ def test_captions_say_what_was_asked_for_and_what_is_wrong_where_that_is_known()
     })  # fmt: skip
     values = np.array([0.9, 0.456, -0.1, 0.2])
     plain = [
-        "jay, garden\nsimilarity 0.900: accepted",
-        "wren\nsimilarity 0.456: accepted",
-        "crow, garden\nsimilarity -0.100: rejected",
-        "crow\nsimilarity 0.200: rejected",
+        "asked: jay, garden\nsimilarity 0.900: accepted",
+        "asked: wren\nsimilarity 0.456: accepted",
+        "asked: crow, garden\nsimilarity -0.100: rejected",
+        "asked: crow\nsimilarity 0.200: rejected",
     ]
     assert evaluate.captions(values, 0.456, judged) == plain
     truth = {"seen_species": ["jay", "jay", "crow", "wren"],

@@ -70,13 +70,9 @@ def object_bars(table: pd.DataFrame) -> Figure:
     """
     places, size = np.arange(len(table)), (9.6, 0.4 * len(table) + 1.3)
     fig, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
-    start = np.zeros(len(table))
-    for part, colour, label in (
-        ("own", 0, "object of the label's class"),
-        ("other", 3, "of another class"),
-    ):
-        axes[0].barh(places, table[part], left=start, color=style.PALETTE[colour], label=label)
-        start = start + table[part].to_numpy()
+    axes[0].barh(places, table["own"], color=style.PALETTE[0], label="object of the label's class")
+    axes[0].barh(places, table["other"], left=table["own"], color=style.PALETTE[3],
+                 label="object of another class")  # fmt: skip
     for ax, name in zip(axes[1:], ("label_error", "lost"), strict=True):
         ax.plot(table[name], places, "o", color="0.3")
     axes[0].set_yticks(places, map(style.label_of, table["method"]))

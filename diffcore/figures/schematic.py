@@ -100,12 +100,6 @@ def _join(canvas: Axes, place: _Place, stage: Sequence[tuple[Cell, _Place]], foo
     if not last:
         return
     (x, y), (end, above) = place, last[-1]
-    left = x - _IMAGE[0] / 2
-    corners = [
-        (left, y),
-        (left - 0.12, y),
-        (left - 0.12, foot),
-        (end, foot),
-        (end, above + _IMAGE[1] * 0.75),
-    ]
+    edge, below = x - _IMAGE[0] / 2, above + _IMAGE[1] * 0.85  # two lines of text are above it
+    corners = [(edge, y), (edge - 0.12, y), (edge - 0.12, foot), (end, foot), (end, below)]
     canvas.add_patch(FancyArrowPatch(path=Path(corners), **_ARROW))

@@ -78,7 +78,7 @@ def object_bars(table: pd.DataFrame) -> Figure:
     axes[0].set_yticks(places, map(style.label_of, table["method"]))
     axes[0].invert_yaxis()
     labels = ("object, share of the image", "label's weight misses its object, points",
-              "images with half the object lost")  # fmt: skip
+              "images that lose over half of their object")  # fmt: skip
     for ax, label, sign in zip(axes, labels, ("%", "", "%"), strict=True):
         ax.set_xlabel(style.wrap(label, 26))
         ax.set_xlim(-0.01 * (ax is not axes[0]), max(1.05 * ax.dataLim.x1, 0.05))

@@ -22,7 +22,8 @@ def histograms(
     """Histograms of several kinds of values (kind -> values, or panel -> kind -> values).
 
     `threshold` is a dashed line, in all panels or by panel. With `log`, zeros are counted at the
-    left end of the axis. Each outline has area 1, or without `density` shows shares of its values.
+    left end of the axis. Each outline has area 1, and panels share their bins and axes; without
+    `density` outlines are shares of their values, and each panel has bins of its own.
     """
     several = isinstance(next(iter(values.values())), Mapping)
     nested = values if several else {"": values}
@@ -30,9 +31,10 @@ def histograms(
         pd.DataFrame({"panel": list(nested)}), "panel", (3.8, 2.9) if several else _WIDE, 3,
         xlabel=xlabel, ylabel="density" if density else "share of images", sharey=density,
     )  # fmt: skip
+    pooled = {name: np.concatenate(list(kinds.values())) for name, kinds in nested.items()}
     for ax, name, _ in panels:
         at = threshold.get(name) if isinstance(threshold, Mapping) else threshold
-        edges = _edges(np.concatenate(list(nested[name].values())), at, log)
+        edges = _edges(np.concatenate([*pooled.values()]) if density else pooled[name], at, log)
         for kind, colour in style.colours(nested[name]).items():
             each = np.clip(nested[name][kind], edges[0], None)
             ax.hist(each, edges, density=density, weights=np.full(len(each), 1 / len(each)),
@@ -73,7 +75,7 @@ def threshold_view(similarity: np.ndarray, wrong: np.ndarray, threshold: float) 
         f"wrong among the kept: {_share(wrong[~rejected])} (before: {wrong.mean():.1%})"
     )
     ax.set_title(title, fontsize="small")
-    ax.set(xlabel="cosine to the reference", ylabel="generated images")
+    ax.set(xlabel="similarity to the reference", ylabel="generated images")
     style.put_legend(ax)
     return fig
 
@@ -88,13 +90,14 @@ def boxes(
 ) -> Figure:  # fmt: skip
     """Boxes that hold the middle half of the values of `x`, a row for each value of `y`.
 
-    Whiskers reach the 5th and the 95th percentile.
+    Whiskers reach the 5th and the 95th percentile, as the axis says.
     """
     fig, ax = plt.subplots(figsize=(6.8, 0.6 * table[y].nunique() + 1.0), layout="constrained")
     sns.boxplot(table, x=x, y=y, hue=hue, ax=ax, whis=(5, 95), fliersize=0,
                 palette=style.colours(table[hue]), width=0.6, linewidth=0.9)  # fmt: skip
     _mark_threshold(ax, threshold)
-    ax.set(xlabel=xlabel, ylabel="")
+    said = "box: middle half and median, whiskers: 5th to 95th percentile"
+    ax.set(xlabel=f"{xlabel}\n{said}", ylabel="")
     ax.get_legend().remove()
     style.put_legend(ax)
     return fig
@@ -116,7 +119,7 @@ def curves(
         rows, label = table[table[hue] == name], (labels or {}).get(name, style.label_of(name))
         ax.plot(rows[x], rows[y], color=colour, lw=1.7, label=label)
     if diagonal:
-        ax.plot([0, 1], [0, 1], color="0.7", lw=1, ls=":")
+        ax.plot([0, 1], [0, 1], color="0.7", lw=1, ls=":", label="guessing")
         ax.set_aspect("equal")
     if expected is not None:
         ax.axhline(expected, color="0.4", ls=":", lw=1.2)
@@ -140,10 +143,11 @@ def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> 
     fig, panels = style.lay_panels(bins, "method", (2.5, 2.6), 4, **labels)
     for ax, method, rows in panels:
         colour, sizes = style.METHODS[method][1], 150 * rows["count"] / rows["count"].max() + 4
-        ax.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1.2)
+        ax.plot([0, 1], [0, 1], color="0.6", ls=":", lw=1.2, label="accuracy = confidence")
         ax.plot(rows["confidence"], rows["top1"], color=colour, lw=1.2)
         ax.scatter(rows["confidence"], rows["top1"], sizes, color=colour)
         ax.set(xlim=(0, 1.03), ylim=(0, 1.03))
-        ax.text(0.05, 0.9, f"ECE {errors_of[method]:.1%}", fontsize=9)
+        ax.text(0.05, 0.9, f"ECE {100 * errors_of[method]:.1f} points", fontsize=9)
         style.as_percent(ax.xaxis, ax.yaxis)
+    style.put_legend(panels[0][0])
     return fig

@@ -30,7 +30,7 @@ def image_grid(
     """
     count = max(len(row) for row in images)
     lines = max((text.count("\n") + 1 for row in captions for text in row), default=0)
-    below = 0.12 * lines + 0.1 * (lines > 0)  # inches that captions take
+    below = 0.13 * lines + 0.14 * (lines > 0)  # inches that captions take
     size = cell * 1.08 * count, (cell * 1.08 + below) * len(images)
     fig, axes = plt.subplots(len(images), count, figsize=size, squeeze=False)
     for r, row in enumerate(axes):
@@ -49,8 +49,12 @@ def image_grid(
 def _show(ax: Axes, image: np.ndarray | None) -> None:
     ax.set(xticks=[], yticks=[], frame_on=False)
     if image is not None:
-        small = max(image.shape[:2]) <= _SMALL
-        ax.imshow(image, interpolation="nearest" if small else "antialiased")
+        ax.imshow(image, interpolation=interpolation(image))
+
+
+def interpolation(image: np.ndarray) -> str:
+    """Tell how to enlarge or shrink an image (H, W, 3)."""
+    return "nearest" if max(image.shape[:2]) <= _SMALL else "antialiased"
 
 
 def overlay(pixels: np.ndarray, maps: np.ndarray, opacity: float = 0.75) -> np.ndarray:
@@ -110,14 +114,20 @@ def counterparts(
     groups: Mapping[str, Sequence[int]], real: Callable[[int], np.ndarray],
     generated: Callable[[int], np.ndarray], captions: Sequence[str],
 ) -> Figure:  # fmt: skip
-    """Generated images, each to the right of its real counterpart, a row a group.
+    """Generated images, each close to the right of its real counterpart, a row a group.
 
     Takes group -> places; what shows the real and the generated image of a place; and a caption for
-    each place, which stands below the generated one.
+    each place, which stands below its pair and may be as wide as both (about 30 letters).
     """
     groups = {name: places for name, places in groups.items() if len(places)}
     images, texts = [], []
     for places in groups.values():
         images.append([show(at) for at in places for show in (real, generated)])
-        texts.append([text for at in places for text in ("real", captions[at])])
-    return image_grid(images, rows=[*map(style.wrap, groups)], captions=texts, cell=0.9)
+        texts.append([text for at in places for text in ("", captions[at])])
+    titles = ["real", "generated"] * max(map(len, groups.values()))
+    fig = image_grid(images, rows=[*map(style.wrap, groups)], columns=titles, captions=texts)
+    fig.set_figwidth(1.25 * fig.get_figwidth())  # room that the anchors put between pairs
+    for place, ax in enumerate(fig.axes):
+        ax.set_anchor("EW"[place % 2])
+        ax.xaxis.label.set_x(-0.03)  # the middle of the pair
+    return fig

@@ -14,6 +14,7 @@ from diffcore.figures import style
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _GREY, _OURS = "0.35", style.METHODS["diffcoremix"][1]
+_ROW = 0.6  # of the height of a row, for the dots in it
 _APART = 2.5  # points between the whiskers of two lines
 
 
@@ -26,7 +27,8 @@ def interval_dots(
     """Dots with intervals: a row for each value of a column, a panel for each of another.
 
     Rows that are methods take their label and colour, and markers tell the values of `hue` apart;
-    in other rows markers and colours do.
+    in other rows markers and colours do. Dots of one row stand between two lines. Every dashed
+    line, and what a hollow dot says, is in the legend.
 
     Args:
         table: tidy: value, low, high and the columns named here; a combination may be missing.
@@ -34,17 +36,18 @@ def interval_dots(
         baseline: row whose value is a dashed line in each panel, as `marks` (label -> place) are;
             the legend names them.
         zero: for differences: a line at 0, an axis in points, and intervals that hold 0 hollow.
-        hollow: column that says which dots are hollow, in place of what `zero` implies.
+        hollow: column of differences that Holm's correction leaves unclear; then these are hollow.
         percent: whether values are shares.
         log: whether they are overheads on a logarithmic axis (see `_scale_overheads`).
     """
     rows, hues = style.in_order(table[row]), style.colours(table[hue]) if hue else {"": _OURS}
     holds_zero = zero & (table["low"] <= 0) & (table["high"] >= 0)
     table = table.assign(open=table[hollow] if hollow else holds_zero)
+    says = "not clear of zero after Holm" if hollow else "interval holds zero"
     size = 2.5 if panel else 5.2, len(rows) * (0.24 + 0.08 * len(hues)) + 0.9
     margin = 0.075 * max((len(style.label_of(name)) for name in rows), default=0)
     fig, panels = style.lay_panels(table, panel, size, 3, xlabel=xlabel, margin=margin)
-    lines = [("_", 0.0)] * zero + [(label or "_", x) for label, x in (marks or {}).items()]
+    lines = [(label or "_", x) for label, x in (marks or {}).items()]
     for ax, _, points in panels:
         ends = points[["value", "low", "high"]]
         if log:
@@ -53,6 +56,8 @@ def interval_dots(
         own = [(style.label_of(baseline), x) for x in points.loc[points[row] == baseline, "value"]]
         for label, x in lines + own:
             ax.axvline(x, zorder=0, label=label, **style.DASHED)
+        if zero:
+            ax.axvline(0, zorder=0, **style.ZERO)
         if log:
             _scale_overheads(ax, ends.to_numpy(), [x for _, x in lines])
         elif percent:
@@ -60,33 +65,38 @@ def interval_dots(
             style.keep_to_shares([ax], "x", points["value"], zero)
     panels[0][0].set_yticks(range(len(rows)), map(style.label_of, rows))
     panels[0][0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
-    style.put_legend(panels[0][0], _explain(rows, hues if hue else {}, table["open"].any()))
+    says = says if table["open"].any() else ""
+    style.put_legend(panels[0][0], _explain(rows, hues if hue else {}, says))
     return fig
 
 
 def _draw_rows(
     ax: Axes, points: pd.DataFrame, row: str, rows: list, hue: str | None, hues: Mapping
 ) -> None:
-    """Draw each point in its row, the values of `hue` one below the other."""
+    """Draw each point in its row, the values of `hue` one below the other, rows parted by lines."""
+    if len(hues) > 1:
+        ax.grid(visible=False, axis="y")
+        for between in range(1, len(rows)):
+            ax.axhline(between - 0.5, zorder=0, color=plt.rcParams["grid.color"], lw=0.8)
     for point in points.to_dict("records"):
         name = point[hue] if hue else ""
         place = list(hues).index(name) % len(_MARKERS)
-        y = rows.index(point[row]) + (place - (len(hues) - 1) / 2) * 0.7 / max(len(hues), 3)
+        y = rows.index(point[row]) + (place - (len(hues) - 1) / 2) * _ROW / max(len(hues), 3)
         colour = style.METHODS.get(point[row], ("", hues[name]))[1]
         face = "white" if point["open"] else colour
         ax.errorbar(point["value"], y, xerr=style.reach(point), fmt=_MARKERS[place], ms=5.5, lw=1.3,
                     capsize=2.5, color=colour, mfc=face)  # fmt: skip
 
 
-def _explain(rows: list, hues: Mapping[str, style.Colour], any_open: bool) -> list[Line2D]:
-    """Make handles for the markers, grey where the colours are those of the rows' methods."""
+def _explain(rows: list, hues: Mapping[str, style.Colour], says: str) -> list[Line2D]:
+    """Make handles: of markers, grey where rows have colours, and of what a hollow one `says`."""
     grey = _GREY if set(rows) <= style.METHODS.keys() else None
     dots = [
         Line2D([], [], ls="", marker=marker, color=grey or colour, label=style.label_of(name))
         for (name, colour), marker in zip(hues.items(), _MARKERS, strict=False)
     ]
-    white = Line2D([], [], ls="", marker="o", color=_GREY, mfc="white", label="not clear of zero")
-    return [*dots, white] if any_open else dots
+    white = Line2D([], [], ls="", marker="o", color=_GREY, mfc="white", label=says)
+    return [*dots, white] if says else dots
 
 
 def _place_of_none(overheads: np.ndarray) -> float:
@@ -127,15 +137,16 @@ def interval_lines(
     Args:
         table: tidy: value, perhaps low and high, and the columns named here.
         x: column of numbers, or of names, which keep the table's order.
-        xlabel: of all panels, or by panel, in place of titles; `marks`, dashed lines, likewise.
+        xlabel: of all panels, or by panel, in place of titles; `marks`, the settings in use, are
+            dashed lines, likewise.
         zero: for differences: a line at 0 and an axis in points.
         log: whether both axes are logarithmic.
-        percent: whether values are shares; other values have a vertical axis a panel.
+        percent: whether values are shares. Whatever they are, panels share the vertical axis.
     """
     count = table[panel].nunique() if panel else 1
     size = (6.0, 3.4) if count == 1 else (3.3, 3.0) if count < 5 else (2.1, 2.3)
     fig, panels = style.lay_panels(
-        table, panel, size, 4 if count < 5 else 5, xlabel=xlabel, ylabel=ylabel, sharey=percent
+        table, panel, size, 4 if count < 5 else 5, xlabel=xlabel, ylabel=ylabel
     )
     for ax, name, points in panels:
         hues = style.colours(table[hue]) if hue else {"_": _OURS}
@@ -144,9 +155,9 @@ def interval_lines(
             aside = _APART * (place - (len(hues) - 1) / 2)
             _draw_line(ax, rows, x, colour, value, aside)
         if (mark := marks.get(name) if isinstance(marks, Mapping) else marks) is not None:
-            ax.axvline(mark, zorder=0, **style.DASHED)
+            ax.axvline(mark, zorder=0, label="setting in use", **style.DASHED)
         if zero:
-            ax.axhline(0, color="0.3", lw=1)
+            ax.axhline(0, zorder=0, **style.ZERO)
         _scale(ax, points[x], log)
         if percent:
             style.as_percent(ax.yaxis, sign="" if zero else "%")

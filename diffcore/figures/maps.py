@@ -17,7 +17,8 @@ def heat_maps(
 ) -> Figure:  # fmt: skip
     """Wide tables of shares, title -> table, as heat maps of the same rows on one scale.
 
-    `annotate` writes each share in per cent. The colours span 0 to `vmax`, or least to greatest.
+    `annotate` writes each share in per cent. The colours span 0 to `vmax`, or least to greatest;
+    where some shares lie above, their bar says so. Where there is no share, it is white.
     """
     tables = [table.rename(index=style.label_of, columns=style.label_of) for table in maps.values()]
     wide, tall = (0.5, 0.34) if annotate else (0.24, 0.27)
@@ -30,9 +31,13 @@ def heat_maps(
                     annot=100 * table if annotate else None, fmt=".0f", annot_kws={"size": 8},
                     xticklabels=True, yticklabels=True)  # fmt: skip
         ax.set(title=title, xlabel="", ylabel="")
+        ax.grid(visible=False)
         ax.tick_params(axis="y", rotation=0, labelsize=8.5)
         ax.tick_params(axis="x", rotation=90, labelsize=8.5)
-    bar = fig.colorbar(axes[0, -1].collections[0], ax=axes, shrink=0.8, pad=0.02, label=label)
+    above = max(np.nanmax(table) for table in tables) > high
+    label, extend = (f"{label} (arrow: above)", "max") if above else (label, "neither")
+    bar = fig.colorbar(axes[0, -1].collections[0], ax=axes, shrink=0.8, pad=0.02, extend=extend)
+    bar.set_label(style.wrap(label, 32))
     style.as_percent(bar.ax.yaxis)
     return fig
 
@@ -59,20 +64,24 @@ def stacked_bars(table: pd.DataFrame, groups: Sequence[tuple[str, str]]) -> Figu
 
 
 def object_bars(table: pd.DataFrame) -> Figure:
-    """Object shares of mixed images (own, other, lost) and their labels' error, a row a method."""
-    places, size = np.arange(len(table)), (8.6, 0.4 * len(table) + 1.3)
-    fig, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
-    left.barh(places, table["own"], color=style.PALETTE[0], label="of the label's class")
-    left.barh(places, table["other"], left=table["own"], color=style.PALETTE[3],
-              label="of another class")  # fmt: skip
-    right.plot(table["label_error"], places, "o", color="0.6", label="error of the label")
-    right.plot(table["lost"], places, "D", color="0.2", label="object half lost")
-    right.set_xlim(left=-0.01)
-    left.set_yticks(places, map(style.label_of, table["method"]))
-    left.invert_yaxis()
-    labels = "share of the image that is object", "weight of the label, or share of images"
-    for ax, label in zip((left, right), labels, strict=True):
-        ax.set_xlabel(label)
-        style.as_percent(ax.xaxis)
-        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, fontsize=8)
+    """Show what is object in mixed images, and what labels and objects lose, a row a method.
+
+    Takes columns method; own and other, shares of an image; label_error; lost, a share of images.
+    """
+    places, size = np.arange(len(table)), (9.6, 0.4 * len(table) + 1.3)
+    fig, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
+    axes[0].barh(places, table["own"], color=style.PALETTE[0], label="object of the label's class")
+    axes[0].barh(places, table["other"], left=table["own"], color=style.PALETTE[3],
+                 label="object of another class")  # fmt: skip
+    for ax, name in zip(axes[1:], ("label_error", "lost"), strict=True):
+        ax.plot(table[name], places, "o", color="0.3")
+    axes[0].set_yticks(places, map(style.label_of, table["method"]))
+    axes[0].invert_yaxis()
+    labels = ("object, share of the image", "label's weight misses its object, points",
+              "images that lose over half of their object")  # fmt: skip
+    for ax, label, sign in zip(axes, labels, ("%", "", "%"), strict=True):
+        ax.set_xlabel(style.wrap(label, 26))
+        ax.set_xlim(-0.01 * (ax is not axes[0]), max(1.05 * ax.dataLim.x1, 0.05))
+        style.as_percent(ax.xaxis, sign=sign)
+    style.put_legend(axes[0])
     return fig

@@ -36,6 +36,7 @@ def _read_names(kind: str) -> dict[str, tuple[str, Colour]]:
 MEASURES, METHODS = _read_names("measures"), _read_names("methods")
 LAID_OUT = {"squeeze": False, "layout": "constrained"}
 DASHED = {"color": "0.3", "ls": "--", "lw": 1.1}
+ZERO = {"color": "0.3", "lw": 1.0}  # solid: a tick says what it is
 _OTHERS = (0, 3, 2, 1, 4, 9, 7, 5, 8, 6)  # of the palette, for names without a colour of their own
 
 
@@ -50,8 +51,8 @@ def use_style() -> None:
 
 
 def wrap(text: str, width: int = 12) -> str:
-    """Break a label into lines of at most `width` letters, at spaces."""
-    return "\n".join(textwrap.wrap(text, width))
+    """Break a label into lines of at most `width` letters, at spaces and where it is broken."""
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
 
 def label_of(name: str) -> str:
@@ -140,6 +141,7 @@ def lay_panels(
 def put_legend(ax: Axes, first: Sequence[Artist] = (), where: str = "upper center") -> None:
     """Put the legend of a panel, after what comes `first`, above all panels or where it is said."""
     handles, fig = [*first, *ax.get_legend_handles_labels()[0]], ax.figure
+    handles.sort(key=lambda handle: getattr(handle, "get_linestyle", str)() == "--")  # lines last
     longest = max((len(handle.get_label()) for handle in handles), default=0)
     columns = max(1, int(fig.get_figwidth() / (0.5 + 0.07 * longest))) if "center" in where else 1
     if handles and "center" in where:  # the legend is not to take the height of the panels

@@ -153,16 +153,19 @@ def gallery(
     }
 
 
-def captions(similarity: np.ndarray, judged: pd.DataFrame) -> list[str]:
-    """Caption each image: similarity, class, context, and, if known, what is wrong with it."""
+def captions(similarity: np.ndarray, threshold: float, judged: pd.DataFrame) -> list[str]:
+    """Caption each image: class and context, similarity and verdict, and, if known, its fault."""
     notes = [""] * len(judged)
     if "wrong" in judged:
         other = judged["fault"].str.startswith("another")
         seen = judged["fault"].where(~other, judged["seen_species"])
-        notes = (" but " + seen).where(judged["wrong"], "")
+        notes = ("\nwrong: " + seen).where(judged["wrong"], "")
     asked = judged["class_name"] + (", " + judged["context"]).where(judged["context"] != "", "")
-    rows = zip(similarity, asked, notes, strict=True)
-    return [f"{value:.2f} {text}{note}" for value, text, note in rows]
+    verdicts = np.where(hard_filter(similarity, threshold), "accepted", "rejected")
+    rows = zip(asked, similarity, verdicts, notes, strict=True)
+    return [
+        f"asked: {text}\nsimilarity {value:.3f}: {said}{note}" for text, value, said, note in rows
+    ]
 
 
 def auc(wrong: np.ndarray, similarity: np.ndarray) -> float:

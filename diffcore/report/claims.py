@@ -174,7 +174,7 @@ def _steering(found: Numbers) -> Judged:
 
 
 def _rejection(found: Numbers) -> Judged:
-    at = found["at_threshold"] if "at_threshold" in found else {}
+    at = found.get("at_threshold", {})
     if "wrong_rate" not in at:
         rate = _row(found, "rejection_rate")
         text = f"rejected {_share(rate)}; whether these are the wrong ones is not known here"

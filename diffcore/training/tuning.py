@@ -77,7 +77,7 @@ def tune(study: Study, methods: Sequence[str]) -> pd.DataFrame:
     """Train every candidate of some methods on every fold: a row a candidate.
 
     `accuracy` on held-out images is the mean over folds and seeds, `sem` its error over these;
-    `chosen` marks the best. The recipe comes first, and mixing before "mixed_added", which takes it.
+    `chosen` marks the best. The recipe comes first, and mixing before "mixed_added", which has it.
     """
     own, tables = own_dose(study).share, []
     chosen = {dose.share: {} for dose in doses(study)}  # at each dose

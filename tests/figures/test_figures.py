@@ -1,6 +1,7 @@
 """Figures: what stands in them, not how it looks; that is for eyes."""
 
 import io
+import itertools
 import json
 import re
 
@@ -8,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from diffcore import figures
 from diffcore.figures import METHODS
@@ -94,6 +96,42 @@ def test_a_saliency_grid_has_a_column_a_method_and_the_outlines():
         assert (corners.x0, corners.y0, corners.x1, corners.y1) == (2.5, 1.5, 5.5, 4.5)
 
 
+# --------------------------------------------------------------------------------------- schematic
+def test_a_schematic_shows_all_its_images_texts_and_arrows():
+    image = [np.full((4, 4, 3), value, np.uint8) for value in range(4)]
+    lanes = {
+        "ours": {
+            "training image": [(image[0], "a wren")],
+            "prompt": [(None, "a wren, garden"), (None, "a wren, desert")],
+            "drawn": [(image[1], "garden"), (image[2], "desert")],
+            "mixed": [(image[3], "λ = 0.5"), None],
+            "label": [(None, "stays")],
+        },
+        "other": {"real": [(image[0], "")], "edit": [(image[1], "")]},
+    }
+    fig = figures.pipeline_diagram(lanes, ["mixed"])
+    (canvas,) = fig.axes
+    assert [shown.get_array()[0, 0, 0] for shown in canvas.images] == [0, 1, 2, 3, 0, 1]
+    texts = {text.get_text().replace("\n", " ") for text in canvas.texts}
+    named = {text for lane in lanes.values() for cells in lane.values()
+             for text in (cell[1] for cell in cells if cell)}  # fmt: skip
+    assert texts >= named | set(lanes) | {stage for lane in lanes.values() for stage in lane}
+    arrows = [patch for patch in canvas.patches if isinstance(patch, FancyArrowPatch)]
+    # 2 to prompts, 2 to drawn, 1 to mixed, 1 to the label, the training image to mixed; 1 edit.
+    assert len(arrows) == 8
+    assert sum(isinstance(patch, FancyBboxPatch) for patch in canvas.patches) == 3
+
+
+def test_a_text_of_a_schematic_stays_in_its_box():
+    words = "negative: " + ", ".join(["train, car, newspaper, sunlight, people, human, tree"] * 3)
+    fig = figures.pipeline_diagram({"ours": {"prompt": [(None, words)]}}, [])
+    fig.canvas.draw()
+    box, text = fig.axes[0].patches[0].get_window_extent(), fig.axes[0].texts[-1]
+    inside = text.get_window_extent()
+    assert box.x0 <= inside.x0 < inside.x1 <= box.x1
+    assert box.y0 <= inside.y0 < inside.y1 <= box.y1
+
+
 # ---------------------------------------------------------------------------------------- intervals
 def test_dots_have_a_row_a_method_a_panel_a_test_set_and_mark_the_baseline():
     table = tidy(test=["matched", "shifted"], method=["diffcoremix", "vanilla"])
@@ -104,6 +142,7 @@ def test_dots_have_a_row_a_method_a_panel_a_test_set_and_mark_the_baseline():
         expected = [(ours, 1, ours - 0.1, ours + 0.2), (vanilla, 0, vanilla - 0.1, vanilla + 0.2)]
         np.testing.assert_allclose(dots(ax), expected)
         assert lines_at(ax) == pytest.approx([vanilla])
+        assert legend(fig) == ["vanilla"]
         assert ax.containers[0].lines[0].get_color() == METHODS["diffcoremix"][1]
     assert legend(fig) == ["vanilla"]  # what the dashed line is
 
@@ -111,23 +150,33 @@ def test_dots_have_a_row_a_method_a_panel_a_test_set_and_mark_the_baseline():
 def test_differences_are_marked_at_zero_and_hollow_where_they_hold_it():
     table = tidy(effect=["a", "b", "c"]).assign(low=[0.3, -0.1, -0.2], high=[0.5, 0.6, -0.1])
     table["p"] = [False, False, True]
-    for hollow, expected in ((None, [False, True, False]), ("p", [False, False, True])):
+    for hollow, expected, says in (
+        (None, [False, True, False], "interval holds zero"),
+        ("p", [False, False, True], "not clear of zero after Holm"),
+    ):
         fig = figures.interval_dots(table, row="effect", zero=True, hollow=hollow)
         faces = [c.lines[0].get_markerfacecolor() == "white" for c in fig.axes[0].containers]
         assert faces == expected
-        assert lines_at(fig.axes[0]) == [0]
-        assert legend(fig) == ["not clear of zero"]
+        assert [line.get_xdata()[0] for line in fig.axes[0].lines if line.get_zorder() == 0] == [0]
+        assert legend(fig) == [says]
+
+
+def test_nothing_is_said_of_hollow_dots_where_none_is_hollow():
+    table = tidy(effect=["a", "b"]).assign(low=0.1)
+    assert legend(figures.interval_dots(table, row="effect", zero=True)) == []
 
 
 def test_markers_tell_hues_apart_and_a_missing_dot_leaves_its_place_empty():
     table = tidy(about=["right answer", "wrong answer"], method=["vanilla", "cutmix"]).drop(index=3)
     fig = figures.interval_dots(table, row="method", hue="about", marks={"chance": 0.1})
-    np.testing.assert_allclose(dots(fig.axes[0])[:, 1], [-0.35 / 3, 1 - 0.35 / 3, 0.35 / 3])
+    np.testing.assert_allclose(dots(fig.axes[0])[:, 1], [-0.1, 0.9, 0.1])
     found = [container.lines[0] for container in fig.axes[0].containers]
     assert [dot.get_color() for dot in found] == [METHODS[m][1] for m in table["method"]]
     assert [dot.get_marker() for dot in found] == ["o", "o", "s"]
     assert legend(fig) == ["right answer", "wrong answer", "chance"]
     assert lines_at(fig.axes[0]) == [0.1]
+    between = [line.get_ydata()[0] for line in fig.axes[0].lines if line.get_zorder() == 0][:1]
+    assert between == [0.5]  # between the dots of the two rows
 
 
 def shown_ticks(ax):
@@ -170,7 +219,7 @@ def test_lines_run_from_left_to_right_with_their_marks():
     assert first.get_xdata().tolist() == [1.0, 5.0]
     assert first.get_ydata().tolist() == pytest.approx([0.42, 0.40])
     assert [lines_at(ax) for ax in fig.axes] == [[3], [4]]
-    assert legend(fig) == [figures.MEASURES[name][0] for name in ("wrong", "wellformed")]
+    assert legend(fig) == ["wrong", "well-formed", "setting in use"]
 
 
 @pytest.mark.parametrize(("points", "ticked"), [([0, 1, 3, 5], True), ([0, 1, 20], False)])
@@ -227,6 +276,28 @@ def test_a_threshold_says_what_it_makes_of_right_and_wrong():
     )
 
 
+def test_objects_and_what_they_lose_have_a_panel_each():
+    table = pd.DataFrame({"method": ["MixUp", "CutMix"], "own": [0.2, 0.1], "other": [0.1, 0.3],
+                          "label_error": [0.02, 0.18], "lost": [0.0, 0.01]})  # fmt: skip
+    bars, error, lost = figures.object_bars(table).axes
+    assert [bar.get_x() + bar.get_width() for bar in bars.patches] == pytest.approx(
+        [0.2, 0.1, 0.3, 0.4]
+    )
+    assert error.lines[0].get_xdata().tolist() == [0.02, 0.18]
+    assert lost.lines[0].get_xdata().tolist() == [0.0, 0.01]
+    error.figure.canvas.draw()
+    texts = [[label.get_text() for label in ax.get_xticklabels()] for ax in (error, lost)]
+    assert "10" in texts[0]  # an error of a weight is a difference: points
+    assert all(text.endswith("%") for text in texts[1])
+
+
+def test_a_colour_bar_says_that_shares_lie_above_it():
+    shares = pd.DataFrame([[0.7, 0.3]], index=["cutmix"], columns=["forest", "street"])
+    for vmax, label in ((0.6, "share (arrow: above)"), (0.8, "share")):
+        fig = figures.heat_maps({"a": shares}, label="share", vmax=vmax)
+        assert fig.axes[-1].get_ylabel() == label
+
+
 def test_heat_maps_share_one_scale_and_name_methods():
     shares = pd.DataFrame([[0.7, 0.3]], index=["cutmix"], columns=["forest", "street"])
     fig = figures.heat_maps({"a": shares, "b": shares / 2}, label="share", annotate=True)
@@ -278,7 +349,14 @@ def test_counterparts_stand_beside_their_real_image_and_empty_groups_are_left_ou
     fig = figures.counterparts(groups, plain(10), plain(100), ["a", "b", "c"])
     levels = [int(ax.images[0].get_array()[0, 0, 0]) if ax.images else None for ax in fig.axes]
     assert levels == [10, 100, 12, 102, 11, 101, None, None]
-    assert [ax.get_xlabel() for ax in fig.axes] == ["real", "a", "real", "c", "real", "b", "", ""]
+    assert [ax.get_title() for ax in fig.axes[:4]] == ["real", "generated"] * 2
+    assert [ax.get_xlabel() for ax in fig.axes] == ["", "a", "", "c", "", "b", "", ""]
+    fig.canvas.draw()
+    boxes = [ax.get_window_extent() for ax in fig.axes[:4]]
+    gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(boxes)]
+    assert gaps[1] > 2 * max(gaps[0], gaps[2])  # pairs stand apart
+    middle = fig.axes[1].xaxis.label.get_window_extent()
+    assert (middle.x0 + middle.x1) / 2 == pytest.approx((boxes[0].x0 + boxes[1].x1) / 2, abs=2)
     assert [fig.axes[place].get_ylabel() for place in (0, 4)] == ["kept", "right"]
 
 

@@ -128,15 +128,19 @@ def test_captions_say_what_was_asked_for_and_what_is_wrong_where_that_is_known()
         "class_name": ["jay", "wren", "crow", "crow"], "context": ["garden", "", "garden", ""],
     })  # fmt: skip
     values = np.array([0.9, 0.456, -0.1, 0.2])
-    assert evaluate.captions(values, judged) == [
-        "0.90 jay, garden", "0.46 wren", "-0.10 crow, garden", "0.20 crow",
-    ]  # fmt: skip
+    plain = [
+        "asked: jay, garden\nsimilarity 0.900: accepted",
+        "asked: wren\nsimilarity 0.456: accepted",
+        "asked: crow, garden\nsimilarity -0.100: rejected",
+        "asked: crow\nsimilarity 0.200: rejected",
+    ]
+    assert evaluate.captions(values, 0.456, judged) == plain
     truth = {"seen_species": ["jay", "jay", "crow", "wren"],
              "fault": ["", "another species", "malformed", "no bird"],
              "wrong": [False, True, True, True]}  # fmt: skip
-    told = ["0.90 jay, garden", "0.46 wren but jay", "-0.10 crow, garden but malformed",
-            "0.20 crow but no bird"]  # fmt: skip
-    assert evaluate.captions(values, judged.assign(**truth)) == told
+    faults = ["", "\nwrong: jay", "\nwrong: malformed", "\nwrong: no bird"]
+    told = [text + fault for text, fault in zip(plain, faults, strict=True)]
+    assert evaluate.captions(values, 0.456, judged.assign(**truth)) == told
 
 
 # ---------------------------------------------------------------------------- the ways of filtering

@@ -56,7 +56,6 @@ DECIDES = {
     "mixing.patch_share": (0.2, "trained"),
     "mixing.probability": (0.5, "trained"),
     "mixing.edit_prompts": (["misty morning"], "edits"),
-    "mixing.edits_per_image": (2.0, "edits"),
     "mixing.edit_strength": (0.5, "edits"),
     "mixing.seam": (0.1, "trained"),
     "mixing.fractals": (5, "trained"),

@@ -33,7 +33,7 @@ def grid(method: str) -> dict[str, tuple[float, ...]]:
     """
     own = "mixing" if method == "diffcoremix" else f"training.methods.{method}"
     if method == "vanilla":  # the recipe that all methods share
-        return {"training.lr": (0.005, 0.01, 0.02, 0.04), "training.crop_scale": (0.25, 0.4, 0.7)}
+        return {"training.lr": (0.005, 0.01, 0.02, 0.04), "training.crop_scale": (0.15, 0.25, 0.4, 0.7)}
     if method in {"mixup", "cutmix", "saliencymix", "diffcoremix"}:
         return {f"{own}.probability": (0.5, 1.0), f"{own}.alpha": (0.2, 1.0, 4.0)}
     if method == "diffusemix":
@@ -87,7 +87,7 @@ def tune(study: Study, methods: Sequence[str]) -> pd.DataFrame:
             for method in stage if method in methods
             for share in (chosen if method in GENERATIVE else [own])
         ]  # fmt: skip
-        found = _tune_all(study, asked)
+        found = _tune_all(study, asked) if asked else []
         for (method, dose), table in zip(asked, found, strict=True):
             for share in chosen if method == "vanilla" else [dose.share]:
                 if method in ("vanilla", "diffcoremix"):

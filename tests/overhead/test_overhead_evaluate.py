@@ -253,7 +253,7 @@ def test_what_is_paid_once_depends_on_what_a_method_uses(params):
     overheads = pd.DataFrame({"method": methods, "value": 0.5, "step_ms": 800.0})
     budgets = evaluate.make_budgets(overheads, costs, params, batch_size=16)
     assert budgets["cutmix"] == Budget(once_s=0.0, epoch_s=0.05, own=0.5)
-    edits = params.mixing.edits_per_image * 0.4
+    edits = params.generation.generated_share * 0.4
     assert budgets["diffusemix"].once_s == pytest.approx(edits)
     drawn = params.generation.generated_share * 1.25 + 0.2
     assert [budgets[name].once_s for name in methods[2:]] == pytest.approx([drawn] * 3)

@@ -297,6 +297,7 @@ class RunsParams(_Section):
     filter_seeds: Several = 10  # of the ways of filtering
     # Ways of filtering that are compared; null: all that the encoder can tell.
     filter_arms: Annotated[tuple[Arm, ...], _AsTuple] | None = None
+    tuning: Name | None = None  # table in params/tuning that the methods' settings come from
     folds: Several = 3  # of the training images, when settings are chosen (make tune)
     tuning_seeds: Count = 2  # of each candidate on each fold
     processes: Count | None = None  # runs at a time on a CPU, a thread each; null: one a core

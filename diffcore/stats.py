@@ -176,13 +176,14 @@ def over_runs(runs: pd.DataFrame, column: str, confidence: float = 0.95) -> Row:
     worlds = runs["world"].to_numpy() if "world" in runs else np.zeros(len(runs))
     if len(np.unique(worlds)) > 1:
         means = pd.Series(values.mean(axis=1)).groupby(worlds).mean().to_numpy()
-        return crossed(means, range(len(means)), confidence=confidence) | {"covers": "worlds"}
+        found = crossed(means, range(len(means)), confidence=confidence)
+        return found | {"covers": f"{len(means)} worlds"}
     if values.shape[1] == 1:
-        seeds = range(len(values))
-        return crossed(values[:, 0], seeds, confidence=confidence) | {"covers": "seeds"}
+        found = crossed(values[:, 0], range(len(values)), confidence=confidence)
+        return found | {"covers": f"{len(values)} seeds"}
     seeds, images = np.indices(values.shape)
     found = crossed(values.ravel(), seeds.ravel(), images.ravel(), confidence=confidence)
-    return found | {"covers": "seeds and images"}
+    return found | {"covers": "{} seeds and {} images".format(*values.shape)}
 
 
 def paired(

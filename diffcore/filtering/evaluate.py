@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_curve
 
 from diffcore import stats
@@ -46,6 +47,29 @@ def similarities(images: pd.DataFrame, reference: pd.DataFrame, texts: Scores) -
     if texts:
         found["text"] = cosine(stack(images), np.stack([texts[c] for c in images["class_name"]]))
     return found
+
+
+def encoder_accuracy(
+    train: pd.DataFrame, tests: Mapping[str, pd.DataFrame], texts: Mapping[str, np.ndarray],
+    confidence: float,
+) -> pd.DataFrame:  # fmt: skip
+    """How good the encoder is alone, tidy: by, test, value, low, high, n, over test images.
+
+    By the nearest text of a class ("zero-shot", if `texts` are given) and by logistic regression on
+    the training images ("linear probe"), whose strength is chosen on these alone.
+    """
+    probe = LogisticRegressionCV(Cs=np.logspace(-1, 4, 6), cv=3, max_iter=2000)
+    probe.fit(stack(train), train["class_name"])
+    rows = []
+    for test, images in tests.items():
+        answers = {"linear probe": probe.predict(stack(images))}
+        if texts:
+            nearest = (stack(images) @ np.stack(list(texts.values())).T).argmax(axis=1)
+            answers["zero-shot"] = np.array(list(texts))[nearest]
+        for by, names in answers.items():
+            hits = names == images["class_name"].to_numpy()
+            rows.append({"by": by, "test": test} | stats.proportion(hits, confidence))
+    return pd.DataFrame(rows)
 
 
 def thresholds(real: pd.DataFrame, texts: Scores, quantile: float) -> dict[str, float]:

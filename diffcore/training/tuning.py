@@ -19,7 +19,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from diffcore.mixing.methods import GENERATIVE, METHODS, method_settings, study_methods
-from diffcore.params import DoseParams, change_params, project_root
+from diffcore.params import DoseParams, StudyParams, change_params, project_root
 from diffcore.store import write_text
 from diffcore.training.runs import Run, train_runs
 from diffcore.training.sweeps import Study, dosed_pairs, doses, own_dose
@@ -33,7 +33,10 @@ def grid(method: str) -> dict[str, tuple[float, ...]]:
     """
     own = "mixing" if method == "diffcoremix" else f"training.methods.{method}"
     if method == "vanilla":  # the recipe that all methods share
-        return {"training.lr": (0.005, 0.01, 0.02, 0.04), "training.crop_scale": (0.15, 0.25, 0.4, 0.7)}
+        return {
+            "training.lr": (0.005, 0.01, 0.02, 0.04),
+            "training.crop_scale": (0.15, 0.25, 0.4, 0.7),
+        }
     if method in {"mixup", "cutmix", "saliencymix", "diffcoremix"}:
         return {f"{own}.probability": (0.5, 1.0), f"{own}.alpha": (0.2, 1.0, 4.0)}
     if method == "diffusemix":
@@ -138,6 +141,14 @@ def _judge(method: str, dose: DoseParams, scores: np.ndarray) -> pd.DataFrame:
 
 def _spell(changes: Mapping[str, float]) -> str:
     return ", ".join(f"{key}={value:g}" for key, value in changes.items())
+
+
+def read_chosen(params: StudyParams) -> pd.DataFrame:
+    """What was chosen for a study, and whether at an edge; empty if nothing was tuned for it."""
+    if params.runs.tuning is None:
+        return pd.DataFrame({"method": [], "edge": []})
+    table = pd.read_csv(project_root() / "params" / "tuning" / f"{params.runs.tuning}.csv")
+    return table[table["chosen"]].drop(columns="chosen")
 
 
 def main(arguments: list[str] | None = None) -> None:

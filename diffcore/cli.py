@@ -34,6 +34,7 @@ _ELSEWHERE = {
         "choose the sampler's settings without the oracle",
     ),
     "label": ("diffcore.generation.eye", "lay images out for labels by eye, to check the oracle"),
+    "photographs": ("diffcore.filtering.photographs", "measure what the filter finds on them"),
     "estimate": ("diffcore.overhead.estimate", "say what a profile will need before it is run"),
     "bench": ("diffcore.overhead.bench", "measure the parts against each other, in one run"),
     "pretrain": (

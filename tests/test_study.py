@@ -135,7 +135,16 @@ def test_every_command_has_a_line(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    for name in ("study", "index", "verify", "tune", "estimate", "bench", "pretrain"):
+    for name in (
+        "study",
+        "index",
+        "verify",
+        "tune",
+        "photographs",
+        "estimate",
+        "bench",
+        "pretrain",
+    ):
         assert any(line.split()[:1] == [name] for line in shown.splitlines()), name
 
 

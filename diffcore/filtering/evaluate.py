@@ -58,7 +58,8 @@ def encoder_accuracy(
     By the nearest text of a class ("zero-shot", if `texts` are given) and by logistic regression on
     the training images ("linear probe"), whose strength is chosen on these alone.
     """
-    probe = LogisticRegressionCV(Cs=np.logspace(-1, 4, 6), cv=3, max_iter=2000)
+    parts = min(5, train["class_name"].value_counts().min())
+    probe = LogisticRegressionCV(Cs=np.logspace(-1, 4, 6), cv=parts, max_iter=2000)
     probe.fit(stack(train), train["class_name"])
     rows = []
     for test, images in tests.items():

@@ -266,7 +266,8 @@ def fit_gains(
     wide = runs.pivot(index=keys, columns="method", values=test)
     gains = wide.drop(columns="vanilla").sub(wide["vanilla"], axis=0)
     cells = gains.groupby(list(factors), as_index=False).mean()
-    scaled = cells[list(factors)].apply(lambda x: (x - x.min()) / np.ptp(x) - 0.5)
+    factors = [name for name in factors if cells[name].nunique() > 1]
+    scaled = cells[factors].apply(lambda x: (x - x.min()) / np.ptp(x) - 0.5)
     terms = scaled.assign(**{
         f"{a} × {b}": scaled[a] * scaled[b] for a, b in combinations(factors, 2)
     })  # fmt: skip

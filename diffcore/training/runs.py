@@ -141,7 +141,7 @@ def hits_of(test: str) -> str:
     return f"{test} hits"
 
 
-def test_on(runs: pd.DataFrame, test: str, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def in_parts(runs: pd.DataFrame, test: str, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Look at parts of a test set, name -> places or mask, as at test sets of their own."""
     hits, columns = runs[hits_of(test)], {}
     for name, places in parts.items():

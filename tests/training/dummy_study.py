@@ -1,6 +1,6 @@
 """A study of three classes without a model: what the plans of the training room ask of one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pandas as pd
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
 from diffcore.generation.draw import GeneratedSet
-from diffcore.params import StudyParams
+from diffcore.params import StudyParams, change_params
 
 CLASSES = ("crow", "jay", "wren")
 
@@ -31,7 +31,8 @@ def make_split(each, name, pixels=None):
 def make_generated(split, source, pixels):
     """Generated images for the images of a split at the places `source`."""
     table = split.metadata[["source_id", "class_name"]].iloc[source].reset_index(drop=True)
-    return GeneratedSet(table.assign(sample_id=[f"s-{n}" for n in range(len(table))]), pixels)
+    named = {"sample_id": [f"s-{n}" for n in range(len(table))], "context": "garden"}
+    return GeneratedSet(table.assign(**named), pixels)
 
 
 def gaussian_classes(labels, seed, side=32):
@@ -47,6 +48,7 @@ class DummyStudy:
     params: StudyParams
     run_dir: Path = Path("nowhere")
     loaded: list = field(default_factory=list)
+    edited: list = field(default_factory=list)
 
     @cached_property
     def train(self):
@@ -68,9 +70,23 @@ class DummyStudy:
     def accepted(self):
         return self.generated
 
-    @cached_property
-    def edits(self):
-        return self.generated.take(np.arange(6))
+    def plan_edits(self, params):
+        return self.generated.metadata
+
+    def edit(self, plan, params):
+        """Edits whose brightness tells the strength."""
+        self.edited.append(params.mixing.edit_strength)
+        return self.generated.take(plan.index.to_numpy())
+
+    @property
+    def retrieved(self):
+        return replace(self.accepted, images=self.accepted.images[::-1].copy())
+
+    def world(self, number):
+        """Another world: the same images, and seeds apart."""
+        if number == 0:
+            return self
+        return DummyStudy(change_params(self.params, {"seed": 1000 * number}))
 
     @cached_property
     def pairs(self):

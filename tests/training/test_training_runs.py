@@ -13,12 +13,7 @@ from diffcore.data.pairs import PairedDataset
 from diffcore.params import load_params, resolve_device, resolve_precision
 from diffcore.training import runs as room
 from diffcore.training.networks import load_classifier, predict
-from diffcore.training.runs import Run, read_curves, run_key, train_runs
-
-
-@pytest.fixture(scope="module")
-def params():
-    return load_params("smoke", {"training.steps": 4})
+from diffcore.training.runs import Run, hits_of, in_parts, run_key, train_runs
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +30,55 @@ def pair(real, pixels):
     return PairedDataset(real, make_generated(real, [0, 1, 5, 7], pixels))
 
 
-def a_run(pairs, method="vanilla", seed=0, **options):
+SMOKE = load_params("smoke", {"training.steps": 4}).training
+
+
+def a_run(pairs, method="vanilla", seed=0, training=SMOKE, **options):
     settings = {"probability": 0.5} if method == "added" else {}
     tests = {"matched": pairs.split.take(np.arange(6)), "shifted": pairs.split.take([0, 5])}
-    return Run(method, settings, seed, pairs, tests, **options)
+    return Run(method, settings, seed, pairs, tests, training, **options)
 
 
-def test_results_are_tabled_with_their_columns(params, pairs, tmp_path):
-    wanted = [a_run(pairs, seed=seed, columns={"point": 0.5}) for seed in (0, 1)]
-    table = train_runs(wanted, params.training, tmp_path, processes=1)
+def test_results_are_tabled_with_their_columns(pairs, tmp_path):
+    wanted = [a_run(pairs, seed=seed, columns={"point": 0.5}, keep_weights=True) for seed in (0, 1)]
+    table = train_runs(wanted, tmp_path, processes=1)
     assert table["seed"].tolist() == [0, 1]
     assert (table["point"] == 0.5).all()
     assert table["key"].is_unique
     test = wanted[0].tests["matched"]
-    for row in table.itertuples():
-        classifier = load_classifier(row.weights, params.training, 3)
-        found = predict(classifier, test.images).argmax(1).numpy()
-        assert row.matched == (found == test.labels).mean()
-        held = json.loads((tmp_path / f"{row.key}.json").read_text())
-        assert set(held) == {"top1", "seconds"}
-        log = pd.read_csv(tmp_path / f"{row.key}.csv")
+    for row in table.to_dict("records"):
+        classifier = load_classifier(row["weights"], SMOKE, 3)
+        hits = predict(classifier, test.images).argmax(1).numpy() == test.labels
+        assert row[hits_of("matched")].tolist() == hits.tolist()
+        assert row["matched"] == hits.mean()
+        held = json.loads((tmp_path / f"{row['key']}.json").read_text())
+        assert set(held) == {"hits", "seconds"}
+        log = pd.read_csv(tmp_path / f"{row['key']}.csv")
         assert log["step"].tolist() == [1, 2, 3, 4]
         assert log["loss"].notna().all()
-        assert log["matched"].dropna().tolist() == pytest.approx([row.matched])  # at its end
 
 
-def test_a_run_is_trained_once(params, pairs, tmp_path, monkeypatch):
-    first = train_runs([a_run(pairs)] * 2, params.training, tmp_path, processes=1)
+def test_weights_are_kept_for_whoever_asks(pairs, tmp_path):
+    train_runs([a_run(pairs)], tmp_path, processes=1)
+    assert not list(tmp_path.glob("*.safetensors"))
+    asked = [a_run(pairs, keep_weights=True), a_run(pairs)]  # alike: trained once, with weights
+    table = train_runs(asked, tmp_path, processes=1)
+    assert [path.exists() for path in table["weights"]] == [True, True]
+    assert table["key"].nunique() == len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_parts_of_a_test_set_are_looked_at_like_one():
+    hits = [np.array([1, 0, 1, 1], np.int8), np.array([0, 0, 0, 1], np.int8)]
+    runs = pd.DataFrame({"seed": [0, 1], "shifted": [0.75, 0.25], hits_of("shifted"): hits})
+    parts = in_parts(runs, "shifted", {"first": [0, 1], "rest": np.array([0, 0, 1, 1], bool)})
+    assert parts["first"].tolist() == [0.5, 0.0]
+    assert parts["rest"].tolist() == [1.0, 0.5]
+    assert [each.tolist() for each in parts[hits_of("rest")]] == [[1, 1], [0, 1]]
+    assert parts["shifted"].tolist() == [0.75, 0.25]
+
+
+def test_a_run_is_trained_once(pairs, tmp_path, monkeypatch):
+    first = train_runs([a_run(pairs)] * 2, tmp_path, processes=1)
     assert len(first) == 2
     assert len(list(tmp_path.glob("*.json"))) == 1
 
@@ -69,11 +86,11 @@ def test_a_run_is_trained_once(params, pairs, tmp_path, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(room, "_run", refuse)
-    again = train_runs([a_run(pairs)], params.training, tmp_path, processes=1)
+    again = train_runs([a_run(pairs)], tmp_path, processes=1)
     assert again["matched"][0] == first["matched"][0]
 
 
-def test_a_kill_loses_no_finished_run(params, pairs, tmp_path, monkeypatch):
+def test_a_kill_loses_no_finished_run(pairs, tmp_path, monkeypatch):
     run, done = room._run, []
 
     def die_at_the_second(*arguments):
@@ -84,27 +101,26 @@ def test_a_kill_loses_no_finished_run(params, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "_run", die_at_the_second)
     wanted = [a_run(pairs, seed=seed) for seed in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        train_runs(wanted, params.training, tmp_path, processes=1)
+        train_runs(wanted, tmp_path, processes=1)
     assert len(list(tmp_path.glob("*.json"))) == 1
     monkeypatch.setattr(room, "_run", run)
-    assert len(train_runs(wanted, params.training, tmp_path, processes=1)) == 3
+    assert len(train_runs(wanted, tmp_path, processes=1)) == 3
 
 
-@pytest.mark.parametrize("suffix", [".json", ".csv", ".safetensors"])
-def test_what_is_damaged_or_missing_of_a_run_is_made_again(
-    suffix, params, pairs, tmp_path, capsys
-):  # fmt: skip
-    row = train_runs([a_run(pairs)], params.training, tmp_path, processes=1).loc[0]
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_what_is_damaged_or_missing_of_a_run_is_made_again(suffix, pairs, tmp_path, capsys):
+    run = a_run(pairs, keep_weights=True)
+    row = train_runs([run], tmp_path, processes=1).loc[0]
     weights, file = row.weights.read_bytes(), row.weights.with_suffix(suffix)
     for damage in (lambda: file.write_bytes(file.read_bytes()[:9]), file.unlink):
         damage()
-        again = train_runs([a_run(pairs)], params.training, tmp_path, processes=1).loc[0]
+        again = train_runs([run], tmp_path, processes=1).loc[0]
         assert (again.matched, again.weights.read_bytes()) == (row.matched, weights)
-    assert capsys.readouterr().out.count(f"{row.key}.json is damaged") == 1 + (suffix != ".json")
+    assert capsys.readouterr().out.count(f"{row.key}{suffix} is damaged") == 1
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(params, pairs, tmp_path, monkeypatch):
-    settings = params.training.model_copy(update={"checkpoint_every": 2})
+def test_a_killed_run_goes_on_from_its_checkpoint(pairs, tmp_path, monkeypatch):
+    run = a_run(pairs, training=SMOKE.model_copy(update={"checkpoint_every": 2}))
     train, lengths = room.train, []
 
     def die_after_three(*arguments):
@@ -116,79 +132,76 @@ def test_a_killed_run_goes_on_from_its_checkpoint(params, pairs, tmp_path, monke
 
     monkeypatch.setattr(room, "train", die_after_three)
     with pytest.raises(KeyboardInterrupt):
-        train_runs([a_run(pairs)], settings, tmp_path, processes=1)
-    train_runs([a_run(pairs)], settings, tmp_path, processes=1)
+        train_runs([run], tmp_path, processes=1)
+    train_runs([run], tmp_path, processes=1)
     assert lengths == [1, 2, 3, 3, 4]  # the checkpoint holds two steps
 
 
 @pytest.mark.slow
-def test_processes_change_nothing(params, pairs, tmp_path):
-    wanted = [a_run(pairs, "added", seed) for seed in (0, 1)]
-    alone = train_runs(wanted, params.training, tmp_path / "one", processes=1)
-    beside = train_runs(wanted, params.training, tmp_path / "two", processes=2)
+def test_processes_change_nothing(pairs, tmp_path):
+    wanted = [a_run(pairs, "added", seed, keep_weights=True) for seed in (0, 1)]
+    alone = train_runs(wanted, tmp_path / "one", processes=1)
+    beside = train_runs(wanted, tmp_path / "two", processes=2)
     for one, two in zip(alone["weights"], beside["weights"], strict=True):
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_gpu_is_shared_by_none(params, pairs, tmp_path, monkeypatch):
+def test_a_gpu_is_shared_by_none(pairs, tmp_path, monkeypatch):
     counts = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(room.joblib, "Parallel", lambda count, **_: counts.append(count) or list)
-    monkeypatch.setattr(room, "_read", lambda path: {"top1": {}, "seconds": 0.0})
+    monkeypatch.setattr(room, "_read", lambda path: {"hits": {}, "seconds": 0.0})
     monkeypatch.setattr(room, "read_kept", lambda *_: None)
     for device in ("auto", "cpu"):
-        settings = params.training.model_copy(update={"device": device})
-        train_runs([a_run(pairs)], settings, tmp_path, processes=4)
+        run = a_run(pairs, training=SMOKE.model_copy(update={"device": device}))
+        train_runs([run], tmp_path, processes=4)
     assert counts == [1, 4]
 
 
-def test_a_key_names_all_that_matters_and_nothing_else(params, real, pairs, tmp_path):
-    training, base = params.training, run_key(a_run(pairs), params.training)
-    assert run_key(a_run(pairs, columns={"point": 3}), training) == base
+def test_a_key_names_all_that_matters_and_nothing_else(real, pairs):
+    base = run_key(a_run(pairs))
+    assert run_key(a_run(pairs, columns={"point": 3}, keep_weights=True)) == base
     speed = {"loader_workers": 3, "checkpoint_every": 7, "log_with": "wandb"}
-    assert run_key(a_run(pairs), training.model_copy(update=speed)) == base
+    assert run_key(a_run(pairs, training=SMOKE.model_copy(update=speed))) == base
     pixels = real.images.copy()
     pixels[0, 0, 0, 0] ^= 1
+    other_pairs = pair(replace(real, images=pixels), pixels[:4] // 2)
     other_test = {"matched": real, "shifted": a_run(pairs).tests["shifted"]}
     others = [
-        (a_run(pairs, seed=1), training),
-        (a_run(pairs, "mixup"), training),
-        (replace(a_run(pairs), settings={"alpha": 1.0}), training),
-        (a_run(pairs, curve_points=2), training),
-        (a_run(pairs), training.model_copy(update={"lr": 0.5})),
-        (
-            replace(a_run(pairs), pairs=pair(replace(real, images=pixels), pixels[:4] // 2)),
-            training,
-        ),
-        (replace(a_run(pairs), pairs=pairs.without_generated()), training),
-        (replace(a_run(pairs), tests=other_test), training),
+        a_run(pairs, seed=1),
+        a_run(pairs, "mixup"),
+        replace(a_run(pairs), settings={"alpha": 1.0}),
+        a_run(pairs, training=SMOKE.model_copy(update={"lr": 0.5})),
+        replace(a_run(pairs), pairs=other_pairs),
+        replace(a_run(pairs), pairs=pairs.without_generated()),
+        replace(a_run(pairs), tests=other_test),
     ]
-    assert len({base, *(run_key(*other) for other in others)}) == len(others) + 1
+    assert len({base, *map(run_key, others)}) == len(others) + 1
 
 
-def test_a_key_names_the_precision_that_is_used(params, pairs):
+def test_a_key_names_the_precision_that_is_used(pairs):
     keys = {
-        name: run_key(a_run(pairs), params.training.model_copy(update={"precision": name}))
+        name: run_key(a_run(pairs, training=SMOKE.model_copy(update={"precision": name})))
         for name in ("auto", "bfloat16", "float32")
     }
-    device = resolve_device(params.training.device, "training.device")
+    device = resolve_device(SMOKE.device, "training.device")
     assert keys["auto"] == keys[resolve_precision("auto", device)]
     assert keys["bfloat16"] != keys["float32"]
 
 
-def test_weights_to_start_from_are_known_by_their_content(params, pairs, tmp_path):
+def test_weights_to_start_from_are_known_by_their_content(pairs, tmp_path):
     keys = []
     for name, content in (("a.pt", b"1"), ("b.pt", b"1"), ("c.pt", b"2")):
         (tmp_path / name).write_bytes(content)
-        start = params.training.model_copy(update={"weights": str(tmp_path / name)})
-        keys.append(run_key(a_run(pairs), start))
+        start = SMOKE.model_copy(update={"weights": str(tmp_path / name)})
+        keys.append(run_key(a_run(pairs, training=start)))
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_methods_without_generated_images_share_their_runs(params, real, pairs):
+def test_methods_without_generated_images_share_their_runs(real, pairs):
     other = pair(real, real.images[:4] // 3)
-    keys = [run_key(a_run(each), params.training) for each in (pairs, other)]
-    bare = [run_key(a_run(each.without_generated()), params.training) for each in (pairs, other)]
+    keys = [run_key(a_run(each)) for each in (pairs, other)]
+    bare = [run_key(a_run(each.without_generated())) for each in (pairs, other)]
     assert keys[0] != keys[1]
     assert bare[0] == bare[1]
 
@@ -204,15 +217,3 @@ def test_the_code_is_known_by_what_it_does(monkeypatch, tmp_path):
             (tmp_path / name).write_text(text)
         found.append(room._code_digest.__wrapped__())
     assert found[0] == found[1] == found[2] != found[3]
-
-
-def test_curves_end_where_the_training_does(params, pairs, tmp_path):
-    wanted = [a_run(pairs, seed=seed, curve_points=2) for seed in (0, 1)]
-    table = train_runs(wanted, params.training, tmp_path, processes=1)
-    curves = read_curves(table)
-    assert [*curves] == ["method", "seed", "step", "test", "top1"]
-    assert curves["step"].tolist() == [2, 2, 4, 4] * 2
-    assert curves["seed"].tolist() == [0] * 4 + [1] * 4
-    last = curves[curves["step"] == 4].pivot(index="seed", columns="test", values="top1")
-    for test in ("matched", "shifted"):
-        assert last[test].tolist() == table[test].tolist()

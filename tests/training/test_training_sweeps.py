@@ -5,16 +5,19 @@ import pandas as pd
 import pytest
 from dummy_study import DummyStudy
 
+from diffcore.mixing.mass import mass_of
 from diffcore.mixing.methods import GENERATIVE, METHODS, REQUIRED, study_methods
 from diffcore.params import ParamsError, change_params, load_params
 from diffcore.prompts.book import load_prompt_book
 from diffcore.training import sweeps
-from diffcore.training.sweeps import plan_curves, plan_main, plan_sweep
+from diffcore.training.sweeps import plan_doses, plan_main, plan_sweep
 
 
 @pytest.fixture(scope="module")
 def params():
-    return load_params("smoke", {"data.train_images_per_class": 2})
+    dose = {"share": 1.0, "changes": {"training.methods.added.probability": 0.2}}
+    changes = {"data.train_images_per_class": 2, "generation.generated_share": 3.0}
+    return load_params("smoke", changes | {"runs.doses": [dose]})
 
 
 @pytest.fixture
@@ -27,27 +30,45 @@ def runs_of(runs, method):
     return {run.columns["point"]: run.pairs for run in runs if run.method == method}
 
 
-# ------------------------------------------------------------------------- the table and its curves
+# ----------------------------------------------------------------------------------- the main table
 def test_the_main_table_has_every_method_from_every_seed(study):
     runs = plan_main(study)
     assert [(run.method, run.seed) for run in runs] == [(m, s) for m in METHODS for s in (0, 1)]
     assert {run.method for run in plan_main(study, ["mixup"])} == {"mixup"}
     assert len(plan_main(study, ["mixup"], seeds=3)) == 3
-    assert all(run.tests is study.tests for run in runs)
+    assert all(run.tests is study.tests and run.keep_weights for run in runs)
 
 
-@pytest.mark.parametrize("plan", [plan_main, plan_curves])
-def test_each_method_trains_on_its_own_images(study, plan):
-    """DiffuseMix on its edits, also where its learning curve is drawn."""
-    for run in plan(study, METHODS):
-        expected = 18 if run.method in GENERATIVE else 0
-        assert len(run.pairs.generated) == (6 if run.method == "diffusemix" else expected)
+def test_every_dose_is_the_same_for_all_that_use_images(study):
+    for run in plan_doses(study):
+        expected = round(6 * run.columns["dose"]) if run.method in GENERATIVE else 0
+        assert len(run.pairs.generated) == expected
 
 
-def test_curves_are_runs_of_their_own_from_the_first_seed(study):
-    (run,) = plan_curves(study, ["diffusemix"])
-    assert (run.seed, run.curve_points) == (0, study.params.runs.curve_points)
-    assert run.pairs.digest == study.pair(study.edits).digest
+def test_a_smaller_dose_is_part_of_a_larger_and_has_settings_of_its_own(study):
+    runs = {run.columns["dose"]: run for run in plan_doses(study) if run.method == "added"}
+    few, all_ = (set(runs[dose].pairs.generated[:, 0, 0, 0].tolist()) for dose in (1.0, 3.0))
+    assert few < all_
+    assert runs[3.0].pairs.digest == study.pairs.digest  # so that it shares the runs of `plan_main`
+    assert (runs[1.0].settings["probability"], runs[3.0].settings["probability"]) == (0.2, 0.5)
+
+
+def test_edits_are_made_at_the_strength_of_the_dose(study):
+    dose = {"share": 1.0, "changes": {"mixing.edit_strength": 0.4}}
+    study.params = change_params(study.params, {"runs.doses": [dose], "runs.worlds": 1})
+    plan_doses(study)
+    assert study.edited == [0.4, study.params.mixing.edit_strength]
+
+
+def test_worlds_have_seeds_apart_and_weights_are_kept_of_the_first_alone(study):
+    runs = [run for run in plan_doses(study) if run.method == "vanilla"]
+    found = [
+        (run.columns["world"], run.columns["dose"], run.seed, run.keep_weights) for run in runs
+    ]
+    assert found == [
+        (0, 1.0, 0, False), (0, 1.0, 1, False), (0, 3.0, 0, True), (0, 3.0, 1, True),
+        (1, 1.0, 1000, False), (1, 3.0, 1000, False),
+    ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------- the sweeps
@@ -79,19 +100,52 @@ def test_the_ablation_takes_one_part_away(study, monkeypatch):
     assert first["pixel only"].pairs is first["full method"].pairs
 
 
-def test_styles_are_filtered_anew_and_tested_in_their_own_style(study, monkeypatch):
-    seen = []
-    judge = study.judge_similarity
-    monkeypatch.setattr(study, "judge_similarity", lambda g, t: seen.append(t) or judge(g, t))
-    runs = plan_sweep(study, "style of the real images")
-    points = sorted({run.columns["point"] for run in runs})
-    assert points == [0.0, 0.6]  # that of smoke, and its own
-    splits = ("train", "test_matched", "test_shifted")
-    assert study.loaded == [(split, {"style": style}) for style in points for split in splits]
-    assert [train.name for train in seen] == ["train", "train"]
-    assert all(list(run.tests) == ["matched", "shifted"] for run in runs)
+def test_conditions_are_all_with_all_and_filtered_anew(study, monkeypatch):
+    seen, judge = [], study.judge_similarity
+    monkeypatch.setattr(study, "judge_similarity", lambda g, t: seen.append((g, t)) or judge(g, t))
+    changes = {"runs.styles": [0.0], "runs.biases": [0.5], "runs.images_per_class": [3]}
+    study.params = change_params(study.params, changes)
+    runs = plan_sweep(study, "conditions")
+    cells = {(r.columns["style"], r.columns["bias"], r.columns["point"]) for r in runs}
+    assert cells == {(s, b, n) for s in (0.0, 0.6) for b in (0.5, 1.0) for n in (2, 3)}
+    splits = [split for split, _ in study.loaded]
+    assert splits == ["train", "test_matched", "test_shifted"] * len(cells)
+    for generated, train in seen:  # dealt anew: to images of its own class alone
+        owners = train.metadata.set_index("source_id")["class_name"]
+        dealt = generated.metadata
+        assert owners[dealt["source_id"]].tolist() == dealt["class_name"].tolist()
     assert all(run.tests is not study.tests for run in runs)
     assert {len(run.pairs.generated) for run in runs if run.method == "added"} == {15}
+
+
+def test_all_ways_show_the_same_mass(study):
+    runs = plan_sweep(study, "generated pixels")
+    for run in runs:
+        assert mass_of(run.method, run.settings) == pytest.approx(run.columns["point"])
+    plain = {(r.columns["world"], r.columns["part"]) for r in runs if r.columns["alpha"] == 1}
+    assert {world for world, _ in plain} == {0, 1}
+    assert {part for _, part in plain} == {
+        "added", "pixel", "patch", "both levels", "mixed and added"
+    }  # fmt: skip
+    alphas = {r.columns["alpha"]: r.settings["alpha"] for r in runs if r.columns["part"] == "pixel"}
+    assert alphas == {0.2: 0.2, 1.0: 1.0, 4.0: 4.0}
+
+
+def test_longer_trainings_take_their_own_schedule(study):
+    runs = plan_sweep(study, "steps")
+    assert {(run.columns["point"], run.training.steps) for run in runs} == {(3, 3), (4, 4)}
+
+
+def test_retrieved_images_take_the_place_of_drawn_ones(study):
+    study.book = load_prompt_book("birds")
+    runs = plan_sweep(study, "source of the images")
+    pools = {r.columns["part"]: r.pairs for r in reversed(runs) if r.method in ("added", "vanilla")}
+    drawn, retrieved = pools["drawn"], pools["retrieved"]
+    assert drawn.source.tolist() == retrieved.source.tolist()
+    assert drawn.generated[0].tolist() == retrieved.generated[-1].tolist()
+    assert not len(pools["none"].generated)
+    named = "garden" in study.book.contexts[::2]
+    assert len(pools["drawn, half the contexts"].generated) == 18 * named
 
 
 @pytest.mark.parametrize("arms", [None, ("no filter", "the oracle")])
@@ -171,50 +225,12 @@ def test_without_noise_the_runs_are_those_of_the_main_table(study):
     assert clean.digest == study.pairs.digest
 
 
-def test_other_numbers_of_real_images_keep_all_counterparts(study):
-    pairs = runs_of(plan_sweep(study, "real images per class"), "diffcoremix")
-    assert study.loaded == [("train", {"train_images_per_class": 1})]  # two are the study's own
-    assert {point: len(each) for point, each in pairs.items()} == {1: 3, 2: 6}
-    assert all(len(each.generated) == 18 for each in pairs.values())
-    # The image called train-1 is of another class there: its name must not attract counterparts.
-    assert pairs[1].source.tolist() == [0] * 6 + [1] * 6 + [2] * 6
-
-
-def test_a_smaller_number_of_generated_images_is_part_of_a_larger(study):
-    pairs = runs_of(plan_sweep(study, "generated per training image"), "added")
-    assert {point: len(each.source) for point, each in pairs.items()} == {0.5: 3, 3.0: 18}
-    few, all_ = (set(pairs[point].generated[:, 0, 0, 0].tolist()) for point in (0.5, 3.0))
-    assert few < all_
-    assert pairs[3.0].digest == study.pairs.digest  # so that it shares the runs of the main table
-
-
-def test_shares_of_a_batch_are_of_the_methods_that_add(study):
-    runs = plan_sweep(study, "generated share of a batch")
-    for run in runs:
-        if run.method != "diffcoremix":
-            assert run.settings["probability"] == run.columns["point"]
-    ours = [run.settings for run in runs if run.method == "diffcoremix"]
-    assert all(settings == ours[0] for settings in ours)
-
-
-def test_thresholds_reject_more_and_more(study):
-    runs = plan_sweep(study, "share rejected")
-    pairs = runs_of(runs, "added")
-    kept = {run.columns["threshold"]: run.columns["point"] for run in runs}
-    assert kept[-1.0] == 0
-    assert kept[0.8855] == pytest.approx(3 / 18)
-    for point, each in pairs.items():
-        assert len(each.source) == pytest.approx(18 * (1 - point))
-        assert each.generated[:, 0, 0, 0].max() < 118 - 18 * point + 1  # the least similar went
-    assert sweeps.own_point(study, "share rejected") == pytest.approx(3 / 18)
-
-
 def test_axes_are_those_that_a_study_can_run(study, monkeypatch):
-    left = {"style of the real images", "share of planted errors"}
+    left = {"conditions", "source of the images", "share of planted errors"}
     assert set(sweeps.AXES) - set(sweeps.axes(study)) == left
     monkeypatch.setattr(study, "has", lambda capability: capability != "sweeps")
     assert sweeps.axes(study) == []
-    with pytest.raises(ValueError, match="no axis 'colour'; there are ablation, style of"):
+    with pytest.raises(ValueError, match="no axis 'colour'; there are ablation, generated"):
         plan_sweep(study, "colour")
 
 
@@ -222,7 +238,7 @@ def test_the_studys_own_setting_is_a_point_of_every_sweep(study, monkeypatch):
     named = {"ablation": "full method", "way of filtering": "source"}
     for axis, own in named.items():
         assert sweeps.own_point(study, axis) == own
-    for axis in sweeps.AXES.keys() - named:
+    for axis in ("steps", "share of wrong counterparts", "share of planted errors"):
         points = pd.Series([run.columns["point"] for run in plan_sweep(study, axis)])
         assert np.isclose(points, sweeps.own_point(study, axis)).any(), axis
 

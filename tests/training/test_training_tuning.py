@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from dummy_study import DummyStudy
 
-from diffcore.mixing.methods import METHODS, method_settings
-from diffcore.params import change_params, load_params
+from diffcore.mixing.methods import METHODS
+from diffcore.params import DoseParams, change_params, load_params
 from diffcore.training import tuning
 from diffcore.training.sweeps import study_methods
 
@@ -17,18 +17,34 @@ PROFILES = Path(__file__).parents[2] / "params"
 
 @pytest.fixture
 def study():
-    return DummyStudy(load_params("smoke"))
+    dose = {"share": 1.0, "changes": {}}
+    changes = {"generation.generated_share": 3.0, "runs.doses": [dose]}
+    return DummyStudy(load_params("smoke", changes))
+
+
+OWN = DoseParams(share=3.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_four_legal_candidates(method):
+def test_every_method_has_six_legal_candidates(method):
     demo = load_params("demo")
     changed = [repr(change_params(demo, changes)) for changes in tuning.candidates(method)]
-    assert len(set(changed)) == len(changed) == 4
+    assert len(set(changed)) == len(changed) == (16 if method == "vanilla" else 6)
+
+
+def test_an_edge_is_said_to_be_one():
+    at = {
+        value: tuning.at_edge("added", {"training.methods.added.probability": value})
+        for value in (0.1, 0.2, 0.8, 0.9)
+    }
+    assert at == {0.1: True, 0.2: False, 0.8: False, 0.9: True}
+    whole = {"training.methods.augmix.probability": 1.0}  # nothing lies beyond
+    assert not tuning.at_edge("augmix", whole)
+    assert tuning.at_edge("diffcoremix", {"mixing.probability": 1.0, "mixing.alpha": 0.2})
 
 
 def test_folds_hold_out_images_with_their_counterparts(study):
-    runs = tuning.folds(study, "added")
+    runs = tuning.folds(study, "added", OWN)
     place = {name: at for at, name in enumerate(study.train.metadata["source_id"])}
     assert len(runs) == 2
     held = [list(run.tests["validation"].metadata["source_id"]) for run in runs]
@@ -41,25 +57,33 @@ def test_folds_hold_out_images_with_their_counterparts(study):
         assert not shown & {place[name] for name in out}
 
 
-@pytest.mark.parametrize(("method", "count"), [("vanilla", 0), ("diffusemix", 6)])
+@pytest.mark.parametrize(("method", "count"), [("vanilla", 0), ("diffusemix", 18)])
 def test_each_method_is_tuned_on_its_own_images(study, method, count):
-    assert sum(len(run.pairs.source) for run in tuning.folds(study, method)) == count
+    assert sum(len(run.pairs.source) for run in tuning.folds(study, method, OWN)) == count
 
 
-def test_the_best_candidate_is_marked(study, monkeypatch):
-    scores, asked = iter([[0.5, 0.7], [0.8, 0.6], [0.9, 0.5], [0.1, 0.1]]), []
+def test_candidates_are_tried_at_the_dose_and_after_what_they_take(study, monkeypatch):
+    """The best of each is marked; the recipe is passed on to all, the mixing to "mixed_added"."""
+    asked = []
 
-    def train_runs(runs, training, *options):
-        asked.append(runs[0].settings)
-        return pd.DataFrame({"validation": next(scores)})
+    def train_runs(runs, *options):
+        asked.append(runs)
+        best = [r.training.lr == 0.02 and r.settings.get("alpha", 4.0) == 4.0 for r in runs]
+        return pd.DataFrame({"validation": np.where(best, 0.9, 0.5)})
 
     monkeypatch.setattr(tuning, "train_runs", train_runs)
-    table = tuning.tune(study, ["mixup"])
-    assert table["accuracy"].tolist() == pytest.approx([0.6, 0.7, 0.7, 0.1])
-    assert table["chosen"].tolist() == [False, True, False, False]  # of two, the first
-    assert table["sem"][0] == pytest.approx(0.1)
-    expected = [change_params(study.params, changes) for changes in tuning.candidates("mixup")]
-    assert asked == [method_settings("mixup", params) for params in expected]
+    table = tuning.tune(study, ["vanilla", "mixup", "diffcoremix", "mixed_added"])
+    chosen = table[table["chosen"]].set_index(["method", "dose"])["candidate"]
+    assert chosen["vanilla"].iloc[0] == "training.lr=0.02, training.crop_scale=0.15"
+    assert set(chosen["diffcoremix"]) == {"mixing.probability=0.5, mixing.alpha=4"}
+    assert chosen["diffcoremix"].index.tolist() == [1.0, 3.0]  # at each dose
+    recipes, methods, last = asked
+    assert len(recipes) == 16 * 2  # on two folds, from one seed
+    assert {run.training.lr for run in methods + last} == {0.02}
+    assert {run.method for run in last} == {"mixed_added"}
+    assert {run.settings["alpha"] for run in last} == {4.0}
+    assert {len(run.pairs.generated) for run in last} < {2, 3, 4, 9}
+    assert table.loc[table["method"] == "mixup", "sem"].tolist() == [0.0] * 6
 
 
 def test_the_command_writes_the_table_beside_the_profiles(study, study_folder, monkeypatch, capsys):
@@ -79,10 +103,16 @@ def test_the_command_writes_the_table_beside_the_profiles(study, study_folder, m
     assert asked == [("tuning", "smoke"), (study, ["mixup"]), ("tuning", "demo"), (study, every)]
 
 
-def test_the_demo_uses_what_was_chosen():
-    table = pd.read_csv(PROFILES / "tuning" / "demo.csv")
+@pytest.mark.parametrize("profile", ["demo", "birds"])
+def test_a_profile_uses_what_was_chosen_for_it(profile):
+    params = load_params(profile)
+    table = tuning.read_chosen(params)
     assert set(table["method"]) == set(METHODS)
-    demo = load_params("demo")
-    for text in table.loc[table["chosen"], "candidate"]:
-        changes = {key: float(value) for key, value in (c.split("=") for c in text.split(", "))}
-        assert change_params(demo, changes) == demo, text
+    doses = {dose.share: dose for dose in params.runs.doses}
+    for row in table.itertuples():
+        changes = {key: float(at) for key, at in (c.split("=") for c in row.candidate.split(", "))}
+        if row.dose in doses:
+            assert changes.items() <= doses[row.dose].changes.items(), row
+        elif np.isnan(row.dose) or row.dose == params.generation.generated_share:
+            assert change_params(params, changes) == params, row
+        assert row.edge == tuning.at_edge(row.method, changes), row

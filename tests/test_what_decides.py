@@ -24,6 +24,7 @@ DRAWN, IMAGES = "plan drawn decided", "drawn edits decided"  # asked otherwise; 
 DECIDES = {
     "seed": (1, ALL),
     "data.style": (0.3, "edits decided trained"),  # the generator draws in its own
+    "data.bias": (0.5, "edits decided trained"),
     "data.train_images_per_class": (3, ALL),
     "data.test_images_per_class": (3, "trained"),
     "prompts.domain": ("birds", DRAWN),
@@ -44,7 +45,7 @@ DECIDES = {
     "generation.num_inference_steps": (5, IMAGES),
     "generation.height": (72, IMAGES + " trained"),  # DiffuseMix's fractals have its size
     "generation.width": (72, IMAGES),
-    "generation.generated_share": (2.0, DRAWN),
+    "generation.generated_share": (2.0, DRAWN + " edits"),
     "filtering.encoder.kind": ("open_clip", "decided"),
     "filtering.encoder.model_name": ("other", "decided"),
     "filtering.encoder.pretrained": ("other", "decided"),
@@ -90,15 +91,16 @@ NEUTRAL = {
     "training.device": "cpu" if torch.cuda.is_available() else "auto",
     "runs.sweeps": False, "runs.sweep_seeds": 3, "runs.folds": 3, "runs.filter_seeds": 3,
     "runs.filter_arms": ["margin"], "runs.planted_shares": [0.1],
-    "runs.curve_points": 3, "runs.processes": 1, "runs.styles": [0.1], "runs.noise_shares": [0.1],
-    "runs.images_per_class": [2], "runs.generated_shares": [0.1], "runs.batch_shares": [0.1],
-    "runs.rejected_shares": [0.1], "measure.images": 13, "measure.confidence": 0.9,
+    "runs.processes": 1, "runs.styles": [0.1], "runs.noise_shares": [0.1], "runs.worlds": 3,
+    "runs.images_per_class": [2], "runs.world_seeds": 2, "runs.doses": [], "runs.masses": [0.2],
+    "runs.lengths": [5], "runs.biases": [0.1], "runs.sources": False, "runs.tuning": "demo",
+    "runs.tuning_seeds": 2, "measure.images": 13, "measure.confidence": 0.9,
     "exports": ["pdf"],
 }  # fmt: skip
 #: Those of a study of photographs, or of a model that is fetched, which other tests look at.
 ELSEWHERE = {
     "data.dataset", "data.root", "data.image_size", "data.test_share", "training.weights",
-    "generation.noise_share",
+    "generation.noise_share", "runs.doses.share", "runs.doses.changes",
     *(f"generation.pipeline.{name}" for name in ("kind", "location", "config", "device",
                                                  "local_files_only")),
     "filtering.encoder.device",
@@ -131,7 +133,7 @@ def results(tmp_path_factory):
         vars(study).update(pairs=pairs, pair=lambda _: pairs)
         _ = study.generated, study.edits
         drawn, edits = asked[-2:]
-        runs = sorted(run_key(run, params.training) for run in plan_main(study))
+        runs = sorted(run_key(run) for run in plan_main(study))
         return {"plan": digest(study.plan.to_json()), "drawn": drawn, "edits": edits,
                 "decided": study.decisions_key, "trained": digest(runs)}  # fmt: skip
 

@@ -114,7 +114,7 @@ def estimate(
     methods, imported = study_methods(params), generation.pipeline.kind == "import"
     # Of each class a counterpart is drawn at least.
     drawn = 0 if imported else max(classes, round(generation.generated_share * train))
-    edited = round(params.generation.generated_share * train) if "diffusemix" in methods else 0
+    edited = round(max(1.0, generation.generated_share) * train) if "diffusemix" in methods else 0
     trainings = len(methods) * params.runs.seeds
     step, weights = training_flops(training, classes, side)
     # At the end each classifier is tested: a forward pass alone.

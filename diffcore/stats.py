@@ -252,15 +252,14 @@ def over_points(runs: pd.DataFrame, tests: Sequence[str]) -> pd.DataFrame:
 
 def fit_gains(
     runs: pd.DataFrame, factors: Sequence[str], test: str, confidence: float = 0.95
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> pd.DataFrame:
     """Fit gains over vanilla by factors and their products of two, each scaled to [-1/2, 1/2].
 
     Ordinary least squares over cells, each the mean of its seeds. An effect is the change of the
     gain from a factor's first to its last value, the others half way between theirs; that of a
     product is how much one factor's effect changes over the other's range.
 
-    Returns effects (method, factor, value, low, high, n, p, r2) and, tidy, the gains of the cells
-    (the factors, method, value, fitted).
+    Returns a row a method and factor: method, factor, value, low, high, n, p, r2.
     """
     keys = [*factors, "seed"]
     wide = runs.pivot(index=keys, columns="method", values=test)
@@ -271,17 +270,14 @@ def fit_gains(
     terms = scaled.assign(**{
         f"{a} × {b}": scaled[a] * scaled[b] for a, b in combinations(factors, 2)
     })  # fmt: skip
-    effects, shown = [], []
+    effects = []
     for method in gains.columns:
         fit = OLS(cells[method], add_constant(terms)).fit()
         ends = fit.conf_int(1 - confidence)
         for name in terms:
             row = _row(fit.params[name], *ends.loc[name], len(cells)) | {"p": fit.pvalues[name]}
             effects.append({"method": method, "factor": name, **row, "r2": fit.rsquared})
-        shown.append(cells[list(factors)].assign(
-            method=method, value=cells[method], fitted=fit.fittedvalues
-        ))  # fmt: skip
-    return pd.DataFrame(effects), pd.concat(shown, ignore_index=True)
+    return pd.DataFrame(effects)
 
 
 def best_method(runs: pd.DataFrame, among: Sequence[str], column: str) -> str:

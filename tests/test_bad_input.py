@@ -164,6 +164,9 @@ CASES = {
     "a context twice": (None, settings("prompts.contexts=[a, a]"), "contexts holds ['a'] more tha"),
     "a style twice": (None, settings("mixing.edit_prompts=[a, a]"), "holds ['a'] more than once"),
     # Methods, networks, devices
+    "dose above all": (None, settings("runs.doses=[{share: 9.0}]"), "9 must be below generated_sh"),
+    "dose of a typo": (None, settings("runs.doses=[{share: 0.1, changes: {mixing.alhpa: 1.0}}]"),
+                       "nearest valid key: mixing.alpha"),
     "unknown method": (None, settings("runs.methods=[mixup2]"), "runs.methods: 'mixup2' is no met"),
     "no method to compare": (None, settings("runs.methods=[mixup]"), "'vanilla', 'cutmix', 'added"),
     "unknown in detail": (

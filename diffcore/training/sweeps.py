@@ -174,10 +174,10 @@ def _masses(study: Study) -> Iterator[Run]:
     seeds, points = study.params.runs.sweep_seeds, study.params.runs.masses
     ways = [(arm, mass, 1.0) for arm in MASS_ARMS for mass in points]
     middle = points[len(points) // 2]
-    ways += [(arm, middle, alpha) for arm in ("pixel", "patch") for alpha in (0.2, 4.0)]
+    others = [(arm, middle, alpha) for arm in ("pixel", "patch") for alpha in (0.2, 4.0)]
     for number in range(study.params.runs.worlds):
         world = study.world(number)
-        for arm, mass, alpha in ways:
+        for arm, mass, alpha in ways if number else ways + others:
             method, settings = settings_of_mass(arm, mass, alpha)
             told = {"world": number, "part": arm, "point": mass, "alpha": alpha}
             planned = compare(world, world.pairs, [method], 1 if number else seeds, **told)

@@ -227,8 +227,10 @@ def _mixing_or_adding(found: Numbers) -> Judged:
 
 def _retrieval(found: Numbers) -> Judged:
     rows = [row for row in found["drawn_minus_retrieved"] if row["test"] == found["tests"][-1]]
-    text = "; ".join(f"{label_of(row['method'])} {_points(row)}" for row in rows)
-    return _verdict(*map(_above, rows)), f"drawn above retrieved: {text}"
+    text = "; ".join(
+        f"{label_of(row['method'])} {_points(row)} above {row['against']}" for row in rows
+    )
+    return _verdict(*map(_above, rows)), f"drawn: {text}"
 
 
 def _overhead(found: Numbers) -> Judged:

@@ -198,6 +198,7 @@ def _sources(study: Study) -> Iterator[Run]:
     pools = {
         "drawn": study.pairs,
         "retrieved": study.pair(study.retrieved),
+        "retrieved, filtered": _filtered(study, study.retrieved),
         "drawn, half the contexts": study.pairs.take_generated(np.flatnonzero(named)),
     }
     for pool, pairs in pools.items():

@@ -9,6 +9,7 @@ from conftest import PROJECT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from diffcore.cli import main
+from diffcore.report import statements
 from diffcore.report.statements import REFERENCE, Statement, check, read_statements
 
 NOTEBOOK = "notebooks/04_training.ipynb"
@@ -163,13 +164,22 @@ def test_numbers_are_said_in_the_order_of_their_references():
 
 
 def test_references_in_the_project_are_written_as_they_are_read():
-    statements = read_statements(PROJECT)
+    made = read_statements(PROJECT)
     notebooks = {path.name[:2] for path in (PROJECT / "notebooks").glob("*.ipynb")}
-    assert len(statements) > 8 * len(notebooks) / 2
-    for source, text, references in statements:
+    assert len(made) > 8 * len(notebooks) / 2
+    for source, text, references in made:
         for reference in references:
             parts = REFERENCE.fullmatch(reference)
             assert parts, (source, reference)
             assert parts["notebook"] in notebooks or source != "README.md", (source, reference)
         lost = re.search(r"`(\w+:)?\d\d[/:]|\[`[^`]+`[^]]*\](?!\()", text)
         assert not lost, (source, text)
+
+
+def test_every_statement_of_the_project_is_shown_by_a_committed_report():
+    faults = {
+        statement: wrong
+        for statement in read_statements(PROJECT)
+        if (wrong := statements._shown(statement, PROJECT / "reports" / "demo")[1])
+    }
+    assert not faults

@@ -16,6 +16,7 @@ from diffcore.data.splits import load_split
 from diffcore.mixing.methods import study_methods
 from diffcore.params import load_params
 from diffcore.prompts.book import find_conflicts, load_prompt_book
+from diffcore.training import networks
 
 #: The paper's seven data sets: profile -> side of the images.
 SIDES = {
@@ -106,6 +107,7 @@ def test_prompts_contradict_no_class(name):
 def test_the_network_sees_enough_of_an_image(name):
     side, settings = load_params(name).data.image_size, load_params(name).training
     with torch.device("meta"), torch.no_grad():
+        assert networks  # which registers a model of its own
         net = timm.create_model(settings.model, num_classes=7, **settings.model_args).eval()
         batch = torch.empty(2, 3, side, side)
         assert net(batch).shape == (2, 7)

@@ -369,3 +369,10 @@ def test_fitted_gains_are_those_that_were_put_in():
     found = effects.set_index("factor")["value"].to_dict()
     assert found == pytest.approx({"bias": 0.04, "size": -0.06, "bias × size": 0.04})
     assert effects["r2"].iloc[0] == pytest.approx(1)
+
+
+def test_the_best_method_is_so_over_worlds_not_over_runs():
+    rows = [("a", 0, 0.9)] * 3 + [("a", 1, 0.1), ("b", 0, 0.6), ("b", 1, 0.6)]
+    runs = pd.DataFrame(rows, columns=["method", "world", "top1"])
+    assert stats.best_method(runs, ["a", "b"], "top1") == "b"
+    assert stats.best_method(runs.drop(columns="world"), ["a", "b"], "top1") == "a"

@@ -153,10 +153,10 @@ def _row(found: Numbers, name: str) -> dict[str, float]:
     return {"value": found[name], **ends, **holm}
 
 
-def _points(row: Numbers) -> str:
-    """Write a difference with its interval, in points."""
-    values = (100 * row[key] for key in ("value", "low", "high"))
-    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*values)
+def _points(row: Numbers, unit: str = "points") -> str:
+    """Write a difference with its interval, in points, or in per cent of something."""
+    value, low, high = (100 * row[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} {unit} [{low:+.1f}, {high:+.1f}]"
 
 
 def _share(row: Numbers) -> str:
@@ -238,8 +238,8 @@ def _overhead(found: Numbers) -> Judged:
     spread = {int(epochs): share for epochs, share in found["amortised_overhead"].items()}
     own, most = round(found["epochs"]), max(spread)
     text = (
-        f"own step {_points(step)} of ResNet-50's, {_points(own_step)} of this study's small "
-        f"network; with the drawing of its images {spread[own]:+,.0%} of this training "
+        f"own step {_points(step, '%')} of ResNet-50's, {_points(own_step, '%')} of this study's "
+        f"small network; with the drawing of its images {spread[own]:+,.0%} of this training "
         f"({own} epochs), {spread[most]:+,.0%} of one of {most:,} epochs"
     )
     steps = (None if (met := _reaches(row, 0.05)) is None else not met for row in (step, own_step))

@@ -92,7 +92,7 @@ def results(folder):
         images |= {tuple(row): image for row, image in zip(table, found.images, strict=True)}
     decisions = {path.name: pd.read_parquet(path) for path in home.glob("decisions/[!.]*")}
     trained = {
-        path.stem: (json.loads(path.read_text())["top1"],
+        path.stem: (json.loads(path.read_text())["hits"],
                     path.with_suffix(".safetensors").read_bytes())
         for path in home.glob("training/*.json")
     }  # fmt: skip
@@ -140,7 +140,9 @@ def test_nothing_is_at_work_ten_seconds_after_the_command_was_killed(study_folde
 from diffcore.training.runs import Run
 study = Study.open("01_toy", profile, {"training.steps": 10**6, "training.checkpoint_every": 1})
 pairs = PairedDataset(study.train)
-study.train_runs([Run("vanilla", {}, seed, pairs, study.tests) for seed in (0, 1)])"""
+study.train_runs([
+    Run("vanilla", {}, seed, pairs, study.tests, study.params.training) for seed in (0, 1)
+])"""
     parameters = new_code_cell('profile = "smoke"\noverrides = {}',
                                metadata={"tags": ["parameters"]})  # fmt: skip
     cells = [new_markdown_cell("# A toy"), parameters, new_code_cell(train)]

@@ -32,7 +32,7 @@ def changed(a, b):
 DIGEST = """
 import hashlib
 from diffcore.paperbirds.dataset import draw_scene
-options = {"style": None, "biased": True, "extra_distractor": 0.5}
+options = {"style": None, "bias": 1.0, "extra_distractor": 0.5}
 scenes = [draw_scene((5_002, i), malformed=i % 2 == 0, **options) for i in range(40)]
 shown = b"".join(scene.render().image.tobytes() for scene in scenes)
 digest = hashlib.sha256(shown + repr(scenes).encode()).hexdigest()

@@ -140,8 +140,9 @@ def test_the_method_runs_on_photographs(profile, find, changes):
     assert filtered["never_passed"] == pytest.approx(rejected)
     mixed = find(profile, "03_mixing")
     assert mixed["pairs"] == filtered["images"] - filtered["never_passed"]
-    trained, methods = find(profile, "04_training"), load_params(profile).runs.methods
-    assert trained["trainings"] == 2 * len(methods)
+    trained, runs = find(profile, "04_training"), load_params(profile, changes(profile)).runs
+    methods, seeds = runs.methods, runs.seeds + (runs.worlds - 1) * runs.world_seeds
+    assert trained["trainings"] == seeds * (1 + len(runs.doses)) * len(methods)
     (top1,) = trained["top1"].values()
     assert set(top1) == set(methods)
     assert all(0 <= value <= 1 for value in top1.values())

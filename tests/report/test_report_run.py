@@ -139,7 +139,8 @@ def test_the_index_shows_the_claims(tmp_path):
     (tmp_path / "01_generation").mkdir()
     notebook = new_notebook(metadata={"duration_seconds": 90})
     nbformat.write(notebook, tmp_path / "01_generation" / "01_generation.ipynb")
-    numbers = {"01_generation": {"context_accuracy": 0.97, "distractor_reduction": 2.0}}
+    good, bad = ({"value": x, "low": x - 0.01, "high": x + 0.01} for x in (0.97, 2.0))
+    numbers = {"01_generation": {"in_use": {"context_accuracy": good}, "negatives": bad}}
     judge_claims(numbers).to_csv(tmp_path / "08_report" / "tables" / "claims.csv", index=False)
     page = index_page(tmp_path, "demo")
     assert page.count('class="verdict holds-partly"') == 1

@@ -39,11 +39,8 @@ def mass_of(method: str, settings: Mapping[str, float]) -> float:
         return 0.0
     if method == "added":
         return share
-    once, swapped = (
-        mixed_mass(settings["alpha"], settings["patch_share"]),
-        settings.get("swapped", 0),
-    )
-    mixed = settings["mixed_share"] * once
+    swapped = settings.get("swapped", 0.0)
+    mixed = settings["mixed_share"] * mixed_mass(settings["alpha"], settings["patch_share"])
     return share + (1 - share) * (mixed + swapped * (1 - 2 * mixed))
 
 

@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from statsmodels.stats.multitest import multipletests
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_calibration_error
 
@@ -76,7 +75,7 @@ def gains_by(table: pd.DataFrame, column: str, baseline: str, confidence: float)
     kinds = list(table[column].unique())
     wide = table.pivot(index=["method", "seed"], columns=column, values="top1").reset_index()
     found = stats.gains(wide, baseline, kinds, confidence).rename(columns={"test": column})
-    return found.assign(p_holm=multipletests(found["p"], method="holm")[1])
+    return stats.with_holm(found)
 
 
 def under_attack(

@@ -7,12 +7,12 @@ lossless PNG, lightly compressed, as denser files cost more time than disk.
 """
 
 import errno
-import glob
 import hashlib
 import io
 import json
 import mmap
 import os
+import secrets
 import shutil
 import socket
 import time
@@ -35,7 +35,8 @@ from diffcore.params import UserError
 _ROW_GROUP = 32  # images of a shard that are read at once, 14 MB of them at 512 x 512
 _HELD_GROUPS = 4  # of these, kept in memory
 _HASHED_TOGETHER = 1024  # images
-_LEFT_ALONE = 600  # seconds in which what is not whole may be another writer's
+_MADE_BY = b"made_by"  # key of a shard's own metadata
+_LEFT_ALONE = 24 * 3600  # seconds in which what is not whole may be another writer's
 _NO_ROOM = "free some space, or run where there is more"
 _NO_ENTRY = "let this user write there, or run in another folder"
 #: What the system says of a place that takes no file -> the remedy.
@@ -69,7 +70,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     aside = _aside(path)
     with naming_folder(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path)
+        _clear(path.parent)
         try:
             yield aside
             aside.replace(path)
@@ -82,7 +83,7 @@ def folder_whole(path: Path) -> Iterator[Path]:
     """Yield an empty folder, which takes the place of `path` when the block ends well."""
     aside = _aside(path)
     with naming_folder(path.parent):
-        _clear(path)
+        _clear(path.parent)
         aside.mkdir(parents=True)
         try:
             yield aside
@@ -93,32 +94,17 @@ def folder_whole(path: Path) -> Iterator[Path]:
 
 
 def _aside(path: Path) -> Path:
-    """Name what is not whole by host and process, so that nobody removes another writer's."""
-    return path.with_name(f".{socket.gethostname()}-{os.getpid()}.{path.name}")
+    """Name what is not whole, so that no two writers ever share it: hosts may be called alike."""
+    writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".aside-{writer}.{path.name}")
 
 
-def _clear(path: Path) -> None:
-    """Remove what processes of this host that have ended left of a file or folder.
-
-    Not at once, as hosts that share a disk may share a name.
-    """
-    start, end = f".{socket.gethostname()}-", f".{path.name}"
-    for left in path.parent.glob(f"{glob.escape(start)}*{glob.escape(end)}"):
-        number = left.name.removeprefix(start).removesuffix(end)
+def _clear(folder: Path) -> None:
+    """Remove what killed writers left; never what another may still be at work on."""
+    for left in folder.glob(".aside-*"):
         with suppress(FileNotFoundError):  # it has just got its name, or another was faster
-            old = time.time() - left.stat().st_mtime > _LEFT_ALONE
-            if number == str(os.getpid()) or (old and number.isdigit() and not _runs(int(number))):
+            if time.time() - left.stat().st_mtime > _LEFT_ALONE:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True
 
 
 @contextmanager
@@ -273,19 +259,21 @@ class ImageTable:
         """Take the types of the columns ("string", "int64" ...), and which tell images apart."""
         self.folder, self.keys, self.columns = Path(folder), list(keys), list(types)
         columns = {name: pa.type_for_alias(kind) for name, kind in types.items()}
-        image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        columns["image"] = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        columns["embedding"] = pa.list_(pa.float32())
         # As Hugging Face's `datasets` writes it, which is not needed to read or write here.
         features = {name: {"dtype": kind, "_type": "Value"} for name, kind in types.items()}
         features["image"] = {"_type": "Image"}
+        features["embedding"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}
         told = {"huggingface": json.dumps({"info": {"features": features}})}
-        self._schema = pa.schema(columns | {"image": image}, metadata=told)
+        self._schema = pa.schema(columns, metadata=told)
 
     def metadata(self) -> pd.DataFrame:
         """List every image once: its columns, and the ``shard`` (path) and ``row`` that hold it.
 
         A damaged shard is set aside, so that what it held counts as missing.
         """
-        empty = self._schema.empty_table().to_pandas().drop(columns="image")
+        empty = self._schema.empty_table().to_pandas()[self.columns]
         frames = []
         for path in sorted(self.folder.glob("[!.]*.parquet")):
             frame = read_kept(path, partial(_read_metadata, columns=tuple(self.columns)))
@@ -304,37 +292,57 @@ class ImageTable:
         return wanted[(marked["_merge"] == "left_only").to_numpy()]
 
     def fill(
-        self,
-        wanted: pd.DataFrame,
-        images_of: Callable[[pd.DataFrame], Iterable[np.ndarray]],
-        shard_size: int,
-        describe: str | None,
-    ) -> None:
-        """Make and store the images that are missing, a shard at a time.
+        self, wanted: pd.DataFrame, images_of: Callable[[pd.DataFrame], Iterable[np.ndarray]],
+        shard_size: int, describe: str | None, encoder: Callable[[], Any] | None = None,
+        made_with: Callable[[], dict[str, Any]] = dict,
+    ) -> None:  # fmt: skip
+        """Make and store the images that are missing, unit by unit.
+
+        A unit is a fixed range of what is wanted, so that neither a kill nor another process
+        changes which images are made together. It becomes one shard, at once, under a name that
+        follows from all that decides about its pixels.
 
         Args:
-            wanted: all columns but the image, rows numbered from 0.
+            wanted: all columns of the table, rows numbered from 0.
             images_of: rows -> their images (H, W, 3) uint8, in order.
-            shard_size: images a file, the most that a kill can lose.
+            shard_size: images a unit, the most that a kill can lose.
             describe: name of the progress bar; None shows none.
+            encoder: returns what embeds the images, once one is missing; the shard holds both.
+            made_with: returns what may change the last bit of a pixel beside its row.
         """
         pending = self.missing(wanted)
+        units = [rows for _, rows in pending.groupby(pending.index // shard_size)]
+        embedder, made_by = encoder() if encoder and units else None, made_with() if units else {}
+        if embedder:
+            made_by["encoder"] = embedder.model_hash
         with tqdm(
             total=len(wanted), initial=len(wanted) - len(pending), unit="image", desc=describe,
             disable=describe is None,
         ) as bar:  # fmt: skip
-            for start in range(0, len(pending), shard_size):
-                rows, pngs = pending.iloc[start : start + shard_size], []
+            for rows in units:
+                name = digest(rows[self.keys].to_json(orient="values"), made_by)
+                path = self.folder / f"{name}.parquet"
+                if path.exists():  # another process was faster
+                    bar.update(len(rows))
+                    continue
+                images = []
                 for image in images_of(rows):
-                    pngs.append(encode_png(image))
+                    images.append(image)
                     bar.update()
-                self._write(rows, pngs)
+                self._write(path, rows, images, embedder, made_by)
 
-    def _write(self, rows: pd.DataFrame, pngs: list[bytes]) -> None:
-        name = digest(rows[self.keys].to_json(orient="values"))
-        images = [{"bytes": png, "path": None} for png in pngs]
-        table = pa.Table.from_pandas(rows.assign(image=images), self._schema, preserve_index=False)
-        path = self.folder / f"{rows.index[0]:07d}-{rows.index[-1]:07d}-{name}.parquet"
+    def _write(
+        self, path: Path, rows: pd.DataFrame, images: list[np.ndarray], embedder: Any,
+        made_by: dict[str, Any],
+    ) -> None:  # fmt: skip
+        pngs = [{"bytes": encode_png(image), "path": None} for image in images]
+        vectors = list(embedder.embed_unkept(images)) if embedder else None
+        schema = self._schema.with_metadata(
+            {**self._schema.metadata, _MADE_BY: json.dumps(made_by)}
+        )
+        table = pa.Table.from_pandas(
+            rows.assign(image=pngs, embedding=vectors), schema, preserve_index=False
+        )
         with written_whole(path) as aside, aside.open("wb") as file:
             pq.write_table(table, file, row_group_size=_ROW_GROUP, write_page_checksum=True)
             file.flush()
@@ -380,6 +388,18 @@ class ShardImages:
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self._read(place) for place in range(len(self)))
 
+    def embeddings(self, encoder: str) -> np.ndarray | None:
+        """Read what lies beside the images: (N, D) by the encoder of that hash, or None."""
+        found = np.empty(0)
+        for shard in np.unique(self._shard):
+            vectors, here = _read_vectors(shard, encoder), self._shard == shard
+            if vectors is None:
+                return None
+            if not len(found):
+                found = np.empty((len(self), vectors.shape[1]), vectors.dtype)
+            found[here] = vectors[self._row[here]]
+        return found if len(found) else None
+
     def _one_size(self, places: np.ndarray) -> tuple[int, int]:
         # No image at all is of the size of the first, so that an empty selection keeps its shape.
         sides = np.unique(self._sides[places if len(places) else slice(1)], axis=0)
@@ -402,6 +422,16 @@ def _read_metadata(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a shard without its images; it never changes, so once a process is enough."""
     table = pq.read_table(path, columns=list(columns), page_checksum_verification=True).to_pandas()
     return table.assign(shard=str(path), row=np.arange(len(table)))
+
+
+def _read_vectors(shard: str, encoder: str) -> np.ndarray | None:
+    """Embeddings of a shard's n images, (n, D), if it has them from that encoder."""
+    with pq.ParquetFile(shard, page_checksum_verification=True) as file:
+        made_by = json.loads((file.schema_arrow.metadata or {}).get(_MADE_BY, "{}"))
+        if made_by.get("encoder") != encoder:
+            return None
+        vectors = file.read(columns=["embedding"])["embedding"].combine_chunks()
+    return vectors.flatten().to_numpy().reshape(len(vectors), -1)
 
 
 @lru_cache(maxsize=_HELD_GROUPS)

@@ -164,12 +164,11 @@ class Study(Report):
         """
         folder, generation = self.run_dir / "generation", self.params.generation
         if not self.has("pipeline"):
-            found = self._others.bring_in(folder, generation)
+            found = self._others.bring_in(folder, generation, lambda: self.encoder)
             order = pd.Index(found.metadata["sample_id"]).get_indexer(plan["sample_id"])
-            drawn = found.take(order)
-        else:
-            drawn = generate(plan, self.pipeline, folder, **(generation.sampler | changes))
-        return GeneratedSet(drawn.metadata, drawn.images, lambda: self.encoder)
+            return found.take(order)
+        sampler = generation.sampler | changes
+        return generate(plan, self.pipeline, folder, **sampler, encoder=lambda: self.encoder)
 
     @cached_property
     def generated(self) -> GeneratedSet:

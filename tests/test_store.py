@@ -3,11 +3,11 @@
 import errno
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import time
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -56,20 +56,18 @@ def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_beside_it(tmp
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_a_dead_process_left_goes_in_time_and_another_writer_s_stays(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    host, alive = socket.gethostname(), os.getppid()
-    owners = {f"{host}-{dead.pid}": 9999, f"{host}-{alive}": 9999, f"other-{dead.pid}": 9999,
-              f"{host}-x": 9999, f"{host}-{os.getpid()}": 0}  # fmt: skip
-    for owner, age in owners.items():
-        path = store.write_text(tmp_path / f".{owner}.b.txt", "half")
-        os.utime(path, (0, time.time() - age))
-    recent = store.write_text(tmp_path / f".{host}-{dead.pid}.c.txt", "half")
-    for name in "bc":
-        store.write_text(tmp_path / f"{name}.txt", "whole")
-    stay = {f".{owner}.b.txt" for owner in list(owners)[1:4]}
-    assert {path.name for path in tmp_path.iterdir()} == {"b.txt", "c.txt", recent.name, *stay}
+def test_what_a_killed_writer_left_goes_after_a_day_and_no_writer_removes_another_s(tmp_path):
+    """Containers on one disk may share the host's name and the number of the process."""
+    old, young = (store._aside(tmp_path / "a.txt") for _ in "12")
+    assert old != young
+    for path, hours in ((old, 25), (young, 23)):
+        path.write_text("half")
+        os.utime(path, (0, time.time() - 3600 * hours))
+    with store.written_whole(tmp_path / "a.txt") as aside:
+        aside.write_text("whole")
+        store.write_text(tmp_path / "a.txt", "another's")
+        assert aside.read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", young.name}
 
 
 FULL = """
@@ -238,14 +236,78 @@ def test_what_two_writers_stored_counts_once(table, wanted, images):
     rows = wanted.head(6)
     other = store.ImageTable(table.folder, TYPES, ["sample_id", "seed"])
     table.fill(rows, lambda rows: images[rows.index], 4, None)
-    other._write(rows.iloc[1:3], [store.encode_png(image) for image in images[1:3]])
+    other._write(table.folder / "b.parquet", rows.iloc[1:3], images[1:3], None, {})
     assert table.metadata().index.tolist() == [*range(6)]
+
+
+class Mean:
+    """An encoder: the mean colour of an image."""
+
+    model_hash = "mean"
+
+    def embed_unkept(self, images):
+        return np.stack(images).mean(axis=(1, 2), dtype=np.float32)
+
+
+def test_embeddings_lie_beside_the_images_for_the_encoder_that_made_them(table, wanted, images):
+    table.fill(wanted, lambda rows: images[rows.index], 32, None, Mean)
+    order = np.random.default_rng(0).permutation(70)[:40]
+    found = store.ShardImages(in_order(table, wanted).iloc[order])
+    expected = images[order].mean(axis=(1, 2), dtype=np.float32)
+    np.testing.assert_array_equal(found.embeddings("mean"), expected)
+    assert found.embeddings("another") is None
+    table.fill(wanted.assign(seed=-1), lambda rows: images[rows.index], 32, None)
+    without = table.metadata()
+    assert store.ShardImages(without).embeddings("mean") is None  # some have none
+    assert len(store.ShardImages(without[without["seed"] >= 0]).embeddings("mean")) == 70
+
+
+def test_units_are_fixed_ranges_whatever_is_there_already(table, wanted, images):
+    """What is made together does not depend on kills and other processes."""
+    asked = []
+
+    def images_of(rows):
+        asked.append(rows.index.tolist())
+        return images[rows.index]
+
+    table.fill(wanted, images_of, 30, None)
+    lost = Path(in_order(table, wanted)["shard"][0])
+    lost.unlink()
+    table.fill(wanted, images_of, 30, None)
+    whole, middle, end, again = asked
+    assert (whole, middle, end) == ([*range(30)], [*range(30, 60)], [*range(60, 70)])
+    assert again == whole
+    assert lost.exists()  # under the name that it had
+
+
+def test_a_unit_that_another_process_has_made_meanwhile_is_not_made_again(table, wanted, images):
+    other = store.ImageTable(table.folder, TYPES, ["sample_id", "seed"])
+
+    def overtaken(rows):
+        assert rows.index[0] == 0, "made a second time"
+        other.fill(wanted.tail(40).reset_index(drop=True), lambda r: images[r.index + 30], 30, None)
+        return images[rows.index]
+
+    table.fill(wanted, overtaken, 30, None)
+    assert len(table.metadata()) == 70
+
+
+@pytest.mark.parametrize("made_with", [{"batch_size": 2}, {"device": "a"}, {"torch": "3"}])
+def test_a_unit_s_name_follows_from_all_that_decides_its_pixels(
+    table, wanted, images, tmp_path, made_with
+):
+    names = []
+    for made in ({}, {}, made_with):
+        place = store.ImageTable(tmp_path / str(len(names)), TYPES, table.keys)
+        place.fill(wanted, lambda rows: images[rows.index], 99, None, None, lambda made=made: made)
+        names += [path.name for path in place.folder.iterdir()]
+    assert names[0] == names[1] != names[2]
 
 
 def test_a_damaged_shard_is_set_aside_and_made_again(table, wanted, images, capsys):
     rows = wanted.head(4)
     table.fill(rows, lambda rows: images[rows.index], 2, None)
-    path = min(table.folder.glob("*.parquet"))
+    path = Path(in_order(table, rows)["shard"][0])
     path.write_bytes(path.read_bytes()[:-20])
     assert table.missing(rows)["sample_id"].tolist() == wanted["sample_id"][:2].tolist()
     assert f"{path} is damaged" in capsys.readouterr().out

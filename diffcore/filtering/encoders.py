@@ -47,10 +47,20 @@ class Encoder:
     def embed_images(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """Embed N images (H, W, 3) uint8, of one size or several: (N, D) float32, unit length.
 
-        Images that are read lazily are read once, in order, and a batch of them is held at a time.
+        Images that are read lazily are read once, in order, and a batch of them is held at a time;
+        of those in shards the embeddings beside them are taken, if this encoder made them.
         Raises ValueError for one of another type or shape, FloatingPointError for NaN.
         """
+        held = isinstance(images, store.ShardImages) and images.embeddings(self.model_hash)
+        if isinstance(held, np.ndarray):
+            return held
         return self._embed(((_image_key(image), image) for image in images), self._see)
+
+    def embed_unkept(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed images as `embed_images` does, and leave it to the caller to keep the result."""
+        starts = range(0, len(images), self._batch_size)
+        batches = [images[start : start + self._batch_size] for start in starts]
+        return np.concatenate([_checked(self._see(batch)) for batch in batches])
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed N texts: (N, D) float32, unit length; TypeError for an encoder of images alone."""
@@ -81,12 +91,7 @@ class Encoder:
         return np.stack([self._known[key] for key in order])
 
     def _remember(self, batch: dict[str, Any], compute: Callable[[list[Any]], Tensor]) -> None:
-        embeddings = compute([*batch.values()]).float().cpu().numpy()
-        if not np.isfinite(embeddings).all():
-            raise FloatingPointError(
-                "the encoder gives infinities or NaN: its weights are damaged; fetch them anew"
-            )
-        new = dict(zip(batch, embeddings, strict=True))
+        new = dict(zip(batch, _checked(compute([*batch.values()])), strict=True))
         self._known.update(new)
         self._unsaved.update(new)
         if len(self._unsaved) >= _SAVED_TOGETHER:
@@ -122,6 +127,16 @@ class Encoder:
 def _read_embeddings(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file, np.load(file) as saved:
         return dict(zip(saved["keys"].tolist(), saved["embeddings"], strict=True))
+
+
+def _checked(embeddings: Tensor) -> np.ndarray:
+    """Turn what an encoder gave into (B, D) float32; FloatingPointError for NaN."""
+    found = embeddings.float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise FloatingPointError(
+            "the encoder gives infinities or NaN: its weights are damaged; fetch them anew"
+        )
+    return found
 
 
 def _image_key(image: np.ndarray) -> str:

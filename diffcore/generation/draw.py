@@ -7,7 +7,8 @@ seed, settings and its model's digest beside it; and nothing is written into the
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ GENERATED_COLUMNS = tuple(_TYPES)
 #: What decides about an image's pixels beside its row of the plan; not what the model is called.
 SETTING_COLUMNS = GENERATED_COLUMNS[len(PLAN_COLUMNS) + 1 :]
 _KEYS = [*PLAN_COLUMNS, *SETTING_COLUMNS]
+_SOFTWARE = ("diffusers", "torch", "transformers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ class GeneratedSet:
 def generate(
     plan: pd.DataFrame, pipeline: LazyPipeline | DiffusionPipeline, out_dir: str | Path, *,
     guidance_scale: float, num_inference_steps: int, height: int, width: int, batch_size: int = 8,
-    shard_size: int = 256, progress: bool = True,
+    shard_size: int = 256, progress: bool = True, encoder: Callable[[], Any] | None = None,
 ) -> GeneratedSet:  # fmt: skip
     """Draw every row of a plan that is not yet in a folder; open all of them in the plan's order.
 
@@ -83,11 +85,14 @@ def generate(
         num_inference_steps, height, width: denoising steps; pixels, multiples of 8.
         batch_size: images denoised together; changes speed and memory only.
         shard_size: images per Parquet file, the most that a kill can lose.
+        encoder: returns what embeds the images, as of `diffcore.filtering.encoders.load_encoder`;
+            embeddings lie in the same file.
 
     Raises:
         ValueError: for a plan with missing values or repeated sample ids.
         TypeError: for a pipeline of another family.
         FloatingPointError: if the model draws infinities or NaN, as half precision may.
+        torch.OutOfMemoryError: for a batch that a GPU has no room for; it is never made smaller.
     """
     pipeline = LazyPipeline.of(pipeline)
     settings = {"num_inference_steps": num_inference_steps, "guidance_scale": float(guidance_scale),
@@ -104,7 +109,15 @@ def generate(
             yield from _draw(pipeline.load(), batch["seed"].tolist(), encoded, **settings)
 
     wanted = plan.assign(model=pipeline.name, model_hash=pipeline.digest, **settings)
-    return fill_shards(wanted, drawn, out_dir, shard_size, "generate" if progress else None)
+    describe, decides = "generate" if progress else None, partial(made_with, pipeline, batch_size)
+    return fill_shards(wanted, drawn, out_dir, shard_size, describe, encoder, decides)
+
+
+def made_with(pipeline: LazyPipeline, batch_size: int) -> dict[str, Any]:
+    """Tell what may change the last bit of a pixel beside its row: the model is loaded for it."""
+    device = pipeline.load().device
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"batch_size": batch_size, "device": kind} | {name: version(name) for name in _SOFTWARE}
 
 
 @torch.inference_mode()
@@ -166,6 +179,8 @@ def fill_shards(
     out_dir: str | Path,
     shard_size: int,
     describe: str | None,
+    encoder: Callable[[], Any] | None = None,
+    made_with: Callable[[], dict[str, Any]] = dict,
 ) -> GeneratedSet:
     """Make what a folder lacks, as `diffcore.store.ImageTable.fill`; open all that is wanted."""
     wanted = wanted[list(GENERATED_COLUMNS)].reset_index(drop=True)
@@ -174,11 +189,13 @@ def fill_shards(
     if len(repeated := wanted.loc[wanted["sample_id"].duplicated(), "sample_id"]):
         raise ValueError(f"sample_id {repeated.iloc[0]!r} is in the plan more than once")
     table = ImageTable(out_dir, _TYPES, _KEYS)
-    table.fill(wanted, images_of, shard_size, describe)
-    return _open(table, wanted.drop(columns="model"))
+    table.fill(wanted, images_of, shard_size, describe, encoder, made_with)
+    return _open(table, wanted.drop(columns="model"), encoder)
 
 
-def _open(table: ImageTable, plan: pd.DataFrame | None) -> GeneratedSet:
+def _open(
+    table: ImageTable, plan: pd.DataFrame | None, encoder: Callable[[], Any] | None = None
+) -> GeneratedSet:
     """Open all images, or those that agree with a plan on every column that both have."""
     found = table.metadata()
     if plan is not None:
@@ -194,4 +211,4 @@ def _open(table: ImageTable, plan: pd.DataFrame | None) -> GeneratedSet:
             )
         order = pd.Index(plan["sample_id"]).get_indexer(found["sample_id"])
         found = found.iloc[np.argsort(order)].reset_index(drop=True)
-    return GeneratedSet(found, ShardImages(found))
+    return GeneratedSet(found, ShardImages(found), encoder)

@@ -6,6 +6,7 @@ draw on one model. In DiffuseMix's favour the prompt names the class, of which e
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -15,7 +16,13 @@ import torch
 
 from diffcore.data.images import View, as_batch
 from diffcore.data.splits import Split
-from diffcore.generation.draw import GeneratedSet, checked_pixels, fill_shards, in_batches
+from diffcore.generation.draw import (
+    GeneratedSet,
+    checked_pixels,
+    fill_shards,
+    in_batches,
+    made_with,
+)
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import StudyParams
 from diffcore.prompts.book import load_prompt_book
@@ -65,8 +72,9 @@ def edit_images(
             yield from _edit(editor, batch, images[batch.index], strength=strength, **settings)
 
     wanted = plan.assign(model=pipeline.name, model_hash=made_by, height=height, width=width)
-    describe = "edit" if progress else None
-    return fill_shards(wanted.assign(**settings), edited, out_dir, shard_size, describe)
+    describe, decides = "edit" if progress else None, partial(made_with, pipeline, batch_size)
+    wanted = wanted.assign(**settings)
+    return fill_shards(wanted, edited, out_dir, shard_size, describe, None, decides)
 
 
 @torch.inference_mode()

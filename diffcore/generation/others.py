@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,12 @@ class OtherImages:
     image_of: Callable[[int], np.ndarray]
     truth: pd.DataFrame | None = None
 
-    def bring_in(self, out_dir: str | Path, settings: GenerationParams) -> GeneratedSet:
+    def bring_in(
+        self,
+        out_dir: str | Path,
+        settings: GenerationParams,
+        encoder: Callable[[], Any] | None = None,
+    ) -> GeneratedSet:
         """Fit all images to the size in use and put them into shards, where they are not yet."""
         size = {"height": settings.height, "width": settings.width}
         wanted = self.plan.assign(**size, **self.made_by, num_inference_steps=0, guidance_scale=0.0)
@@ -41,7 +47,7 @@ class OtherImages:
         def fitted(rows: pd.DataFrame) -> Iterator[np.ndarray]:
             return (fit(self.image_of(place), **size) for place in rows.index)
 
-        return fill_shards(wanted, fitted, out_dir, settings.shard_size, "bring in")
+        return fill_shards(wanted, fitted, out_dir, settings.shard_size, "bring in", encoder)
 
     def judge(self, metadata: pd.DataFrame) -> pd.DataFrame:
         """Tell which of these images are wrong: a row an image, in order."""

@@ -2,23 +2,21 @@
 
 Results and weights of a run lie under a key of all that decides them, so that a killed study goes
 on where it was and comparisons share runs. On a CPU runs go side by side, one thread each, which
-makes them the same on every number of cores; on a GPU one after the other.
+makes them the same on every number of cores; on GPUs one on each.
 """
 
 import ast
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
-import torch
 from safetensors import safe_open
 from tqdm.auto import tqdm
 
@@ -27,7 +25,7 @@ from diffcore.data.splits import Split
 from diffcore.data.weights import find_weights
 from diffcore.mixing.methods import make_method
 from diffcore.params import TrainingParams, resolve_device, resolve_precision
-from diffcore.processes import end_with
+from diffcore.processes import side_by_side
 from diffcore.store import digest, file_digest, read_kept, write_text
 from diffcore.training.networks import Classifier, build_classifier, predict, save_classifier
 from diffcore.training.train import train
@@ -86,30 +84,35 @@ def train_runs(
 ) -> pd.DataFrame:
     """Train what is not in the folder yet, runs that are alike once, and tabulate everything.
 
-    On a CPU so many processes train at a time, None for one a core. A row a run: its columns,
-    method, seed, key, weights (path), seconds and, by each test's name, top-1 accuracy and `hits`,
-    which images were classified right, (N,) 0 or 1.
+    Side by side as of `diffcore.processes`. A row a run: its columns, method, seed, key, weights
+    (path), seconds and, by each test's name, top-1 accuracy and `hits`, which images were
+    classified right, (N,) 0 or 1.
     """
-    paths = [folder / f"{run_key(run)}.json" for run in runs]
-    found = {path: read_kept(path, _read) for path in paths}
-    # Of runs that are alike the one last whose weights are kept, if there is such a one.
-    missing = {
-        path: run
-        for path, run in sorted(
-            zip(paths, runs, strict=True), key=lambda pair: pair[1].keep_weights
-        )
-        if found[path] is None or (run.keep_weights and not _has_weights(path))
-    }
-    on_cpu = all(resolve_device(r.training.device, "training.device") == "cpu" for r in runs)
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
-        job = joblib.delayed(partial(_run_on_one_thread, os.getpid()) if on_cpu else _run)
-        jobs = (job(run, path) for path, run in missing.items())
-        count = (processes or joblib.cpu_count()) if on_cpu else 1
-        done = joblib.Parallel(count, return_as="generator_unordered")(jobs) if missing else ()
-        for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(missing), unit="run"):
-            pass
-    found |= {path: _read(path) for path in missing}
+    paths, missing = [folder / f"{run_key(run)}.json" for run in runs], missing_runs(runs, folder)
+    jobs = [partial(do_run, run, path) for path, run in missing.items()]
+    done = side_by_side(jobs, device_of(runs), processes) if jobs else ()
+    for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(jobs), unit="run"):
+        pass
+    found = {path: _read(path) for path in dict.fromkeys(paths)}
     return pd.DataFrame(_row(run, path, found[path]) for run, path in zip(runs, paths, strict=True))
+
+
+def missing_runs(runs: Sequence[Run], folder: Path) -> dict[Path, Run]:
+    """Find what a folder lacks: file of the result -> run, runs that are alike once."""
+    in_order = sorted(runs, key=attrgetter("keep_weights"))  # the last, if any, keeps its weights
+    wanted = {folder / f"{run_key(run)}.json": run for run in in_order}
+    return {path: run for path, run in wanted.items() if not _is_done(run, path)}
+
+
+def device_of(runs: Sequence[Run]) -> str:
+    """Kind of device that runs train on."""
+    kinds = {resolve_device(run.training.device, "training.device") for run in runs}
+    return "cpu" if kinds == {"cpu"} else "cuda"
+
+
+def _is_done(run: Run, path: Path) -> bool:
+    found = read_kept(path, _read) is not None
+    return found and (not run.keep_weights or _has_weights(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -150,18 +153,7 @@ def in_parts(runs: pd.DataFrame, test: str, parts: Mapping[str, np.ndarray]) -> 
     return runs.assign(**columns)
 
 
-def _run_on_one_thread(starter: int, *arguments: Any) -> None:
-    """Run on one thread, also where a run has a process to itself: sums then add up alike."""
-    end_with(starter)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        _run(*arguments)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _run(run: Run, path: Path) -> None:
+def do_run(run: Run, path: Path) -> None:
     """Train and test; the results are written last, as they say that all is there.
 
     The log beside them has the loss of each step.

@@ -85,7 +85,7 @@ def test_a_run_is_trained_once(pairs, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(room, "_run", refuse)
+    monkeypatch.setattr(room, "do_run", refuse)
     again = train_runs([a_run(pairs)], tmp_path, processes=1)
     assert again["matched"][0] == first["matched"][0]
 

@@ -25,8 +25,10 @@ from diffcore.report.claims import results_table
 from diffcore.report.run import NotebookError, build_index, notebooks, run_notebook
 from diffcore.store import folder_whole, write_text
 
-#: Command -> the module whose main(arguments) it is, and what it does.
+#: Command -> the module whose main(arguments) it is, or whose other function, and what it does.
 _ELSEWHERE = {
+    "draw": ("diffcore.engines:draw", "draw a study's images: all, a part, or on a Ray cluster"),
+    "train": ("diffcore.engines:train", "train its classifiers in the same ways"),
     "verify": ("diffcore.report.verify", "compare a fresh report with the committed one"),
     "tune": ("diffcore.training.tuning", "choose each method's settings on training images"),
     "choose": (
@@ -49,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 after printing why it did not work."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in _ELSEWHERE:
-        module = importlib.import_module(_ELSEWHERE[given[0]][0])
-        return _explained(lambda: module.main(given[1:]))
+        module, _, function = _ELSEWHERE[given[0]][0].partition(":")
+        run = getattr(importlib.import_module(module), function or "main")
+        return _explained(lambda: run(given[1:]))
     options = _parser().parse_args(given)
     return _explained(lambda: options.run(options))
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from diffcore import checks
 from diffcore.data.pairs import PairedDataset
@@ -26,7 +27,7 @@ from diffcore.filtering import evaluate as measured
 from diffcore.filtering import rules
 from diffcore.filtering.encoders import Encoder, load_encoder
 from diffcore.generation import others
-from diffcore.generation.draw import SETTING_COLUMNS, GeneratedSet, generate
+from diffcore.generation.draw import SETTING_COLUMNS, GeneratedSet, generate, in_batches
 from diffcore.generation.edit import edit_images, plan_edits
 from diffcore.generation.evaluate import judge_images
 from diffcore.generation.pipelines import LazyPipeline
@@ -155,7 +156,7 @@ class Study(Report):
         spare = self.load_split("spare") if self.has("surrogates") else None
         return others.plan_others(self.params, self.train.metadata, spare)
 
-    def draw(self, plan: pd.DataFrame, **changes: float) -> GeneratedSet:
+    def draw(self, plan: pd.DataFrame, progress: bool = True, **changes: float) -> GeneratedSet:
         """Draw a plan at the study's settings, some of them changed; done once and kept.
 
         Args:
@@ -167,8 +168,8 @@ class Study(Report):
             found = self._others.bring_in(folder, generation, lambda: self.encoder)
             order = pd.Index(found.metadata["sample_id"]).get_indexer(plan["sample_id"])
             return found.take(order)
-        sampler = generation.sampler | changes
-        return generate(plan, self.pipeline, folder, **sampler, encoder=lambda: self.encoder)
+        sampler, encoder = generation.sampler | changes, lambda: self.encoder
+        return generate(plan, self.pipeline, folder, **sampler, progress=progress, encoder=encoder)
 
     @cached_property
     def generated(self) -> GeneratedSet:
@@ -270,7 +271,7 @@ class Study(Report):
         path = self.run_dir / "decisions" / f"{self.decisions_key}.parquet"
         kept = read_kept(path, pd.read_parquet)
         if kept is None:
-            kept = self._decide()
+            kept = self.decide(self.plan)
             with written_whole(path) as aside, aside.open("wb") as file:
                 kept.to_parquet(file, index=False)
         return kept
@@ -284,16 +285,26 @@ class Study(Report):
         decides = self.plan.to_json(), asked, model, settings.model_dump(exclude={"encoder"})
         return digest(*decides, self.encoder.model_hash, self.train.digest)
 
-    def _decide(self) -> pd.DataFrame:
+    def decide(self, plan: pd.DataFrame) -> pd.DataFrame:
+        """Draw, score and decide on a part of the plan, and draw again what is rejected.
+
+        Range by range, so that a part decides, and draws, as the whole does.
+        """
+        self.draw(plan)  # under one progress bar
+        ranges = [*in_batches(plan, self.params.generation.shard_size)]
+        decided = [self._decide(rows) for rows in tqdm(ranges, "filter", unit="range")]
+        return pd.concat(decided).sort_values("attempt", kind="stable", ignore_index=True)
+
+    def _decide(self, plan: pd.DataFrame) -> pd.DataFrame:
         settings = self.params.filtering
 
         def draw_and_score(plan: pd.DataFrame) -> pd.DataFrame:
-            drawn = self.draw(plan)
+            drawn = self.draw(plan, progress=False)
             scores = rules.score(self.embed(drawn), self.reference)
             return pd.concat([scores, drawn.metadata[list(SETTING_COLUMNS)]], axis=1)
 
         return rules.resample(
-            self.plan,
+            plan,
             self.plan_attempt,
             draw_and_score,
             rule=settings.rule,
@@ -342,7 +353,12 @@ class Study(Report):
 
     def train_runs(self, runs: Sequence[Run], describe: str = "runs") -> pd.DataFrame:
         """Train what is missing of planned runs: a row a run."""
-        return train_runs(runs, self.run_dir / "training", self.params.runs.processes, describe)
+        return train_runs(runs, self.training_dir, self.params.runs.processes, describe)
+
+    @property
+    def training_dir(self) -> Path:
+        """Where the results of trainings lie."""
+        return self.run_dir / "training"
 
     def load_classifier(self, weights: str | Path) -> Classifier:
         """Load a trained classifier, ready to predict."""

@@ -88,23 +88,28 @@ def train_runs(
     (path), seconds and, by each test's name, top-1 accuracy and `hits`, which images were
     classified right, (N,) 0 or 1.
     """
-    paths, missing = [folder / f"{run_key(run)}.json" for run in runs], missing_runs(runs, folder)
-    jobs = [partial(do_run, run, path) for path, run in missing.items()]
-    done = side_by_side(jobs, device_of(runs), processes) if jobs else ()
+    wanted = unique_runs(runs, folder)
+    jobs = [partial(do_run, run, path) for path, run in wanted.items() if not _is_done(run, path)]
+    done = side_by_side(jobs, _device_of(runs), processes) if jobs else ()
     for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(jobs), unit="run"):
         pass
-    found = {path: _read(path) for path in dict.fromkeys(paths)}
-    return pd.DataFrame(_row(run, path, found[path]) for run, path in zip(runs, paths, strict=True))
+    found = {path: _read(path) for path in wanted}
+    return pd.DataFrame(
+        _row(run, path, found[path]) for run in runs for path in [_result_of(run, folder)]
+    )
 
 
-def missing_runs(runs: Sequence[Run], folder: Path) -> dict[Path, Run]:
-    """Find what a folder lacks: file of the result -> run, runs that are alike once."""
-    in_order = sorted(runs, key=attrgetter("keep_weights"))  # the last, if any, keeps its weights
-    wanted = {folder / f"{run_key(run)}.json": run for run in in_order}
-    return {path: run for path, run in wanted.items() if not _is_done(run, path)}
+def unique_runs(runs: Sequence[Run], folder: Path) -> dict[Path, Run]:
+    """Name the file of each result: path -> run; of runs that are alike one, with its weights."""
+    in_order = sorted(runs, key=attrgetter("keep_weights"))  # the last is taken
+    return {_result_of(run, folder): run for run in in_order}
 
 
-def device_of(runs: Sequence[Run]) -> str:
+def _result_of(run: Run, folder: Path) -> Path:
+    return folder / f"{run_key(run)}.json"
+
+
+def _device_of(runs: Sequence[Run]) -> str:
     """Kind of device that runs train on."""
     kinds = {resolve_device(run.training.device, "training.device") for run in runs}
     return "cpu" if kinds == {"cpu"} else "cuda"
@@ -151,6 +156,12 @@ def in_parts(runs: pd.DataFrame, test: str, parts: Mapping[str, np.ndarray]) -> 
         columns[hits_of(name)] = [whole[places] for whole in hits]
         columns[name] = [whole[places].mean() for whole in hits]
     return runs.assign(**columns)
+
+
+def ensure_run(run: Run, path: Path) -> None:
+    """Do a run, unless another process has."""
+    if not _is_done(run, path):
+        do_run(run, path)
 
 
 def do_run(run: Run, path: Path) -> None:

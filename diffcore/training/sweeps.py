@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split, test_splits
@@ -94,19 +95,33 @@ def _at_dose(
 
 def dosed_pairs(study: Study, dose: DoseParams, method: str) -> PairedDataset:
     """Pairs of a method at a dose: chosen by chance, those of a smaller dose among them."""
-    params = change_params(study.params, dose.changes)
-    count = round(dose.share * len(study.train))
     if method == "diffusemix":
-        plan = study.plan_edits(params)
-        return study.pair(study.edit(plan.iloc[some_of(plan, count, params)], params))
+        params = change_params(study.params, dose.changes)
+        plan, params = plan_all_edits(study)[params.mixing.edit_strength]
+        chosen = _some_of(study, study.plan_edits(params), dose)
+        return study.pair(study.edit(plan, params).take(plan.index.isin(chosen)))
     if method not in GENERATIVE or dose == own_dose(study):
         return study.pairs
-    return study.pairs.take_generated(some_of(study.pairs.generated, count, params))
+    return study.pairs.take_generated(_some_of(study, study.pairs.generated, dose))
 
 
-def some_of(images: Any, count: int, params: StudyParams) -> np.ndarray:
-    """Choose places by chance; the fewer are among the more."""
-    return np.sort(np.random.default_rng(params.seed).permutation(len(images))[:count])
+def plan_all_edits(study: Study) -> dict[float, tuple[pd.DataFrame, StudyParams]]:
+    """Plan DiffuseMix's edits for all doses: strength -> plan, and the parameters of the edits.
+
+    Each is planned as a whole, so that which edits are made together does not hang on a dose.
+    """
+    edits, own = {}, study.params
+    for dose in doses(study):  # the fewer, which come first, are among the more
+        params = change_params(own, dose.changes)
+        plan = study.plan_edits(params)
+        edits[params.mixing.edit_strength] = plan.iloc[_some_of(study, plan, dose)], params
+    return edits | {own.mixing.edit_strength: (study.plan_edits(own), own)}
+
+
+def _some_of(study: Study, images: Any, dose: DoseParams) -> np.ndarray:
+    """Choose places for a dose by chance; the fewer are among the more."""
+    count = round(dose.share * len(study.train))
+    return np.sort(np.random.default_rng(study.params.seed).permutation(len(images))[:count])
 
 
 def _parts(study: Study) -> Iterator[Run]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from dummy_study import gaussian_classes, make_generated, make_split
 
 from diffcore.data.pairs import PairedDataset
@@ -91,19 +90,19 @@ def test_a_run_is_trained_once(pairs, tmp_path, monkeypatch):
 
 
 def test_a_kill_loses_no_finished_run(pairs, tmp_path, monkeypatch):
-    run, done = room._run, []
+    run, done = room.do_run, []
 
     def die_at_the_second(*arguments):
         if done:
             raise KeyboardInterrupt
         done.append(run(*arguments))
 
-    monkeypatch.setattr(room, "_run", die_at_the_second)
+    monkeypatch.setattr(room, "do_run", die_at_the_second)
     wanted = [a_run(pairs, seed=seed) for seed in range(3)]
     with pytest.raises(KeyboardInterrupt):
         train_runs(wanted, tmp_path, processes=1)
     assert len(list(tmp_path.glob("*.json"))) == 1
-    monkeypatch.setattr(room, "_run", run)
+    monkeypatch.setattr(room, "do_run", run)
     assert len(train_runs(wanted, tmp_path, processes=1)) == 3
 
 
@@ -146,16 +145,12 @@ def test_processes_change_nothing(pairs, tmp_path):
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_gpu_is_shared_by_none(pairs, tmp_path, monkeypatch):
-    counts = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(room.joblib, "Parallel", lambda count, **_: counts.append(count) or list)
-    monkeypatch.setattr(room, "_read", lambda path: {"hits": {}, "seconds": 0.0})
-    monkeypatch.setattr(room, "read_kept", lambda *_: None)
-    for device in ("auto", "cpu"):
-        run = a_run(pairs, training=SMOKE.model_copy(update={"device": device}))
-        train_runs([run], tmp_path, processes=4)
-    assert counts == [1, 4]
+def test_a_run_that_another_process_has_finished_is_not_done_again(pairs, tmp_path, monkeypatch):
+    run = a_run(pairs)
+    ((path, same),) = room.unique_runs([run, replace(run, columns={"point": 1})], tmp_path).items()
+    room.ensure_run(same, path)
+    monkeypatch.setattr(room, "do_run", None)
+    room.ensure_run(same, path)
 
 
 def test_a_key_names_all_that_matters_and_nothing_else(real, pairs):

@@ -1,0 +1,245 @@
+"""Engines: draw or train a study in units, here, as one part of many, or on a Ray cluster.
+
+    diffcore draw --profile imagenet --part 3/64       the third of 64, as of a Slurm array
+    diffcore draw --profile imagenet --engine ray      everything, on all of a cluster
+    diffcore train --profile imagenet --engine ray --address auto
+
+All machines see one folder with the project; `make study` then finds all there. A unit of drawing
+is a range of a plan, drawn, embedded and, where rejected images are drawn again, filtered; one of
+training is one classifier. A unit may be done twice, or be killed, without harm. One that fails is
+tried three times; what it said last stands in ``runs/<profile>/failures/``.
+"""
+
+import argparse
+import logging
+import os
+import socket
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from diffcore import checks
+from diffcore.generation.draw import in_batches
+from diffcore.mixing.methods import study_methods
+from diffcore.params import (
+    UserError,
+    load_params,
+    parse_assignments,
+    project_root,
+    resolve_device,
+)
+from diffcore.processes import side_by_side
+from diffcore.study import Study
+from diffcore.training import runs, sweeps
+
+Unit = Callable[[], Any]
+_TRIES = 3
+_BEGUN = "try "  # begins a line of a record
+
+
+class UnitsError(UserError, RuntimeError):
+    """Units that failed to the last, or that cannot be dealt out as asked."""
+
+
+# ---------------------------------------------------------------------------------------- the units
+def draw_units(study: Study) -> list[Unit]:
+    """List what to draw: fixed ranges of each plan, in the order of the plans."""
+    size = study.params.generation.shard_size
+    return [partial(draw, rows) for draw, plan in _plans(study) for rows in in_batches(plan, size)]
+
+
+def _plans(study: Study) -> Iterator[tuple[Callable[[pd.DataFrame], Any], pd.DataFrame]]:
+    """Yield what every world draws before it trains: how a plan is drawn, and the plan."""
+    for number in range(study.params.runs.worlds):
+        world = study.world(number)
+        yield world.decide if world.params.filtering.max_attempts else world.draw, world.plan
+        if "diffusemix" in study_methods(world.params):
+            for plan, params in sweeps.plan_all_edits(world).values():
+                yield partial(world.edit, params=params), plan
+
+
+def train_units(study: Study) -> list[Unit]:
+    """List the trainings of the main table and of all sweeps, those that are alike once."""
+    planned = [*sweeps.plan_doses(study)]
+    planned += [run for axis in study.sweep_axes for run in sweeps.plan_sweep(study, axis)]
+    wanted = runs.unique_runs(planned, study.training_dir)
+    return [partial(runs.ensure_run, run, path) for path, run in wanted.items()]
+
+
+TASKS = {"draw": draw_units, "train": train_units}
+
+
+# -------------------------------------------------------------------------------------- one attempt
+def attempt(work: Unit, record: Path) -> str:
+    """Do one unit, three times if it fails; return "" or what it said last.
+
+    Each try leaves a line in the record before it begins, so that one that takes its process along
+    counts too; the record goes when the unit is done.
+    """
+    record.parent.mkdir(parents=True, exist_ok=True)
+    told = record.read_text(encoding="utf-8") if record.exists() else ""
+    for number in range(told.count(_BEGUN) + 1, _TRIES + 1):
+        told += f"{_BEGUN}{number} on {socket.gethostname()}, process {os.getpid()}\n"
+        record.write_text(told, encoding="utf-8")
+        try:
+            work()
+        except Exception:  # whatever it is, the other units go on, and the record says it
+            told += traceback.format_exc() + "\n"
+            record.write_text(told, encoding="utf-8")
+            continue
+        record.unlink(missing_ok=True)
+        return ""
+    return told.strip().splitlines()[-1]
+
+
+# ------------------------------------------------------------------------------------------ engines
+def run_here(task: str, study: Study, part: int = 1, parts: int = 1) -> list[str]:
+    """Do every `parts`-th unit of a task from the `part`-th on; list what failed, and why."""
+    units = TASKS[task](study)
+    mine = range(part - 1, len(units), parts)
+    records = _begin(task, study, mine)
+    jobs = [partial(attempt, units[number], record) for number, record in records.items()]
+    done = (job() for job in jobs)  # drawing has this process's device to itself, trainings share
+    if task == "train" and jobs:
+        training, processes = study.params.training, study.params.runs.processes
+        done = side_by_side(jobs, resolve_device(training.device, "training.device"), processes)
+    return _failed(tqdm(done, task, len(jobs), unit="unit"))
+
+
+def run_on_ray(
+    task: str, study: Study, opened_by: tuple, address: str | None = None,
+    workers: int | None = None,
+) -> list[str]:  # fmt: skip
+    """Do all units of a task on a Ray cluster, without an address one of this machine alone.
+
+    Args:
+        opened_by: arguments of `open_study`, for the workers.
+        workers: at most so many; by default one a GPU or, where there is none, one a core.
+    """
+    ray = _start_ray(address)
+    records = _begin(task, study, range(len(TASKS[task](study))))
+    gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    # What travels is numbers and short texts: images go from each worker to the disk. The numbers
+    # are given, as tasks that read them would wait for cores that the workers have taken.
+    numbers = ray.data.from_items([*records], override_num_blocks=len(records))
+    done = numbers.map_batches(
+        _Worker, fn_constructor_args=(task, str(project_root()), *opened_by), batch_size=1,
+        num_cpus=1, num_gpus=min(gpus, 1), concurrency=min(workers or gpus or cores, len(records)),
+    )  # fmt: skip
+    told = (row["told"] for row in done.iter_rows())
+    return _failed(tqdm(told, f"{task} on Ray", len(records), unit="unit"))
+
+
+def _start_ray(address: str | None) -> Any:
+    """Join a Ray cluster, or start one of this machine; return the package."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it would ask the network
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise UnitsError("--engine ray needs Ray: pip install 'ray[data]'") from None
+    quiet = {"log_to_driver": False, "logging_level": "WARNING", "include_dashboard": False}
+    ray.init(address, ignore_reinit_error=True, **quiet if address is None else {})
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts units
+    return ray
+
+
+class _Worker:
+    """A process of the cluster: it opens the study once, and does units by their numbers."""
+
+    def __init__(self, task: str, root: str, *opened_by: Any):
+        os.chdir(root)
+        self.task, self.study = task, open_study(*opened_by)
+        self.units = TASKS[task](self.study)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        numbers = batch["item"].tolist()
+        told = [attempt(self.units[n], _record(self.task, self.study, n)) for n in numbers]
+        return {"told": told}
+
+
+def _begin(task: str, study: Study, numbers: Iterable[int]) -> dict[int, Path]:
+    """Name the record of each unit, without what an earlier run left there."""
+    records = {number: _record(task, study, number) for number in numbers}
+    for record in records.values():
+        record.unlink(missing_ok=True)
+    return records
+
+
+def _record(task: str, study: Study, number: int) -> Path:
+    return study.run_dir / "failures" / f"{task}-{number:06d}.txt"
+
+
+def _failed(told: Iterable[str]) -> list[str]:
+    """Wait for all units, and keep what those said that failed."""
+    return [said for said in told if said]
+
+
+# ----------------------------------------------------------------------------------------- commands
+def draw(arguments: Sequence[str] | None = None) -> int:
+    """Draw the images of a study, embed them, and filter where rejected ones are drawn again."""
+    return _main("draw", arguments)
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Train the classifiers of a study, of the main table and the sweeps; draw first."""
+    return _main("train", arguments)
+
+
+def open_study(profile: str, assignments: Sequence[str] = ()) -> Study:
+    """Open a study without a notebook; raises as `diffcore.study.Study.open`."""
+    params = load_params(profile, parse_assignments(assignments))
+    checks.require(params)
+    home = project_root() / "runs" / params.profile
+    return Study(params, home, home / "lab")
+
+
+def _main(task: str, arguments: Sequence[str] | None) -> int:
+    options = _parser(task).parse_args(arguments)
+    opened_by = options.profile, tuple(options.assignments)
+    study = open_study(*opened_by)
+    if options.engine == "ray":
+        if options.part != (1, 1):
+            raise UnitsError("--part is for --engine local: Ray deals the units out by itself")
+        failed = run_on_ray(task, study, opened_by, options.address, options.workers)
+    else:
+        failed = run_here(task, study, *options.part)
+    if failed:
+        head = (
+            f"{len(failed)} units failed {_TRIES} times; tracebacks: {study.run_dir / 'failures'}"
+        )
+        foot = "What is done stays done; the same command tries the others again."
+        if any("out of memory" in said for said in failed):  # a batch is never made smaller unasked
+            foot += " With generation.batch_size or training.batch_size lower they may fit."
+        raise UnitsError("\n".join([head, *(f"  {said}" for said in failed), foot]))
+    return 0
+
+
+def _parser(task: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"diffcore {task}", description=TASKS[task].__doc__)
+    given = parser.add_argument
+    given("--profile", default="demo", help="file in params/, or path of one")
+    given("--set", "-s", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
+    given("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts, from 1")
+    given("--engine", choices=("local", "ray"), default="local", help="ray: all of a cluster")
+    given("--address", help="of a Ray cluster; without one Ray is started on this machine")
+    given("--workers", type=int, help="of Ray, at most; by default one a GPU, else one a core")
+    return parser
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Read K/N.
+
+    >>> _part("3/64")
+    (3, 64)
+    """
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; write 3/64 for the third of 64")
+    return int(part), int(parts)

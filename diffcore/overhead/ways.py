@@ -45,7 +45,7 @@ def draw(pipeline: LazyPipeline, settings: GenerationParams, plan: pd.DataFrame)
 def draw_one_by_one(
     pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
 ) -> np.ndarray:
-    """Draw as the released code does, but for seeds: for each image a call, a file, a cleared cache."""
+    """Draw as the released code does, but for the seeds: a call and a file an image."""
     told = {"guidance_scale", "num_inference_steps", "height", "width"}
     sampler, images = settings.model_dump(include=told), []
     with tempfile.TemporaryDirectory() as folder:

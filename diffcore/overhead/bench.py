@@ -85,39 +85,41 @@ def bench_drawing(params: StudyParams, images: int = 32, repeats: int = 3) -> pd
     return compare("drawing", jobs, pairs, repeats, images)
 
 
-def bench_filtering(params: StudyParams, repeats: int = 5) -> pd.DataFrame:
+def bench_filtering(params: StudyParams, images: int = 24, repeats: int = 5) -> pd.DataFrame:
     """Time filtering with the study's encoder, and with two of real size that see 224 x 224."""
-    spec = params.filtering.encoder
+    study, lite = load_encoder(params.filtering.encoder), load_encoder(_LITE0)
     clip, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")  # weights by chance
-    lite = load_encoder(_LITE0)
     vit = Encoder(clip, preprocess, None, batch_size=64, device=lite.device, cache_dir=None)
+    encoders = {
+        f"CLIP of {params.filtering.encoder.kind}": (study, 5 * images, 64),
+        "EfficientNet-Lite0": (lite, 2 * images, 224),
+        "ViT-B/32": (vit, images, 224),
+    }
     return pd.concat([
-        compare_filtering(load_encoder(spec), f"CLIP of {spec.kind}", 120, 64, repeats),
-        compare_filtering(lite, "EfficientNet-Lite0", 48, 224, repeats),
-        compare_filtering(vit, "ViT-B/32", 24, 224, repeats),
+        compare_filtering(encoder, count, size, repeats, f"filtering, {name}")
+        for name, (encoder, count, size) in encoders.items()
     ])  # fmt: skip
 
 
 def compare_filtering(
-    encoder: Encoder, name: str, images: int, size: int = 64, repeats: int = 3
+    encoder: Encoder, images: int, size: int = 64, repeats: int = 3, part: str = "filtering"
 ) -> pd.DataFrame:
     """Time the first filtering of renders, and another with embeddings kept on the disk."""
-    real = ways.make_renders("train", 0.6, len(SPECIES), size)
+    real = ways.make_renders("train", 0.6, min(images, len(SPECIES)), size)
     drawn = ways.make_renders("test_shifted", 0.0, images, size)
     pairs = [(ours, AUTHORS, None) for ours in ("first time", "embeddings kept")]
+
+    def filter_by(memory: str) -> np.ndarray:
+        return ways.filter_at_once(ways.forget(encoder, memory), drawn, real)
+
     with tempfile.TemporaryDirectory() as folder:
-
-        def filter_by(memory: str) -> np.ndarray:
-            return ways.filter_at_once(ways.forget(encoder, memory), drawn, real)
-
+        files = ways.write_files(real, folder)
         jobs = {
             "first time": lambda: filter_by(tempfile.mkdtemp(dir=folder)),
             "embeddings kept": lambda: filter_by(f"{folder}/kept"),
-            AUTHORS: partial(
-                ways.filter_one_by_one, encoder, drawn, ways.write_files(real, folder)
-            ),
+            AUTHORS: partial(ways.filter_one_by_one, encoder, drawn, files),
         }
-        return compare(f"filtering, {name}", jobs, pairs, repeats, images)
+        return compare(part, jobs, pairs, repeats, images)
 
 
 def bench_mixing(
@@ -176,7 +178,7 @@ def compare_loading(sets: dict[str, Any], name: str, repeats: int) -> pd.DataFra
     return compare(f"loading, {name}", jobs, pairs, repeats, len(sets["pairs, kept"]))
 
 
-def make_sets(photographs: Path, folder: Path, images: int = 96, size: int = 224) -> dict[str, Any]:
+def make_sets(photographs: Path, folder: Path, images: int = 48, size: int = 224) -> dict[str, Any]:
     """Open photographs of a class/image tree alone and in pairs, from files and kept as an array.
 
     Kept, images are decoded and fitted once, as those of a study are. A counterpart is a photograph
@@ -221,13 +223,13 @@ def bench_training(params: StudyParams) -> pd.DataFrame:
 
     Of whole steps, in which what mixing takes may be lost; and of a vanilla step with what it adds.
     """
-    runs = params.runs.model_copy(update={"methods": (evaluate.VANILLA, evaluate.OURS)})
-    data = DataParams(train_images_per_class=10)
-    params = params.model_copy(update={"runs": runs, "data": data})
-    train = load_split(params, "train")
+    data = DataParams(train_images_per_class=10)  # of Paperbirds, whatever the profile's are
+    train = load_split(params.model_copy(update={"data": data}), "train")
     drawn = SimpleNamespace(metadata=train.metadata, images=train.images[::-1])
     effort, tables = params.overhead, []
     for setting in evaluate.make_settings(PairedDataset(train, drawn), params):
+        methods = {name: setting.methods[name] for name in (evaluate.VANILLA, evaluate.OURS)}
+        setting = replace(setting, methods=methods)
         own = setting.training == params.training
         times = evaluate.time_steps(setting, effort.own_repeats if own else effort.repeats)
         for run, ours in (("step", "DiffCoRe-Mix"), ("own", "what DiffCoRe-Mix adds")):
@@ -274,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], help="these parts")
     parser.add_argument("--out", type=Path, default=Path("reports/bench"), help="folder")
     given = parser.parse_args(arguments)
+    figures.use_style()
     params, start = load_params(given.profile), time.perf_counter()
     table = pd.concat([PARTS[part](params) for part in given.only], ignore_index=True)
     report, took = Report(given.out), time.perf_counter() - start

@@ -85,7 +85,7 @@ def bench_drawing(params: StudyParams, images: int = 32, repeats: int = 3) -> pd
     return compare("drawing", jobs, pairs, repeats, images)
 
 
-def bench_filtering(params: StudyParams, images: int = 24, repeats: int = 5) -> pd.DataFrame:
+def bench_filtering(params: StudyParams, images: int = 16, repeats: int = 4) -> pd.DataFrame:
     """Time filtering with the study's encoder, and with two of real size that see 224 x 224."""
     study, lite = load_encoder(params.filtering.encoder), load_encoder(_LITE0)
     clip, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")  # weights by chance

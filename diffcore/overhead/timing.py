@@ -58,9 +58,13 @@ def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time"
     They change their order, so that whatever else the machine does meets all alike.
     """
     rng, rows = np.random.default_rng(seed), []
-    for repeat in tqdm(range(repeats), describe, unit="repeat"):
-        runs = {str(name): jobs[name]() for name in rng.permutation(list(jobs))}
-        rows += [(repeat, name, *part) for name in jobs for part in runs[name].items()]
+    with tqdm(total=repeats * len(jobs), desc=describe, unit="job") as bar:
+        for repeat in range(repeats):
+            runs = {}
+            for name in rng.permutation(list(jobs)).tolist():
+                runs[name] = jobs[name]()
+                bar.update()
+            rows += [(repeat, name, *part) for name in jobs for part in runs[name].items()]
     return pd.DataFrame(rows, columns=["repeat", "job", "part", "seconds"])
 
 

@@ -1,0 +1,369 @@
+"""Cheaper samples: fewer steps, guidance in some of them, an early end for what will fail.
+
+    diffcore cheaper --profile demo
+
+Three ways to draw for less, each with its cost and what it does to quality, over one plan:
+
+- ``steps``: both solvers at up to the study's own number of steps.
+- ``guidance``: off in the first or last steps, which then need no unconditional pass. Source:
+  Kynkäänniemi et al., Applying Guidance in a Limited Interval, 2024.
+- ``look``: after some steps the filter judges the clean image that the model predicts then, and
+  what is below a threshold is not drawn to its end. The threshold is such that a stated share of
+  the images that the filter would accept falls below it (``limit``); each half of the sources is
+  judged by the one that the other half set. The look's own decoding and embedding are paid for.
+
+The rule, from before anything was measured. A way is *free* if all of this holds:
+
+1. An image that the filter accepts costs less: the interval of the ratio of costs ends below 1.
+2. The Fréchet distance to fresh renders is at most `AS_NEAR` times the study's own.
+3. Of the images, no more are wrong, as the oracle says, who is asked here and nowhere before: the
+   interval of the difference to the study's own holds 0 or is below, and ends below `NO_MORE`.
+
+Fewer steps and guidance are judged by all that is drawn, a look by what is accepted, since it
+changes no image; and at the limits `JUDGED` alone. The study's own settings from other noise show
+what chance does. Nothing follows for the profiles: no default changes.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, wraps
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import DiffusionPipeline
+from matplotlib.figure import Figure
+
+from diffcore import figures, stats
+from diffcore.figures import style
+from diffcore.filtering.encoders import load_encoder
+from diffcore.filtering.rules import calibrate_threshold, hard_filter
+from diffcore.generation.choose import AS_NEAR, SOLVERS, Study, open_studies, render_scenes
+from diffcore.generation.draw import (
+    SETTING_COLUMNS,
+    GeneratedSet,
+    _draw,
+    _encode,
+    checked_pixels,
+    fill_shards,
+    in_batches,
+)
+from diffcore.generation.quality import frechet_distance
+from diffcore.params import project_root
+from diffcore.prompts.plan import plan_generation
+from diffcore.store import write_text, written_whole
+
+NO_MORE = 0.03  # of the images, wrong where the study's own are right
+STEPS = {SOLVERS[0]: (4, 6, 8, 10), SOLVERS[1]: (6, 8, 12)}
+PARTS = ((0, 3), (0, 5), (0, 7), (2, 0), (3, 0), (2, 5))  # first and last steps without guidance
+LOOKS = (2, 3, 4, 6, 8, 10)  # steps before a look
+LIMITS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of what would be accepted, dropped by a look
+JUDGED = (0.01, 0.05)
+_SEED = 30_000  # of images that no study uses
+_RENDERED = 20  # of each pair of species and context
+_TENSORS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
+
+#: A batch from seeds and encoded texts: (B, H, W, 3) uint8.
+DrawBatch = Callable[[DiffusionPipeline, list[int], list[dict]], np.ndarray]
+
+
+# ------------------------------------------------------------------------------------------ drawing
+def guide_part(first: int, last: int, sampler: dict[str, float], encoded: list[dict]) -> dict:
+    """Arguments of a pipeline's call that leave guidance out in the first and last steps.
+
+    Takes what `_draw` does; of a step without guidance only the conditional half is computed.
+    """
+    end, scale = sampler["num_inference_steps"] - last, sampler["guidance_scale"]
+    pair = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
+    negatives = [torch.cat([each[name] for each in encoded]) for name in pair]
+
+    def switch(pipeline: DiffusionPipeline, step: int, _: float, held: dict) -> dict:
+        before, after = (first <= at < end for at in (step, step + 1))
+        pipeline._guidance_scale = scale if after else 1.0  # diffusers' own way: it has no setter
+        if after and not before:
+            others = (*negatives, held["add_time_ids"])
+            pairs = zip(held.items(), others, strict=True)
+            return {name: torch.cat([other, own]) for (name, own), other in pairs}
+        return {n: own.chunk(2)[1] for n, own in held.items()} if before and not after else held
+
+    told = {"callback_on_step_end": switch, "callback_on_step_end_tensor_inputs": [*_TENSORS]}
+    return sampler | told | {"guidance_scale": scale if first == 0 < end else 1.0}
+
+
+def draw_looks(
+    looks: Sequence[int], sampler: dict[str, float],
+    pipeline: DiffusionPipeline, seeds: list[int], encoded: list[dict],
+) -> np.ndarray:  # fmt: skip
+    """Draw a batch, and below each other what is predicted after some steps, and the image.
+
+    Returns (B, (L + 1) H, W, 3) uint8.
+    """
+    clean, own = [], pipeline.scheduler.step
+
+    @wraps(own)  # the pipeline looks at its signature
+    def step(*args: object, **told: object) -> tuple:
+        found = own(*args, **told)
+        clean.append(found[1])  # pred_original_sample
+        return found
+
+    with mock.patch.object(pipeline.scheduler, "step", step):
+        image = _draw(pipeline, seeds, encoded, **sampler)
+    return np.concatenate([*(decode(pipeline, clean[k - 1]) for k in looks), image], axis=1)
+
+
+@torch.inference_mode()
+def decode(pipeline: DiffusionPipeline, latents: torch.Tensor) -> np.ndarray:
+    """Decode latents (B, C, h, w) as the pipeline does at its end: (B, H, W, 3) uint8."""
+    found = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor, return_dict=False)[0]
+    return checked_pixels(pipeline.image_processor.postprocess(found, output_type="pt"))
+
+
+def fill(study: Study, plan: pd.DataFrame, name: str, draw: DrawBatch, tall: int = 1) -> np.ndarray:
+    """Draw a plan in a way of its own, kept under a name: (N, tall, H, W, 3) uint8."""
+    asked, pipeline = study.params.generation, study.pipeline
+    settings = {key: asked.sampler[key] for key in SETTING_COLUMNS if key in asked.sampler}
+    wanted = plan.assign(model=pipeline.name, model_hash=pipeline.digest, **settings)
+    wanted["height"] *= tall
+
+    def drawn(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+        for batch in in_batches(rows, asked.batch_size):
+            pairs = zip(batch["prompt"], batch["negative_prompt"], strict=True)
+            encoded = [_encode(pipeline.load(), *pair) for pair in pairs]
+            yield from draw(pipeline.load(), batch["seed"].tolist(), encoded)
+
+    folder = study.run_dir / "cheaper" / name
+    images = fill_shards(wanted, drawn, folder, asked.batch_size, name).images[:]
+    return images.reshape(len(plan), tall, asked.height, asked.width, 3)
+
+
+# ------------------------------------------------------------------------------- cost and decisions
+def measure_seconds(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.Series:
+    """Median seconds an image of: guided (a step), unguided, decode, embed; taken in turns."""
+    from diffcore.overhead import timing  # stands above this room
+
+    pipeline, sampler = study.pipeline.load(), _sampler(study)
+    pairs = plan[["prompt", "negative_prompt"]].itertuples(index=False)
+    batch = plan["seed"].tolist(), [_encode(pipeline, *pair) for pair in pairs]
+
+    def draw(name: str, scale: float) -> timing.Seconds:
+        run = partial(_draw, pipeline, *batch, **sampler | {"guidance_scale": scale})
+        spent = timing.time_drawing(pipeline, run)
+        step = spent["UNet"] / sampler["num_inference_steps"]
+        return {name: step, "decode": spent["autoencoder"]}
+
+    def embed() -> timing.Seconds:
+        encoder = load_encoder(study.params.filtering.encoder)  # that has seen nothing yet
+        return timing.laps({"embed": partial(encoder.embed_images, images)})
+
+    scales = {"guided": sampler["guidance_scale"], "unguided": 1.0}
+    jobs = {name: partial(draw, name, scale) for name, scale in scales.items()} | {"filter": embed}
+    found = timing.take_repeats(jobs, study.params.overhead.repeats)
+    return found.groupby("part")["seconds"].median() / len(plan)
+
+
+def drop(
+    at_look: np.ndarray, accepted: np.ndarray, half: np.ndarray, limit: float
+) -> np.ndarray:  # fmt: skip
+    """Which of N images a look drops, each half by the threshold that the other set: (N,) bool.
+
+    Takes similarities at the look and, of the same N, whether the filter would accept them.
+    """
+    dropped = np.zeros(len(at_look), bool)
+    for here in (half, ~half):
+        threshold = calibrate_threshold(at_look[~here & accepted], limit)
+        dropped[here] = ~hard_filter(at_look[here], threshold)
+    return dropped
+
+
+def cost_of_look(seconds: pd.Series, steps: int, look: int, kept: float) -> float:
+    """Seconds an image where a share is kept at a look, of those an image drawn to its end."""
+    end = seconds["decode"] + seconds["embed"]
+    first, rest = look * seconds["guided"] + end, (steps - look) * seconds["guided"] + end
+    return (first + kept * rest) / (steps * seconds["guided"] + end)
+
+
+def cost_of_drawing(seconds: pd.Series, steps: int, guided: int, unguided: int) -> float:
+    """Seconds an image with so many steps of each kind, of those at `steps` guided ones."""
+    end = seconds["decode"] + seconds["embed"]
+    spent = guided * seconds["guided"] + unguided * seconds["unguided"] + end
+    return spent / (steps * seconds["guided"] + end)
+
+
+# --------------------------------------------------------------------------------------- comparison
+def compare_drawing(own: pd.DataFrame, found: pd.DataFrame, cost: float) -> dict[str, float]:
+    """Compare N images, accepted and wrong or not, with the study's own of the same rows."""
+    pairs = np.stack([found["accepted"], own["accepted"]], axis=1)
+    price = stats.bootstrap(lambda p: cost * p[:, 1].sum() / max(p[:, 0].sum(), 1), pairs)
+    more = stats.mean(found["wrong"].astype(float) - own["wrong"])
+    rows = {"price": price, "wrong_more": more}
+    rows |= {name: stats.proportion(found[name]) for name in ("accepted", "wrong")}
+    return {"cost": cost} | _spelt(rows)
+
+
+def compare_look(
+    own: pd.DataFrame, dropped: np.ndarray, cost: Callable[[float], float]
+) -> dict[str, float]:
+    """Compare what is accepted after a look with all that would be; `cost` takes the share kept."""
+
+    def price(v: np.ndarray) -> float:
+        return cost(v[:, 0].mean()) * v[:, 1].sum() / max(v[:, :2].all(axis=1).sum(), 1)
+
+    def more(v: np.ndarray) -> float:
+        both = v[:, :2].all(axis=1)
+        shares = (v[of, 2].sum() / max(of.sum(), 1) for of in (both, v[:, 1]))
+        return next(shares) - next(shares)
+
+    accepted, kept = own["accepted"].to_numpy(), ~dropped
+    values = np.stack([kept, accepted, own["wrong"]], axis=1)
+    rows = {"price": stats.bootstrap(price, values), "wrong_more": stats.bootstrap(more, values)}
+    rows |= {"lost": stats.proportion(dropped[accepted])}
+    rows |= {"accepted": stats.proportion(kept & accepted)}
+    rows |= {"wrong": stats.proportion(own["wrong"][kept & accepted])}
+    return {"cost": cost(kept.mean())} | _spelt(rows)
+
+
+def _spelt(rows: dict[str, stats.Row]) -> dict[str, float]:
+    flat = (stats.flatten(name, stats.without_p(row)) for name, row in rows.items())
+    return {key: value for row in flat for key, value in row.items()}
+
+
+def is_free(row: pd.Series) -> bool:
+    """Judge a row by the rule at the head of this file."""
+    as_near = row["distance"] <= AS_NEAR
+    no_worse = row["wrong_more_low"] <= 0 and row["wrong_more_high"] < NO_MORE
+    return bool(row["price_high"] < 1 and as_near and no_worse)
+
+
+# ---------------------------------------------------------------------------------- the measurement
+def measure(studies: dict[str, Study], per_source: int) -> pd.DataFrame:
+    """Measure all ways, a row each: what it is, its cost, its quality, whether it is free.
+
+    Costs and distances are in units of the study's own; ``price`` is the cost of an image that the
+    filter accepts, ``lost`` the share of these that a look drops, ``wrong_more`` the difference.
+    """
+    study = studies[SOLVERS[0]]
+    given = study.train.metadata, study.book
+    plan = plan_generation(*given, generated_share=per_source, seed=_SEED)
+    renders = render_scenes(sorted(study.train.classes), _RENDERED, _SEED)
+    reference = study.encoder.embed_images(np.stack(renders["image"].tolist()))
+    sampler = _sampler(study)
+    steps = sampler["num_inference_steps"]
+    looks = [look for look in LOOKS if look < steps]
+    tall = fill(study, plan, "looks", partial(draw_looks, looks, sampler), len(looks) + 1)
+    own, size = score(study, plan, tall[:, -1]), study.params.generation.batch_size
+    seconds = measure_seconds(study, plan.head(size), tall[:size, -1])
+
+    def distance(rows: pd.DataFrame) -> float:
+        return frechet_distance(np.stack(rows["embedding"].tolist()), reference)
+
+    rows, of_all, of_accepted = [], distance(own), distance(own[own["accepted"]])
+    for told, calls, images in drawings(studies, plan):
+        found, cost = score(study, plan, images), cost_of_drawing(seconds, steps, *calls)
+        near = {"distance": distance(found) / of_all}
+        rows.append(told | near | compare_drawing(own, found, cost))
+    half = pd.factorize(plan["source_id"])[0] % 2 == 1
+    for place, look in enumerate(looks):
+        at_look, _ = study.judge_similarity(
+            GeneratedSet(plan, tall[:, place], lambda: study.encoder)
+        )
+        for limit in LIMITS:
+            dropped = drop(at_look, own["accepted"].to_numpy(), half, limit)
+            near = {"distance": distance(own[own["accepted"] & ~dropped]) / of_accepted}
+            cost = partial(cost_of_look, seconds, steps, look)
+            told = {"way": "look", "look": look, "limit": limit}
+            rows.append(told | near | compare_look(own, dropped, cost))
+    table = pd.DataFrame(rows)
+    judged = table["limit"].isna() | table["limit"].isin(JUDGED)
+    table = table.assign(free=judged & table.apply(is_free, axis=1), images=len(plan))
+    return table.assign(**seconds.mul(1000).add_prefix("ms_"))
+
+
+def score(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.DataFrame:
+    """What filter and oracle say of N images: accepted, wrong, embedding."""
+    drawn = GeneratedSet(plan, images, lambda: study.encoder)
+    accepted, wrong = hard_filter(*study.judge_similarity(drawn)), study.judge(drawn)["wrong"]
+    embedded = {"embedding": list(drawn.embeddings)}
+    return pd.DataFrame({"accepted": accepted, "wrong": wrong.to_numpy()} | embedded)
+
+
+def drawings(
+    studies: dict[str, Study], plan: pd.DataFrame
+) -> Iterator[tuple[dict, tuple[int, int], np.ndarray]]:
+    """Draw a plan in each way that changes the images: what it is, its steps of both kinds, they.
+
+    Steps are those with guidance and those without.
+    """
+    study = studies[SOLVERS[0]]
+    sampler, steps = _sampler(study), study.params.generation.num_inference_steps
+    noise = plan.assign(seed=plan["seed"] ^ 1)
+    yield {"way": "own, other noise"}, (steps, 0), study.draw(noise).images[:]
+    for first, last in PARTS:
+        if (without := first + last) < steps:
+
+            def draw(*batch: object, part: tuple[int, int] = (first, last)) -> np.ndarray:
+                return _draw(*batch, **guide_part(*part, sampler, batch[-1]))
+
+            images = fill(study, plan, f"guided-{first}-{last}", draw)[:, 0]
+            told = {"way": "guidance", "first": first, "last": last}
+            yield told, (steps - without, without), images
+    for solver, counts in STEPS.items():
+        for count in (count for count in counts if count <= steps):
+            told = {"way": "steps", "solver": solver, "steps": count}
+            drawn = studies[solver].draw(plan, num_inference_steps=count)
+            yield told, (count, 0), drawn.images[:]
+
+
+def _sampler(study: Study) -> dict[str, float]:
+    """The settings of the study's own call of its pipeline."""
+    asked = study.params.generation.sampler
+    return {name: asked[name] for name in SETTING_COLUMNS if name in asked}
+
+
+def show(table: pd.DataFrame) -> Figure:
+    """Draw the table: distances by steps and by steps without guidance, and what looks save."""
+    named = {SOLVERS[0]: "Euler", SOLVERS[1]: "DPM++ 2M"}
+    where = np.select([table["last"] == 0, table["first"] == 0], ["the first", "the last"], "both")
+    look = "after step " + table["look"].fillna(0).astype(int).astype(str)
+    places = {  # way -> x, y, hue and their labels
+        "steps": (table["steps"], table["distance"], table["solver"].map(named)),
+        "guidance": (table["first"] + table["last"], table["distance"], pd.Series(where)),
+        "look": (table["lost"], 1 - table["cost"], look),
+    }
+    labels = {
+        "steps": "denoising steps", "guidance": "steps without guidance",
+        "look": "wrongly dropped, of what is accepted",
+    }  # fmt: skip
+    shown = table[table["way"].isin(places)]
+    shown = shown.sort_values("way", key=lambda ways: ways.map(list(places).index), kind="stable")
+    fig, panels = style.lay_panels(shown, "way", (3.6, 3.4), 3, xlabel=labels, sharey=False)
+    for ax, way, rows in panels:
+        x, y, hue = (column[rows.index] for column in places[way])
+        for name, colour in style.colours(hue).items():
+            ax.plot(x[hue == name], y[hue == name], "o-", ms=4, color=colour, label=name)
+        ax.plot(x[rows["free"]], y[rows["free"]], "o", ms=10, mfc="none", color="0.2", label="free")
+        if way == "look":
+            style.as_percent(ax.xaxis, ax.yaxis)
+        else:
+            ax.axhline(AS_NEAR, label=f"{AS_NEAR} times the own", **style.DASHED)
+            ax.set_yscale("log")
+        ax.set_ylabel("time saved" if way == "look" else "Fréchet distance, own = 1")
+        ax.legend(frameon=False, fontsize="small")
+    return fig
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what cheaper ways of drawing do to quality: reports/bench/cheaper.csv, .svg, .png."""
+    parser = argparse.ArgumentParser(prog="diffcore cheaper", description=main.__doc__)
+    parser.add_argument("--profile", default="demo", help="file in params/, or path of one")
+    parser.add_argument("--per-source", type=int, default=5, help="images a training image")
+    options = parser.parse_args(arguments)
+    table = measure(open_studies("cheaper", options.profile), options.per_source)
+    home = project_root() / "reports" / "bench"
+    print(write_text(home / "cheaper.csv", table.to_csv(index=False, float_format="%.5f")))
+    figures.use_style()
+    fig = show(table)
+    for kind, told in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 110})):
+        with written_whole(home / f"cheaper.{kind}") as aside:
+            fig.savefig(aside, format=kind, bbox_inches="tight", **told)
+    return 0

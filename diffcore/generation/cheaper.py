@@ -27,6 +27,8 @@ what chance does. Nothing follows for the profiles: no default changes.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -62,6 +64,11 @@ LIMITS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of what would be accepted, dropp
 JUDGED = (0.01, 0.05)
 _SEED = 30_000  # of images that no study uses
 _RENDERED = 20  # of each pair of species and context
+_NAMES = {SOLVERS[0]: "Euler", SOLVERS[1]: "DPM++ 2M"}
+_LABELS = {  # of the horizontal axis, by way
+    "steps": "denoising steps", "guidance": "steps without guidance",
+    "look": "wrongly dropped, of what is accepted",
+}  # fmt: skip
 _TENSORS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
 #: A batch from seeds and encoded texts: (B, H, W, 3) uint8.
@@ -102,7 +109,7 @@ def draw_looks(
     clean, own = [], pipeline.scheduler.step
 
     @wraps(own)  # the pipeline looks at its signature
-    def step(*args: object, **told: object) -> tuple:
+    def step(*args: Any, **told: Any) -> tuple:
         found = own(*args, **told)
         clean.append(found[1])  # pred_original_sample
         return found
@@ -139,7 +146,7 @@ def fill(study: Study, plan: pd.DataFrame, name: str, draw: DrawBatch, tall: int
 
 # ------------------------------------------------------------------------------- cost and decisions
 def measure_seconds(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.Series:
-    """Median seconds an image of: guided (a step), unguided, decode, embed; taken in turns."""
+    """Median seconds an image of guided, unguided (a step), decode and embed, taken in turns."""
     from diffcore.overhead import timing  # stands above this room
 
     pipeline, sampler = study.pipeline.load(), _sampler(study)
@@ -162,9 +169,13 @@ def measure_seconds(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.
     return found.groupby("part")["seconds"].median() / len(plan)
 
 
-def drop(
-    at_look: np.ndarray, accepted: np.ndarray, half: np.ndarray, limit: float
-) -> np.ndarray:  # fmt: skip
+def spend(seconds: pd.Series, guided: float, unguided: float = 0, ends: float = 1) -> float:
+    """Seconds an image for so many steps of each kind, and so many times decoded and embedded."""
+    steps = guided * seconds["guided"] + unguided * seconds["unguided"]
+    return steps + ends * (seconds["decode"] + seconds["embed"])
+
+
+def drop(at_look: np.ndarray, accepted: np.ndarray, half: np.ndarray, limit: float) -> np.ndarray:
     """Which of N images a look drops, each half by the threshold that the other set: (N,) bool.
 
     Takes similarities at the look and, of the same N, whether the filter would accept them.
@@ -176,63 +187,44 @@ def drop(
     return dropped
 
 
-def cost_of_look(seconds: pd.Series, steps: int, look: int, kept: float) -> float:
-    """Seconds an image where a share is kept at a look, of those an image drawn to its end."""
-    end = seconds["decode"] + seconds["embed"]
-    first, rest = look * seconds["guided"] + end, (steps - look) * seconds["guided"] + end
-    return (first + kept * rest) / (steps * seconds["guided"] + end)
-
-
-def cost_of_drawing(seconds: pd.Series, steps: int, guided: int, unguided: int) -> float:
-    """Seconds an image with so many steps of each kind, of those at `steps` guided ones."""
-    end = seconds["decode"] + seconds["embed"]
-    spent = guided * seconds["guided"] + unguided * seconds["unguided"] + end
-    return spent / (steps * seconds["guided"] + end)
-
-
 # --------------------------------------------------------------------------------------- comparison
-def compare_drawing(own: pd.DataFrame, found: pd.DataFrame, cost: float) -> dict[str, float]:
-    """Compare N images, accepted and wrong or not, with the study's own of the same rows."""
-    pairs = np.stack([found["accepted"], own["accepted"]], axis=1)
-    price = stats.bootstrap(lambda p: cost * p[:, 1].sum() / max(p[:, 0].sum(), 1), pairs)
-    more = stats.mean(found["wrong"].astype(float) - own["wrong"])
-    rows = {"price": price, "wrong_more": more}
-    rows |= {name: stats.proportion(found[name]) for name in ("accepted", "wrong")}
-    return {"cost": cost} | _spelt(rows)
-
-
-def compare_look(
-    own: pd.DataFrame, dropped: np.ndarray, cost: Callable[[float], float]
+def compare(
+    own: pd.DataFrame, found: pd.DataFrame, cost: Callable[[float], float]
 ) -> dict[str, float]:
-    """Compare what is accepted after a look with all that would be; `cost` takes the share kept."""
+    """Compare N images with the study's own of the same rows of the plan.
 
-    def price(v: np.ndarray) -> float:
-        return cost(v[:, 0].mean()) * v[:, 1].sum() / max(v[:, :2].all(axis=1).sum(), 1)
+    Takes of both, as bool, whether an image is ``kept`` at a look, accepted, wrong, and ``judged``,
+    one of those whose quality counts; and the cost of an image by the share that is kept.
+    """
+    columns = ["kept", "accepted", "judged", "wrong"]
+    pairs = np.concatenate([found[columns], own[columns]], axis=1).astype(bool)
 
-    def more(v: np.ndarray) -> float:
-        both = v[:, :2].all(axis=1)
-        shares = (v[of, 2].sum() / max(of.sum(), 1) for of in (both, v[:, 1]))
-        return next(shares) - next(shares)
+    def price(rows: np.ndarray) -> float:
+        kept, accepted, accepted_before = rows[:, [0, 1, 5]].T
+        return cost(kept.mean()) * accepted_before.sum() / max(accepted.sum(), 1)
 
-    accepted, kept = own["accepted"].to_numpy(), ~dropped
-    values = np.stack([kept, accepted, own["wrong"]], axis=1)
-    rows = {"price": stats.bootstrap(price, values), "wrong_more": stats.bootstrap(more, values)}
-    rows |= {"lost": stats.proportion(dropped[accepted])}
-    rows |= {"accepted": stats.proportion(kept & accepted)}
-    rows |= {"wrong": stats.proportion(own["wrong"][kept & accepted])}
-    return {"cost": cost(kept.mean())} | _spelt(rows)
+    def more(rows: np.ndarray) -> float:
+        judged, wrong = rows[:, [2, 6]], rows[:, [3, 7]]
+        now, before = (judged & wrong).sum(axis=0) / judged.sum(axis=0).clip(min=1)
+        return now - before
 
-
-def _spelt(rows: dict[str, stats.Row]) -> dict[str, float]:
-    flat = (stats.flatten(name, stats.without_p(row)) for name, row in rows.items())
-    return {key: value for row in flat for key, value in row.items()}
+    rows = {
+        "price": stats.bootstrap(price, pairs), "wrong_more": stats.bootstrap(more, pairs),
+        "accepted": stats.proportion(found["accepted"]),
+        "wrong": stats.proportion(found.loc[found["judged"], "wrong"]),
+        "lost": stats.proportion(~found.loc[own["accepted"], "kept"]),
+    }  # fmt: skip
+    flat = {"cost": cost(found["kept"].mean())}
+    for name, row in rows.items():
+        flat |= stats.flatten(name, row)
+    return flat
 
 
 def is_free(row: pd.Series) -> bool:
     """Judge a row by the rule at the head of this file."""
-    as_near = row["distance"] <= AS_NEAR
+    judged = row["way"] != "look" or row["limit"] in JUDGED
     no_worse = row["wrong_more_low"] <= 0 and row["wrong_more_high"] < NO_MORE
-    return bool(row["price_high"] < 1 and as_near and no_worse)
+    return bool(judged and row["price_high"] < 1 and row["distance"] <= AS_NEAR and no_worse)
 
 
 # ---------------------------------------------------------------------------------- the measurement
@@ -240,68 +232,68 @@ def measure(studies: dict[str, Study], per_source: int) -> pd.DataFrame:
     """Measure all ways, a row each: what it is, its cost, its quality, whether it is free.
 
     Costs and distances are in units of the study's own; ``price`` is the cost of an image that the
-    filter accepts, ``lost`` the share of these that a look drops, ``wrong_more`` the difference.
+    filter accepts, ``lost`` the share of these that a look drops, ``wrong_more`` a difference.
     """
     study = studies[SOLVERS[0]]
-    given = study.train.metadata, study.book
+    asked, sampler, rows = study.params.generation, _sampler(study), []
+    given, steps = (study.train.metadata, study.book), sampler["num_inference_steps"]
     plan = plan_generation(*given, generated_share=per_source, seed=_SEED)
-    renders = render_scenes(sorted(study.train.classes), _RENDERED, _SEED)
-    reference = study.encoder.embed_images(np.stack(renders["image"].tolist()))
-    sampler = _sampler(study)
-    steps = sampler["num_inference_steps"]
+    renders = render_scenes(sorted(study.train.classes), _RENDERED, _SEED)["image"].tolist()
+    reference = study.encoder.embed_images(np.stack(renders))
     looks = [look for look in LOOKS if look < steps]
     tall = fill(study, plan, "looks", partial(draw_looks, looks, sampler), len(looks) + 1)
-    own, size = score(study, plan, tall[:, -1]), study.params.generation.batch_size
-    seconds = measure_seconds(study, plan.head(size), tall[:size, -1])
+    seconds = measure_seconds(study, plan.head(asked.batch_size), tall[: asked.batch_size, -1])
+    own = score(study, plan, tall[:, -1])
 
-    def distance(rows: pd.DataFrame) -> float:
-        return frechet_distance(np.stack(rows["embedding"].tolist()), reference)
+    def add(told: dict, before: pd.DataFrame, found: pd.DataFrame, *calls: float) -> None:
+        """Add a row; `calls` are steps before a look, guided and unguided steps after it."""
+        look, guided, unguided = calls
 
-    rows, of_all, of_accepted = [], distance(own), distance(own[own["accepted"]])
-    for told, calls, images in drawings(studies, plan):
-        found, cost = score(study, plan, images), cost_of_drawing(seconds, steps, *calls)
-        near = {"distance": distance(found) / of_all}
-        rows.append(told | near | compare_drawing(own, found, cost))
-    half = pd.factorize(plan["source_id"])[0] % 2 == 1
-    for place, look in enumerate(looks):
-        at_look, _ = study.judge_similarity(
-            GeneratedSet(plan, tall[:, place], lambda: study.encoder)
+        def cost(kept: float) -> float:
+            spent = spend(seconds, look + kept * guided, kept * unguided, kept + (look > 0))
+            return spent / spend(seconds, steps)
+
+        now, then = (
+            frechet_distance(np.stack(of.loc[of["judged"], "embedding"].tolist()), reference)
+            for of in (found, before)
         )
+        rows.append(told | {"distance": now / then} | compare(before, found, cost))
+
+    for told, calls, images in drawings(studies, plan):
+        add(told, own, score(study, plan, images), 0, *calls)
+    half, before = pd.factorize(plan["source_id"])[0] % 2 == 1, own.assign(judged=own["accepted"])
+    for place, look in enumerate(looks):
+        predicted = GeneratedSet(plan, tall[:, place], lambda: study.encoder)
+        similarity, _ = study.judge_similarity(predicted)
         for limit in LIMITS:
-            dropped = drop(at_look, own["accepted"].to_numpy(), half, limit)
-            near = {"distance": distance(own[own["accepted"] & ~dropped]) / of_accepted}
-            cost = partial(cost_of_look, seconds, steps, look)
-            told = {"way": "look", "look": look, "limit": limit}
-            rows.append(told | near | compare_look(own, dropped, cost))
+            kept = ~drop(similarity, own["accepted"].to_numpy(), half, limit)
+            found = before.assign(kept=kept, **before[["accepted", "judged"]].mul(kept, axis=0))
+            add({"way": "look", "look": look, "limit": limit}, before, found, look, steps - look, 0)
     table = pd.DataFrame(rows)
-    judged = table["limit"].isna() | table["limit"].isin(JUDGED)
-    table = table.assign(free=judged & table.apply(is_free, axis=1), images=len(plan))
-    return table.assign(**seconds.mul(1000).add_prefix("ms_"))
+    facts = seconds.mul(1000).add_prefix("ms_").to_dict() | {"images": len(plan)}
+    return table.assign(free=table.apply(is_free, axis=1), **facts)
 
 
 def score(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.DataFrame:
-    """What filter and oracle say of N images: accepted, wrong, embedding."""
+    """What filter and oracle say of N images: kept, judged, accepted, wrong; and embedding."""
     drawn = GeneratedSet(plan, images, lambda: study.encoder)
     accepted, wrong = hard_filter(*study.judge_similarity(drawn)), study.judge(drawn)["wrong"]
-    embedded = {"embedding": list(drawn.embeddings)}
-    return pd.DataFrame({"accepted": accepted, "wrong": wrong.to_numpy()} | embedded)
+    seen = {"accepted": accepted, "wrong": wrong.to_numpy(), "embedding": list(drawn.embeddings)}
+    return pd.DataFrame({"kept": True, "judged": True} | seen)
 
 
 def drawings(
     studies: dict[str, Study], plan: pd.DataFrame
 ) -> Iterator[tuple[dict, tuple[int, int], np.ndarray]]:
-    """Draw a plan in each way that changes the images: what it is, its steps of both kinds, they.
-
-    Steps are those with guidance and those without.
-    """
+    """Draw a plan in each way that changes images: what it is, steps of both kinds, the images."""
     study = studies[SOLVERS[0]]
     sampler, steps = _sampler(study), study.params.generation.num_inference_steps
-    noise = plan.assign(seed=plan["seed"] ^ 1)
-    yield {"way": "own, other noise"}, (steps, 0), study.draw(noise).images[:]
+    other = study.draw(plan.assign(seed=plan["seed"] ^ 1))
+    yield {"way": "own, other noise"}, (steps, 0), other.images[:]
     for first, last in PARTS:
         if (without := first + last) < steps:
 
-            def draw(*batch: object, part: tuple[int, int] = (first, last)) -> np.ndarray:
+            def draw(*batch: Any, part: tuple[int, int] = (first, last)) -> np.ndarray:
                 return _draw(*batch, **guide_part(*part, sampler, batch[-1]))
 
             images = fill(study, plan, f"guided-{first}-{last}", draw)[:, 0]
@@ -320,34 +312,41 @@ def _sampler(study: Study) -> dict[str, float]:
     return {name: asked[name] for name in SETTING_COLUMNS if name in asked}
 
 
+def table_path() -> Path:
+    """The committed table of `measure`."""
+    return project_root() / "reports" / "bench" / "cheaper.csv"
+
+
 def show(table: pd.DataFrame) -> Figure:
-    """Draw the table: distances by steps and by steps without guidance, and what looks save."""
-    named = {SOLVERS[0]: "Euler", SOLVERS[1]: "DPM++ 2M"}
+    """Draw the table: distances over steps, over steps without guidance, and what looks save."""
     where = np.select([table["last"] == 0, table["first"] == 0], ["the first", "the last"], "both")
-    look = "after step " + table["look"].fillna(0).astype(int).astype(str)
-    places = {  # way -> x, y, hue and their labels
-        "steps": (table["steps"], table["distance"], table["solver"].map(named)),
-        "guidance": (table["first"] + table["last"], table["distance"], pd.Series(where)),
-        "look": (table["lost"], 1 - table["cost"], look),
-    }
-    labels = {
-        "steps": "denoising steps", "guidance": "steps without guidance",
-        "look": "wrongly dropped, of what is accepted",
-    }  # fmt: skip
-    shown = table[table["way"].isin(places)]
-    shown = shown.sort_values("way", key=lambda ways: ways.map(list(places).index), kind="stable")
-    fig, panels = style.lay_panels(shown, "way", (3.6, 3.4), 3, xlabel=labels, sharey=False)
+    x = (
+        table["steps"]
+        .fillna(table["lost"])
+        .where(table["first"].isna(), table["first"] + table["last"])
+    )
+    look = "look after step " + table["look"].fillna(0).astype(int).astype(str)
+    hue = table["solver"].replace(_NAMES).fillna(look).where(table["first"].isna(), where)
+    value = table["distance"].where(table["look"].isna(), 1 - table["cost"])
+    shown = table.assign(x=x, value=value, hue=hue).query("way in @_LABELS")
+    fig, panels = style.lay_panels(
+        shown.sort_values("way", key=lambda way: way.map([*_LABELS].index), kind="stable"),
+        "way", (3.9, 3.5), 3, xlabel=_LABELS, sharey=False,
+    )  # fmt: skip
     for ax, way, rows in panels:
-        x, y, hue = (column[rows.index] for column in places[way])
-        for name, colour in style.colours(hue).items():
-            ax.plot(x[hue == name], y[hue == name], "o-", ms=4, color=colour, label=name)
-        ax.plot(x[rows["free"]], y[rows["free"]], "o", ms=10, mfc="none", color="0.2", label="free")
+        for name, colour in style.colours(rows["hue"]).items():
+            points = rows[rows["hue"] == name]
+            ax.plot(points["x"], points["value"], "o-", ms=4, color=colour, label=name)
+        free = rows[rows["free"]]
+        ax.plot(free["x"], free["value"], "o", ms=10, mfc="none", color="0.2", label="free")
+        ax.set_ylabel("time saved" if way == "look" else "Fréchet distance, own = 1")
         if way == "look":
             style.as_percent(ax.xaxis, ax.yaxis)
         else:
             ax.axhline(AS_NEAR, label=f"{AS_NEAR} times the own", **style.DASHED)
             ax.set_yscale("log")
-        ax.set_ylabel("time saved" if way == "look" else "Fréchet distance, own = 1")
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter("{x:g}")
         ax.legend(frameon=False, fontsize="small")
     return fig
 
@@ -359,11 +358,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--per-source", type=int, default=5, help="images a training image")
     options = parser.parse_args(arguments)
     table = measure(open_studies("cheaper", options.profile), options.per_source)
-    home = project_root() / "reports" / "bench"
-    print(write_text(home / "cheaper.csv", table.to_csv(index=False, float_format="%.5f")))
+    print(write_text(table_path(), table.to_csv(index=False, float_format="%.5f")))
     figures.use_style()
     fig = show(table)
     for kind, told in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 110})):
-        with written_whole(home / f"cheaper.{kind}") as aside:
+        with written_whole(table_path().with_suffix(f".{kind}")) as aside:
             fig.savefig(aside, format=kind, bbox_inches="tight", **told)
     return 0

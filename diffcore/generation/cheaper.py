@@ -27,6 +27,7 @@ what chance does. Nothing follows for the profiles: no default changes.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -71,6 +72,8 @@ _LABELS = {  # of the horizontal axis, by way
 }  # fmt: skip
 _TENSORS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
+#: What a way is, the study's own images and its, of `score`, and steps as `cost` takes them.
+Ways = Iterator[tuple[dict, pd.DataFrame, pd.DataFrame, tuple[int, int, int]]]
 #: A batch from seeds and encoded texts: (B, H, W, 3) uint8.
 DrawBatch = Callable[[DiffusionPipeline, list[int], list[dict]], np.ndarray]
 
@@ -169,10 +172,17 @@ def measure_seconds(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.
     return found.groupby("part")["seconds"].median() / len(plan)
 
 
-def spend(seconds: pd.Series, guided: float, unguided: float = 0, ends: float = 1) -> float:
-    """Seconds an image for so many steps of each kind, and so many times decoded and embedded."""
-    steps = guided * seconds["guided"] + unguided * seconds["unguided"]
-    return steps + ends * (seconds["decode"] + seconds["embed"])
+def cost(
+    seconds: pd.Series, steps: int, look: int, guided: int, unguided: int, kept: float = 1.0
+) -> float:
+    """Seconds an image, of those at `steps` with guidance.
+
+    All are drawn for as many steps as before a `look`, and a share `kept` for the others, with and
+    without guidance. Each look and each end has its decoding and embedding.
+    """
+    end, step = seconds["decode"] + seconds["embed"], seconds["guided"]
+    before, after = look * step + (look > 0) * end, guided * step + unguided * seconds["unguided"]
+    return (before + kept * (after + end)) / (steps * step + end)
 
 
 def drop(at_look: np.ndarray, accepted: np.ndarray, half: np.ndarray, limit: float) -> np.ndarray:
@@ -189,19 +199,19 @@ def drop(at_look: np.ndarray, accepted: np.ndarray, half: np.ndarray, limit: flo
 
 # --------------------------------------------------------------------------------------- comparison
 def compare(
-    own: pd.DataFrame, found: pd.DataFrame, cost: Callable[[float], float]
+    own: pd.DataFrame, found: pd.DataFrame, cost_of: Callable[[float], float]
 ) -> dict[str, float]:
     """Compare N images with the study's own of the same rows of the plan.
 
     Takes of both, as bool, whether an image is ``kept`` at a look, accepted, wrong, and ``judged``,
-    one of those whose quality counts; and the cost of an image by the share that is kept.
+    one of those whose quality counts; and `cost` by the share that is kept.
     """
     columns = ["kept", "accepted", "judged", "wrong"]
     pairs = np.concatenate([found[columns], own[columns]], axis=1).astype(bool)
 
     def price(rows: np.ndarray) -> float:
         kept, accepted, accepted_before = rows[:, [0, 1, 5]].T
-        return cost(kept.mean()) * accepted_before.sum() / max(accepted.sum(), 1)
+        return cost_of(kept.mean()) * accepted_before.sum() / max(accepted.sum(), 1)
 
     def more(rows: np.ndarray) -> float:
         judged, wrong = rows[:, [2, 6]], rows[:, [3, 7]]
@@ -214,7 +224,7 @@ def compare(
         "wrong": stats.proportion(found.loc[found["judged"], "wrong"]),
         "lost": stats.proportion(~found.loc[own["accepted"], "kept"]),
     }  # fmt: skip
-    flat = {"cost": cost(found["kept"].mean())}
+    flat = {"cost": cost_of(found["kept"].mean())}
     for name, row in rows.items():
         flat |= stats.flatten(name, row)
     return flat
@@ -235,43 +245,28 @@ def measure(studies: dict[str, Study], per_source: int) -> pd.DataFrame:
     filter accepts, ``lost`` the share of these that a look drops, ``wrong_more`` a difference.
     """
     study = studies[SOLVERS[0]]
-    asked, sampler, rows = study.params.generation, _sampler(study), []
-    given, steps = (study.train.metadata, study.book), sampler["num_inference_steps"]
+    given, sampler = (study.train.metadata, study.book), _sampler(study)
     plan = plan_generation(*given, generated_share=per_source, seed=_SEED)
     renders = render_scenes(sorted(study.train.classes), _RENDERED, _SEED)["image"].tolist()
     reference = study.encoder.embed_images(np.stack(renders))
-    looks = [look for look in LOOKS if look < steps]
+    looks = [look for look in LOOKS if look < sampler["num_inference_steps"]]
     tall = fill(study, plan, "looks", partial(draw_looks, looks, sampler), len(looks) + 1)
-    seconds = measure_seconds(study, plan.head(asked.batch_size), tall[: asked.batch_size, -1])
-    own = score(study, plan, tall[:, -1])
-
-    def add(told: dict, before: pd.DataFrame, found: pd.DataFrame, *calls: float) -> None:
-        """Add a row; `calls` are steps before a look, guided and unguided steps after it."""
-        look, guided, unguided = calls
-
-        def cost(kept: float) -> float:
-            spent = spend(seconds, look + kept * guided, kept * unguided, kept + (look > 0))
-            return spent / spend(seconds, steps)
-
-        now, then = (
-            frechet_distance(np.stack(of.loc[of["judged"], "embedding"].tolist()), reference)
-            for of in (found, before)
-        )
-        rows.append(told | {"distance": now / then} | compare(before, found, cost))
-
-    for told, calls, images in drawings(studies, plan):
-        add(told, own, score(study, plan, images), 0, *calls)
-    half, before = pd.factorize(plan["source_id"])[0] % 2 == 1, own.assign(judged=own["accepted"])
-    for place, look in enumerate(looks):
-        predicted = GeneratedSet(plan, tall[:, place], lambda: study.encoder)
-        similarity, _ = study.judge_similarity(predicted)
-        for limit in LIMITS:
-            kept = ~drop(similarity, own["accepted"].to_numpy(), half, limit)
-            found = before.assign(kept=kept, **before[["accepted", "judged"]].mul(kept, axis=0))
-            add({"way": "look", "look": look, "limit": limit}, before, found, look, steps - look, 0)
-    table = pd.DataFrame(rows)
+    own, few = score(study, plan, tall[:, -1]), slice(study.params.generation.batch_size)
+    seconds = measure_seconds(study, plan[few], tall[few, -1])
+    all_ways = chain(draw_ways(studies, plan, own), look_ways(study, plan, own, looks, tall))
+    table = pd.DataFrame(
+        told
+        | {"distance": distance(found, reference) / distance(before, reference)}
+        | compare(before, found, partial(cost, seconds, sampler["num_inference_steps"], *calls))
+        for told, before, found, calls in all_ways
+    )
     facts = seconds.mul(1000).add_prefix("ms_").to_dict() | {"images": len(plan)}
     return table.assign(free=table.apply(is_free, axis=1), **facts)
+
+
+def distance(images: pd.DataFrame, reference: np.ndarray) -> float:
+    """Fréchet distance of the images that are judged to a reference (M, D)."""
+    return frechet_distance(np.stack(images.loc[images["judged"], "embedding"].tolist()), reference)
 
 
 def score(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.DataFrame:
@@ -282,28 +277,46 @@ def score(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"kept": True, "judged": True} | seen)
 
 
-def drawings(
-    studies: dict[str, Study], plan: pd.DataFrame
-) -> Iterator[tuple[dict, tuple[int, int], np.ndarray]]:
-    """Draw a plan in each way that changes images: what it is, steps of both kinds, the images."""
+def draw_ways(studies: dict[str, Study], plan: pd.DataFrame, own: pd.DataFrame) -> Ways:
+    """Draw a plan in each way that changes the images."""
     study = studies[SOLVERS[0]]
     sampler, steps = _sampler(study), study.params.generation.num_inference_steps
-    other = study.draw(plan.assign(seed=plan["seed"] ^ 1))
-    yield {"way": "own, other noise"}, (steps, 0), other.images[:]
-    for first, last in PARTS:
-        if (without := first + last) < steps:
+    other = study.draw(plan.assign(seed=plan["seed"] ^ 1)).images[:]
+    yield {"way": "own, other noise"}, own, score(study, plan, other), (0, steps, 0)
+    for first, last in (part for part in PARTS if sum(part) < steps):
 
-            def draw(*batch: Any, part: tuple[int, int] = (first, last)) -> np.ndarray:
-                return _draw(*batch, **guide_part(*part, sampler, batch[-1]))
+        def draw(*batch: Any, part: tuple[int, int] = (first, last)) -> np.ndarray:
+            return _draw(*batch, **guide_part(*part, sampler, batch[-1]))
 
-            images = fill(study, plan, f"guided-{first}-{last}", draw)[:, 0]
-            told = {"way": "guidance", "first": first, "last": last}
-            yield told, (steps - without, without), images
-    for solver, counts in STEPS.items():
-        for count in (count for count in counts if count <= steps):
-            told = {"way": "steps", "solver": solver, "steps": count}
-            drawn = studies[solver].draw(plan, num_inference_steps=count)
-            yield told, (count, 0), drawn.images[:]
+        found = score(study, plan, fill(study, plan, f"guided-{first}-{last}", draw)[:, 0])
+        calls = 0, steps - first - last, first + last
+        yield {"way": "guidance", "first": first, "last": last}, own, found, calls
+    asked = [(solver, count) for solver, counts in STEPS.items() for count in counts]
+    for solver, count in ((solver, count) for solver, count in asked if count <= steps):
+        images = studies[solver].draw(plan, num_inference_steps=count).images[:]
+        told = {"way": "steps", "solver": solver, "steps": count}
+        yield told, own, score(study, plan, images), (0, count, 0)
+
+
+def look_ways(
+    study: Study, plan: pd.DataFrame, own: pd.DataFrame, looks: Sequence[int], tall: np.ndarray
+) -> Ways:
+    """Drop images at each look, of what `draw_looks` drew, and judge what is accepted then."""
+    steps, half = _sampler(study)["num_inference_steps"], _half(plan["source_id"])
+    before = own.assign(judged=own["accepted"])
+    for look, predicted in zip(looks, np.moveaxis(tall, 1, 0), strict=False):
+        seen = GeneratedSet(plan, predicted, lambda: study.encoder)
+        similarity, _ = study.judge_similarity(seen)
+        for limit in LIMITS:
+            kept = ~drop(similarity, own["accepted"].to_numpy(), half, limit)
+            found = before.assign(kept=kept, **before[["accepted", "judged"]].mul(kept, axis=0))
+            told = {"way": "look", "look": look, "limit": limit}
+            yield told, before, found, (look, steps - look, 0)
+
+
+def _half(sources: pd.Series) -> np.ndarray:
+    """Every second source of N images, with all of its images: (N,) bool."""
+    return pd.factorize(sources)[0] % 2 == 1
 
 
 def _sampler(study: Study) -> dict[str, float]:

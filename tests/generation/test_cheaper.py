@@ -97,9 +97,10 @@ SECONDS = pd.Series({"guided": 2.0, "unguided": 1.0, "decode": 0.5, "embed": 0.5
 
 
 def test_costs_count_every_part():
-    assert cheaper.spend(SECONDS, 12) == 25
-    assert cheaper.spend(SECONDS, 9, 3) == 22
-    assert cheaper.spend(SECONDS, 4 + 0.5 * 8, ends=1.5) == 17.5  # half is dropped after four
+    assert cheaper.cost(SECONDS, 12, 0, 12, 0) == 1
+    assert cheaper.cost(SECONDS, 12, 0, 9, 3) == 22 / 25
+    # After four steps and a look, half is dropped.
+    assert cheaper.cost(SECONDS, 12, 4, 8, 0, kept=0.5) == (4 * 2 + 1 + 0.5 * (8 * 2 + 1)) / 25
 
 
 def test_each_half_is_judged_by_the_threshold_of_the_other():
@@ -182,10 +183,9 @@ def test_the_command_measures_every_way_and_draws_nothing_twice(study_folder, mo
     assert table["way"].tolist() == ["own, other noise", "guidance", "steps", "look"]
     assert (table["images"] == 24).all()
     assert (study_folder / "reports/bench/cheaper.svg").stat().st_size > 10_000
-    unit = cheaper.spend(table.filter(like="ms_").iloc[0].rename(lambda name: name[3:]), 4)
-    assert table.loc[1, "cost"] == pytest.approx(
-        1 - (table["ms_guided"] - table["ms_unguided"])[0] / unit, abs=1e-4
-    )
+    seconds = table.filter(like="ms_").iloc[0].rename(lambda name: name.removeprefix("ms_"))
+    costs = [cheaper.cost(seconds, 4, *calls) for calls in ((0, 4, 0), (0, 3, 1), (0, 3, 0))]
+    assert table["cost"][:3].tolist() == pytest.approx(costs, abs=1e-4)
     with mock.patch.object(cheaper, "draw_looks", side_effect=AssertionError("drawn again")):
         assert main(command) == 0
     again = pd.read_csv(study_folder / "reports/bench/cheaper.csv")

@@ -37,6 +37,7 @@ import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from diffcore import figures, stats
 from diffcore.figures import style
@@ -70,6 +71,7 @@ _LABELS = {  # of the horizontal axis, by way
     "steps": "denoising steps", "guidance": "steps without guidance",
     "look": "wrongly dropped, of what is accepted",
 }  # fmt: skip
+_TICKS = (0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)  # of distances
 _TENSORS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
 #: What a way is, the study's own images and its, of `score`, and steps as `cost` takes them.
@@ -361,9 +363,10 @@ def show(table: pd.DataFrame) -> Figure:
         else:
             ax.axhline(AS_NEAR, label=f"{AS_NEAR} times the own", **style.DASHED)
             ax.set_yscale("log")
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter("{x:g}")
-        ax.legend(frameon=False, fontsize="small")
+            ax.set_yticks([tick for tick in _TICKS if tick < 1.15 * rows["value"].max()])
+            ax.yaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
+            ax.set_ylim(min(0.93, rows["value"].min() / 1.1), 1.15 * rows["value"].max())
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.21), ncol=2, frameon=False)
     return fig
 
 

@@ -191,3 +191,35 @@ def test_the_command_measures_every_way_and_draws_nothing_twice(study_folder, mo
     again = pd.read_csv(study_folder / "reports/bench/cheaper.csv")
     same = ["distance", "wrong", "wrong_more", "accepted", "lost"]
     pd.testing.assert_frame_equal(again[same], table[same])
+
+
+# ------------------------------------------------------------------------------------------ the page
+def write_row(row):
+    """Write a row of the table as docs/cheaper.md has it."""
+    if row["way"] == "look":
+        named = f"look after step {row['look']:.0f}, limit {100 * row['limit']:.0f} %"
+    elif row["way"] == "guidance":
+        parts = [f"{kind} {row[kind]:.0f}" for kind in ("first", "last") if row[kind]]
+        named = f"no guidance in the {' and '.join(parts)}"
+    elif row["way"] == "steps":
+        named = f"{cheaper._NAMES[row['solver']]}, {row['steps']:.0f} steps"
+    else:
+        named = row["way"]
+    ends = "price", "wrong_more", "lost"
+    price, more, lost = ([row[f"{name}{end}"] for end in ("", "_low", "_high")] for name in ends)
+    shares = [f"{100 * row[name]:.0f}" for name in ("accepted", "wrong")]
+    cells = [
+        named, f"{row['cost']:.2f}", "{:.2f} [{:.2f}, {:.2f}]".format(*price),
+        f"{row['distance']:.2f}", *shares, "{:+.1f} [{:+.1f}, {:+.1f}]".format(*100 * np.array(more)),
+        "{:.1f} [{:.1f}, {:.1f}]".format(*100 * np.array(lost)) if row["way"] == "look" else "",
+        "**free**" if row["free"] else "no",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_page_has_the_rows_of_the_table():
+    table = pd.read_csv(CSV)
+    shown = table[(table["way"] != "look") | table["limit"].isin(cheaper.JUDGED)]
+    on_page = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
+    assert on_page[1:] == [write_row(row) for _, row in shown.iterrows()]
+    assert (table.apply(cheaper.is_free, axis=1) == table["free"]).all()

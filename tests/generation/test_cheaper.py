@@ -193,7 +193,7 @@ def test_the_command_measures_every_way_and_draws_nothing_twice(study_folder, mo
     pd.testing.assert_frame_equal(again[same], table[same])
 
 
-# ------------------------------------------------------------------------------------------ the page
+# ----------------------------------------------------------------------------------------- the page
 def write_row(row):
     """Write a row of the table as docs/cheaper.md has it."""
     if row["way"] == "look":
@@ -205,13 +205,13 @@ def write_row(row):
         named = f"{cheaper._NAMES[row['solver']]}, {row['steps']:.0f} steps"
     else:
         named = row["way"]
-    ends = "price", "wrong_more", "lost"
-    price, more, lost = ([row[f"{name}{end}"] for end in ("", "_low", "_high")] for name in ends)
+    ends = [row[[name, f"{name}_low", f"{name}_high"]] for name in ("price", "wrong_more", "lost")]
+    price, more, lost = ends[0], 100 * ends[1], 100 * ends[2]
     shares = [f"{100 * row[name]:.0f}" for name in ("accepted", "wrong")]
     cells = [
         named, f"{row['cost']:.2f}", "{:.2f} [{:.2f}, {:.2f}]".format(*price),
-        f"{row['distance']:.2f}", *shares, "{:+.1f} [{:+.1f}, {:+.1f}]".format(*100 * np.array(more)),
-        "{:.1f} [{:.1f}, {:.1f}]".format(*100 * np.array(lost)) if row["way"] == "look" else "",
+        f"{row['distance']:.2f}", *shares, "{:+.1f} [{:+.1f}, {:+.1f}]".format(*more),
+        "{:.1f} [{:.1f}, {:.1f}]".format(*lost) if row["way"] == "look" else "",
         "**free**" if row["free"] else "no",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

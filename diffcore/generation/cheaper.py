@@ -71,7 +71,6 @@ _LABELS = {  # of the horizontal axis, by way
     "steps": "denoising steps", "guidance": "steps without guidance",
     "look": "wrongly dropped, of what is accepted",
 }  # fmt: skip
-_TICKS = (0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)  # of distances
 _TENSORS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
 #: What a way is, the study's own images and its, of `score`, and steps as `cost` takes them.
@@ -355,17 +354,19 @@ def show(table: pd.DataFrame) -> Figure:
         for name, colour in style.colours(rows["hue"]).items():
             points = rows[rows["hue"] == name]
             ax.plot(points["x"], points["value"], "o-", ms=4, color=colour, label=name)
-        free = rows[rows["free"]]
-        ax.plot(free["x"], free["value"], "o", ms=10, mfc="none", color="0.2", label="free")
+        if len(free := rows[rows["free"]]):
+            ax.plot(free["x"], free["value"], "o", ms=10, mfc="none", color="0.2", label="free")
         ax.set_ylabel("time saved" if way == "look" else "Fréchet distance, own = 1")
         if way == "look":
             style.as_percent(ax.xaxis, ax.yaxis)
         else:
             ax.axhline(AS_NEAR, label=f"{AS_NEAR} times the own", **style.DASHED)
             ax.set_yscale("log")
-            ax.set_yticks([tick for tick in _TICKS if tick < 1.15 * rows["value"].max()])
+            top = 1.15 * rows["value"].max()
+            ticks = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0) if top > 4 else (0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
+            ax.set_yticks([tick for tick in ticks if tick < top])
             ax.yaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
-            ax.set_ylim(min(0.93, rows["value"].min() / 1.1), 1.15 * rows["value"].max())
+            ax.set_ylim(min(0.93, rows["value"].min() / 1.1), top)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.21), ncol=2, frameon=False)
     return fig
 

@@ -35,6 +35,7 @@ _ELSEWHERE = {
         "diffcore.generation.choose",
         "choose the sampler's settings without the oracle",
     ),
+    "cheaper": ("diffcore.generation.cheaper", "measure what cheaper drawing costs in quality"),
     "statements": ("diffcore.report.statements", "list what shows each statement that is made"),
     "label": ("diffcore.generation.eye", "lay images out for labels by eye, to check the oracle"),
     "photographs": ("diffcore.filtering.photographs", "measure what the filter finds on them"),

@@ -105,21 +105,26 @@ def _table_path() -> Path:
     return project_root() / "params" / "tuning" / "sampler.csv"
 
 
+def open_studies(name: str, profile: str) -> dict[str, Study]:
+    """Open a profile's study on Paperbirds with each of `SOLVERS`, the model's own first."""
+    from diffcore.study import Study  # stands above this room; the commands alone need it
+
+    sigmas = ("sigma_min", "sigma_max", "sigma_data", "prediction_type", "sigma_schedule")
+    own = {key: build_scheduler().config[key] for key in sigmas}
+    # None is the model's own, which is the first.
+    changes = {solver: {"class_name": solver, **own} for solver in SOLVERS} | {SOLVERS[0]: None}
+    return {
+        solver: Study.open(name, profile, {"generation.pipeline.scheduler": change})
+        for solver, change in changes.items()
+    }
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure all candidates of a profile on Paperbirds, and write and print the table."""
-    from diffcore.study import Study  # stands above this room; the command alone needs it
-
     parser = argparse.ArgumentParser(prog="diffcore choose", description=__doc__)
     parser.add_argument("--profile", default="demo", help="file in params/, or path of one")
     options = parser.parse_args(arguments)
-    sigmas = ("sigma_min", "sigma_max", "sigma_data", "prediction_type", "sigma_schedule")
-    own = {name: build_scheduler().config[name] for name in sigmas}
-    # None is the model's own, which is the first.
-    changes = {solver: {"class_name": solver, **own} for solver in SOLVERS} | {SOLVERS[0]: None}
-    studies = {
-        solver: Study.open("choose", options.profile, {"generation.pipeline.scheduler": change})
-        for solver, change in changes.items()
-    }
+    studies = open_studies("choose", options.profile)
     table = choose(studies)
     path = write_text(_table_path(), table.to_csv(index=False, float_format="%.5f"))
     print(table.to_string(index=False, float_format="{:.4f}".format))

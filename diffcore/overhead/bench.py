@@ -37,6 +37,7 @@ from diffcore.generation.pipelines import LazyPipeline
 from diffcore.generation.surrogates import transform
 from diffcore.mixing.mix import DiffCoReMix, draw_lam, patch_mix, pixel_mix
 from diffcore.overhead import evaluate, timing, ways
+from diffcore.overhead.workers import bench_workers
 from diffcore.paperbirds.birds import SPECIES
 from diffcore.params import DataParams, EncoderSpec, StudyParams, load_params, project_root
 from diffcore.report.results import Report
@@ -243,6 +244,8 @@ def bench_training(params: StudyParams) -> pd.DataFrame:
 
 PARTS = {"drawing": bench_drawing, "filtering": bench_filtering, "mixing": bench_mixing,
          "loading": bench_loading, "training": bench_training}  # fmt: skip
+#: What takes minutes by itself, and is measured only when it is named.
+LONG = {"workers": bench_workers}
 
 
 def draw_ratios(table: pd.DataFrame) -> Figure:
@@ -273,12 +276,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure each part against its references, in turns; print the ratios and write them."""
     parser = argparse.ArgumentParser(prog="diffcore bench", description=main.__doc__)
     parser.add_argument("--profile", default="demo", help="whose settings to measure")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], help="these parts")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[*PARTS, *LONG],
+        default=[*PARTS],
+        help="these parts; workers, which takes minutes, only if named here",
+    )
     parser.add_argument("--out", type=Path, default=Path("reports/bench"), help="folder")
     given = parser.parse_args(arguments)
     figures.use_style()
     params, start = load_params(given.profile), time.perf_counter()
-    table = pd.concat([PARTS[part](params) for part in given.only], ignore_index=True)
+    table = pd.concat([(PARTS | LONG)[part](params) for part in given.only], ignore_index=True)
     report, took = Report(given.out), time.perf_counter() - start
     ratios = [row.dropna().to_dict() for _, row in table.iterrows()]
     told = describe_machine() | {"profile": given.profile, "seconds": took}

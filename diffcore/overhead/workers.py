@@ -54,7 +54,8 @@ def time_units(study: StudyParams, commands: list[str]) -> float:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         started = [subprocess.Popen([*run, *way.split()], cwd=folder, env=env, **quiet)
                    for way in commands]  # fmt: skip
-        if any([process.wait() for process in started]):
+        ended = {process.wait() for process in started}
+        if ended != {0}:
             raise RuntimeError(f"diffcore draw {commands} failed")
         shards = Path(folder).glob("runs/workers/generation/*.parquet")
         ends = sorted(shard.stat().st_mtime for shard in shards)

@@ -17,6 +17,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from multiprocessing.reduction import ForkingPickler
@@ -35,6 +36,7 @@ from diffcore.params import UserError
 _ROW_GROUP = 32  # images of a shard that are read at once, 14 MB of them at 512 x 512
 _HELD_GROUPS = 4  # of these, kept in memory
 _HASHED_TOGETHER = 1024  # images
+_FETCHED = 64  # images, at most, in memory while an array is written
 _MADE_BY = b"made_by"  # key of a shard's own metadata
 _LEFT_ALONE = 24 * 3600  # seconds in which what is not whole may be another writer's
 _NO_ROOM = "free some space, or run where there is more"
@@ -218,20 +220,34 @@ def keep_array(images: Any, path: Path) -> np.ndarray:
 
 
 def _write_array(images: Any, file: BinaryIO) -> None:
-    """Write images as an array, not by mmap, where a full disk is a crash and no error."""
+    """Write images as an array, not by mmap, where a full disk is a crash and no error.
+
+    They are fetched by a thread a core, as decoders let others run meanwhile.
+    """
     problems = []
-    for place in tqdm(range(len(images)), "read images", unit="image"):
-        try:
-            image = images[place]
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        if not file.tell():
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *image.shape)}
-            np.lib.format.write_array_header_1_0(file, header)
-        file.write(image.tobytes())
+    bar = tqdm(total=len(images), desc="read images", unit="image")
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(images), _FETCHED):
+            places = range(start, min(start + _FETCHED, len(images)))
+            for image in pool.map(partial(_fetch, images), places):
+                bar.update()
+                if isinstance(image, ValueError):
+                    problems.append(str(image))
+                    continue
+                if not file.tell():
+                    shape = (len(images), *image.shape)
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(image.tobytes())
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _fetch(images: Any, place: int) -> np.ndarray | ValueError:
+    try:
+        return images[place]
+    except ValueError as error:
+        return error
 
 
 def _open_array(path: Path) -> np.ndarray:

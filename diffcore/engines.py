@@ -39,7 +39,7 @@ from diffcore.training import runs, sweeps
 
 Unit = Callable[[], Any]
 _TRIES = 3
-_BEGUN = "try "  # begins a line of a record
+_BEGUN = "== try "  # begins a line of a record
 
 
 class UnitsError(UserError, RuntimeError):
@@ -84,7 +84,7 @@ def attempt(work: Unit, record: Path) -> str:
     record.parent.mkdir(parents=True, exist_ok=True)
     told = record.read_text(encoding="utf-8") if record.exists() else ""
     for number in range(told.count(_BEGUN) + 1, _TRIES + 1):
-        told += f"{_BEGUN}{number} on {socket.gethostname()}, process {os.getpid()}\n"
+        told += f"{_BEGUN}{number}, process {os.getpid()} of {socket.gethostname()}\n"
         record.write_text(told, encoding="utf-8")
         try:
             work()
@@ -94,7 +94,7 @@ def attempt(work: Unit, record: Path) -> str:
             continue
         record.unlink(missing_ok=True)
         return ""
-    return told.strip().splitlines()[-1]
+    return f"{record.stem}: {told.strip().splitlines()[-1]}"
 
 
 # ------------------------------------------------------------------------------------------ engines

@@ -292,7 +292,8 @@ class Study(Report):
         """
         self.draw(plan)  # under one progress bar
         ranges = [*in_batches(plan, self.params.generation.shard_size)]
-        decided = [self._decide(rows) for rows in tqdm(ranges, "filter", unit="range")]
+        bar = tqdm(ranges, "filter", unit="range", disable=len(ranges) == 1)
+        decided = [self._decide(rows) for rows in bar]
         return pd.concat(decided).sort_values("attempt", kind="stable", ignore_index=True)
 
     def _decide(self, plan: pd.DataFrame) -> pd.DataFrame:

@@ -128,7 +128,7 @@ def test_a_unit_that_fails_is_tried_three_times_and_the_others_are_done(
     assert tried.count(batch) >= 3 + len(study.plan) // batch - 2  # none was made smaller
     (record,) = (study.run_dir / "failures").iterdir()
     text = record.read_text()
-    assert [text.count(f"try {number} on ") for number in (1, 2, 3, 4)] == [1, 1, 1, 0]
+    assert [text.count(f"== try {number}, ") for number in (1, 2, 3, 4)] == [1, 1, 1, 0]
     assert text.count("Traceback") == 3
     drawn = read_generated(study.run_dir / "generation").metadata["seed"]  # of another world too
     assert set(study.plan["seed"]) - set(drawn) == set(study.plan["seed"][8:16])
@@ -147,7 +147,7 @@ def test_a_try_that_takes_its_process_along_counts(tmp_path):
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             engines.attempt(die, record)
-    assert engines.attempt(die, record).startswith("try 3 on ")
+    assert engines.attempt(die, record).startswith("draw-000001: == try 3, process")
     assert len(done) == 3
 
 

@@ -51,6 +51,7 @@ from diffcore.generation.draw import (
     _encode,
     checked_pixels,
     fill_shards,
+    guide_part,
     in_batches,
 )
 from diffcore.generation.quality import frechet_distance
@@ -71,7 +72,6 @@ _LABELS = {  # of the horizontal axis, by way
     "steps": "denoising steps", "guidance": "steps without guidance",
     "look": "wrongly dropped, of what is accepted",
 }  # fmt: skip
-_TENSORS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
 #: What a way is, the study's own images and its, of `score`, and steps as `cost` takes them.
 Ways = Iterator[tuple[dict, pd.DataFrame, pd.DataFrame, tuple[int, int, int]]]
@@ -80,28 +80,6 @@ DrawBatch = Callable[[DiffusionPipeline, list[int], list[dict]], np.ndarray]
 
 
 # ------------------------------------------------------------------------------------------ drawing
-def guide_part(first: int, last: int, sampler: dict[str, float], encoded: list[dict]) -> dict:
-    """Arguments of a pipeline's call that leave guidance out in the first and last steps.
-
-    Takes what `_draw` does; of a step without guidance only the conditional half is computed.
-    """
-    end, scale = sampler["num_inference_steps"] - last, sampler["guidance_scale"]
-    pair = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
-    negatives = [torch.cat([each[name] for each in encoded]) for name in pair]
-
-    def switch(pipeline: DiffusionPipeline, step: int, _: float, held: dict) -> dict:
-        before, after = (first <= at < end for at in (step, step + 1))
-        pipeline._guidance_scale = scale if after else 1.0  # diffusers' own way: it has no setter
-        if after and not before:
-            others = (*negatives, held["add_time_ids"])
-            pairs = zip(held.items(), others, strict=True)
-            return {name: torch.cat([other, own]) for (name, own), other in pairs}
-        return {n: own.chunk(2)[1] for n, own in held.items()} if before and not after else held
-
-    told = {"callback_on_step_end": switch, "callback_on_step_end_tensor_inputs": [*_TENSORS]}
-    return sampler | told | {"guidance_scale": scale if first == 0 < end else 1.0}
-
-
 def draw_looks(
     looks: Sequence[int], sampler: dict[str, float],
     pipeline: DiffusionPipeline, seeds: list[int], encoded: list[dict],

@@ -25,7 +25,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 OVERRIDES = "overrides"
 SAVED = "params.yaml"  # beside a report: all parameters that it rests on
-_SAMPLER = {"guidance_scale", "num_inference_steps", "height", "width", "batch_size", "shard_size"}
+_SAMPLER = {
+    "guidance_scale", "unguided_steps", "num_inference_steps", "height", "width", "batch_size",
+    "shard_size",
+}  # fmt: skip
 
 
 class UserError(Exception):
@@ -112,12 +115,22 @@ class GenerationParams(_Section):
     pipeline: PipelineSpec = PipelineSpec()
     guidance_scale: Guidance = 12.0  # classifier-free guidance; 1 is none
     num_inference_steps: Steps = 50  # denoising steps an image
+    # Last denoising steps without guidance, which then need no unconditional pass.
+    unguided_steps: Annotated[int, Field(ge=0)] = 0
     height: Pixels = 512
     width: Pixels = 512
     generated_share: Alpha = 0.3  # generated images per training image; above 1 is several
     batch_size: Count = 8  # images denoised together; changes speed alone
     shard_size: Count = 256  # images in a Parquet file, the most that a kill can lose
     noise_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # surrogates that show another class
+
+    @model_validator(mode="after")
+    def _some_step_is_guided(self) -> Self:
+        """Reject as many steps without guidance as there are steps; guidance 1 says that."""
+        unguided, steps = self.unguided_steps, self.num_inference_steps
+        if unguided >= steps:
+            raise ValueError(f"unguided_steps {unguided} must be below num_inference_steps {steps}")
+        return self
 
     @property
     def sampler(self) -> dict[str, float]:
@@ -701,7 +714,8 @@ def _similarity(given: str, known: str) -> float:
         return difflib.SequenceMatcher(None, a, b).ratio()
 
     (place, _, last), (known_place, _, known_last) = given.rpartition("."), known.rpartition(".")
-    # `steps` is short for `num_inference_steps`, however few letters they share; and whoever names
-    # a section that exists most likely means one of its keys.
-    in_place = 1.5 * (place == known_place != "")
-    return ratio(given, known) + 2 * ratio(last, known_last) + (last in known_last) + in_place
+    # `steps` is short for `num_inference_steps`, however few letters they share, and for the first
+    # of several; and whoever names a section that exists most likely means one of its keys.
+    short, in_place = known_last.endswith(f"_{last}"), 1.5 * (place == known_place != "")
+    alike = 2.4 if short else ratio(given, known) + 2 * ratio(last, known_last)
+    return alike + (last in known_last) + in_place

@@ -169,6 +169,8 @@ class Study(Report):
             order = pd.Index(found.metadata["sample_id"]).get_indexer(plan["sample_id"])
             return found.take(order)
         sampler, encoder = generation.sampler | changes, lambda: self.encoder
+        few = sampler["num_inference_steps"] - 1  # of few steps, one at least is guided
+        sampler["unguided_steps"] = min(sampler["unguided_steps"], few)
         return generate(plan, self.pipeline, folder, **sampler, progress=progress, encoder=encoder)
 
     @cached_property
@@ -281,7 +283,9 @@ class Study(Report):
         """Digest of all that decides about the decisions."""
         model = self.pipeline.digest if self.has("pipeline") else self._others.made_by
         asked, settings = self.params.generation.sampler, self.params.filtering
-        asked = {name: asked[name] for name in asked if name not in {"batch_size", "shard_size"}}
+        passing = {"batch_size", "shard_size"}
+        # Steps without guidance count where there are any: what is kept from before them stays.
+        asked = {name: value for name, value in asked.items() if value and name not in passing}
         decides = self.plan.to_json(), asked, model, settings.model_dump(exclude={"encoder"})
         return digest(*decides, self.encoder.model_hash, self.train.digest)
 

@@ -136,6 +136,7 @@ CASES = {
     "sexagesimal": (None, settings("training.epochs=1:30"), "training.epochs is '1:30'; should be"),
     "a fraction of an image": (None, settings("generation.batch_size=1.5"), "valid integer"),
     "no multiple of 8": (None, settings("generation.height=65"), "should be a multiple of 8"),
+    "no guided step": (None, settings("generation.unguided_steps=4"), "4 must be below num_infer"),
     "one seed": (None, settings("runs.seeds=1"), "greater than or equal to 2"),
     "quantile 0": (None, settings("filtering.quantile=0"), "filtering.quantile is 0; should be gr"),
     "threshold 2": (None, settings("filtering.threshold=2"), "less than or equal to 1"),

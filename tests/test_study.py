@@ -14,6 +14,7 @@ from diffcore.checks import CapabilityError
 from diffcore.cli import main
 from diffcore.filtering.encoders import Encoder
 from diffcore.generation.pipelines import LazyPipeline
+from diffcore.params import GenerationParams
 from diffcore.report.verify import verify
 from diffcore.stats import reduction
 from diffcore.study import FilterError, Study
@@ -94,6 +95,21 @@ def test_another_text_to_image_setting_has_decisions_of_its_own(study, home, mon
     other = opened(home, monkeypatch, **{"generation.guidance_scale": 3.0})
     with pytest.raises(AssertionError, match="a model was loaded"):
         other.decisions  # noqa: B018
+
+
+def test_decisions_from_before_guidance_could_be_left_out_stay(study, monkeypatch):
+    key, asked = study.decisions_key, study.params.generation.sampler
+    asked.pop("unguided_steps")
+    monkeypatch.setattr(GenerationParams, "sampler", asked)
+    assert study.decisions_key == key
+
+
+def test_too_few_steps_leave_one_guided(study, monkeypatch):
+    asked = []
+    monkeypatch.setattr("diffcore.study.generate", lambda *_, **told: asked.append(told))
+    for steps in (2, 4):
+        study.draw(study.plan, num_inference_steps=steps, unguided_steps=3)
+    assert [told["unguided_steps"] for told in asked] == [1, 3]
 
 
 def test_what_a_study_cannot_know_is_refused_in_words(home, monkeypatch):

@@ -42,6 +42,7 @@ DECIDES = {
     "generation.pipeline.scheduler.prediction_type": ("epsilon", IMAGES),
     "generation.pipeline.scheduler.sigma_schedule": ("karras", IMAGES),
     "generation.guidance_scale": (3.0, IMAGES),
+    "generation.unguided_steps": (2, DRAWN.removeprefix("plan ")),  # edits ignore it
     "generation.num_inference_steps": (5, IMAGES),
     "generation.height": (72, IMAGES + " trained"),  # DiffuseMix's fractals have its size
     "generation.width": (72, IMAGES),
@@ -120,7 +121,7 @@ def results(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     for room in (draw, edit):
         patch.setattr(room, "fill_shards", lambda wanted, *_: asked.append(
-            wanted[draw._KEYS].to_json()) or SimpleNamespace(metadata=wanted, images=None)
+            wanted[draw._KEYS].to_json()) or draw.GeneratedSet(wanted, wanted.index.to_numpy())
         )  # fmt: skip
 
     @cache

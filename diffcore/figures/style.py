@@ -102,13 +102,13 @@ def keep_to_shares(axes: Iterable[Axes], which: str, values: pd.Series, zero: bo
             container.lines[0].set_clip_on(False)
 
 
-def scale_log(ax: Axes) -> None:
-    """Make the horizontal axis of what is drawn logarithmic, with as many numbers as it needs."""
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    ax.xaxis.set_major_formatter("{x:,.6g}")
-    ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5) if high > 4 * low else (2, 3, 4, 6, 8)))
-    ax.xaxis.set_minor_formatter("{x:,.6g}" if high < 60 * low else "")
+def scale_log(ax: Axes, which: str = "x") -> None:
+    """Make an axis ("x" or "y") of what is drawn logarithmic, with as many numbers as it needs."""
+    ax.set(**{f"{which}scale": "log"})
+    axis, (low, high) = getattr(ax, f"{which}axis"), getattr(ax, f"get_{which}lim")()
+    axis.set_major_formatter("{x:,.6g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5) if high > 4 * low else (2, 3, 4, 6, 8)))
+    axis.set_minor_formatter("{x:,.6g}" if high < 60 * low else "")
 
 
 def lay_panels(

@@ -155,8 +155,8 @@ def _within_class(members: np.ndarray, rule: str) -> np.ndarray:
     return pairs[apart]
 
 
-def hard_filter(similarity: np.ndarray, threshold: float) -> np.ndarray:
-    """Whether each similarity reaches the threshold, (N,) bool; ValueError for NaN.
+def hard_filter(similarity: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Whether each similarity reaches the threshold, or its own, (N,) bool; ValueError for NaN.
 
     >>> hard_filter(np.array([0.59, 0.6, 0.9]), threshold=0.6).tolist()
     [False, True, True]

@@ -28,7 +28,6 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from itertools import chain
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -37,22 +36,13 @@ import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from diffcore import figures, stats
 from diffcore.figures import style
 from diffcore.filtering.encoders import load_encoder
 from diffcore.filtering.rules import calibrate_threshold, hard_filter
+from diffcore.generation import draw
 from diffcore.generation.choose import AS_NEAR, SOLVERS, Study, open_studies, render_scenes
-from diffcore.generation.draw import (
-    SETTING_COLUMNS,
-    GeneratedSet,
-    _draw,
-    _encode,
-    checked_pixels,
-    fill_shards,
-    in_batches,
-)
 from diffcore.generation.quality import frechet_distance
 from diffcore.params import project_root
 from diffcore.prompts.plan import plan_generation
@@ -68,48 +58,20 @@ _SEED = 30_000  # of images that no study uses
 _RENDERED = 20  # of each pair of species and context
 _NAMES = {SOLVERS[0]: "Euler", SOLVERS[1]: "DPM++ 2M"}
 _LABELS = {  # of the horizontal axis, by way
-    "steps": "denoising steps", "guidance": "steps without guidance",
+    "guidance": "steps without guidance", "steps": "denoising steps",
     "look": "wrongly dropped, of what is accepted",
 }  # fmt: skip
-_TENSORS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
 #: What a way is, the study's own images and its, of `score`, and steps as `cost` takes them.
 Ways = Iterator[tuple[dict, pd.DataFrame, pd.DataFrame, tuple[int, int, int]]]
-#: A batch from seeds and encoded texts: (B, H, W, 3) uint8.
-DrawBatch = Callable[[DiffusionPipeline, list[int], list[dict]], np.ndarray]
 
 
 # ------------------------------------------------------------------------------------------ drawing
-def guide_part(first: int, last: int, sampler: dict[str, float], encoded: list[dict]) -> dict:
-    """Arguments of a pipeline's call that leave guidance out in the first and last steps.
-
-    Takes what `_draw` does; of a step without guidance only the conditional half is computed.
-    """
-    end, scale = sampler["num_inference_steps"] - last, sampler["guidance_scale"]
-    pair = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
-    negatives = [torch.cat([each[name] for each in encoded]) for name in pair]
-
-    def switch(pipeline: DiffusionPipeline, step: int, _: float, held: dict) -> dict:
-        before, after = (first <= at < end for at in (step, step + 1))
-        pipeline._guidance_scale = scale if after else 1.0  # diffusers' own way: it has no setter
-        if after and not before:
-            others = (*negatives, held["add_time_ids"])
-            pairs = zip(held.items(), others, strict=True)
-            return {name: torch.cat([other, own]) for (name, own), other in pairs}
-        return {n: own.chunk(2)[1] for n, own in held.items()} if before and not after else held
-
-    told = {"callback_on_step_end": switch, "callback_on_step_end_tensor_inputs": [*_TENSORS]}
-    return sampler | told | {"guidance_scale": scale if first == 0 < end else 1.0}
-
-
 def draw_looks(
     looks: Sequence[int], sampler: dict[str, float],
     pipeline: DiffusionPipeline, seeds: list[int], encoded: list[dict],
 ) -> np.ndarray:  # fmt: skip
-    """Draw a batch, and below each other what is predicted after some steps, and the image.
-
-    Returns (B, (L + 1) H, W, 3) uint8.
-    """
+    """Draw predictions after some steps, and the image below: (B, (L + 1) H, W, 3) uint8."""
     clean, own = [], pipeline.scheduler.step
 
     @wraps(own)  # the pipeline looks at its signature
@@ -119,7 +81,7 @@ def draw_looks(
         return found
 
     with mock.patch.object(pipeline.scheduler, "step", step):
-        image = _draw(pipeline, seeds, encoded, **sampler)
+        image = draw._draw(pipeline, seeds, encoded, **sampler)
     return np.concatenate([*(decode(pipeline, clean[k - 1]) for k in looks), image], axis=1)
 
 
@@ -127,25 +89,28 @@ def draw_looks(
 def decode(pipeline: DiffusionPipeline, latents: torch.Tensor) -> np.ndarray:
     """Decode latents (B, C, h, w) as the pipeline does at its end: (B, H, W, 3) uint8."""
     found = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor, return_dict=False)[0]
-    return checked_pixels(pipeline.image_processor.postprocess(found, output_type="pt"))
+    return draw.checked_pixels(pipeline.image_processor.postprocess(found, output_type="pt"))
 
 
-def fill(study: Study, plan: pd.DataFrame, name: str, draw: DrawBatch, tall: int = 1) -> np.ndarray:
-    """Draw a plan in a way of its own, kept under a name: (N, tall, H, W, 3) uint8."""
+def fill(
+    study: Study, plan: pd.DataFrame, looks: Sequence[int] = (), part: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """Draw a plan with some looks, or without guidance in a part: (N, L + 1, H, W, 3) uint8."""
     asked, pipeline = study.params.generation, study.pipeline
-    settings = {key: asked.sampler[key] for key in SETTING_COLUMNS if key in asked.sampler}
-    wanted = plan.assign(model=pipeline.name, model_hash=pipeline.digest, **settings)
-    wanted["height"] *= tall
+    sampler = asked.model_dump(include={*draw.SETTING_COLUMNS})
+    wanted = plan.assign(model=pipeline.name, model_hash=pipeline.digest, **sampler)
+    wanted["height"] *= len(looks) + 1
 
-    def drawn(rows: pd.DataFrame) -> Iterator[np.ndarray]:
-        for batch in in_batches(rows, asked.batch_size):
-            pairs = zip(batch["prompt"], batch["negative_prompt"], strict=True)
-            encoded = [_encode(pipeline.load(), *pair) for pair in pairs]
-            yield from draw(pipeline.load(), batch["seed"].tolist(), encoded)
+    def drawn(rows: pd.DataFrame) -> np.ndarray:
+        pairs = zip(rows["prompt"], rows["negative_prompt"], strict=True)
+        encoded = [draw._encode(pipeline.load(), *pair) for pair in pairs]
+        settings = draw.guide_part(*part, sampler, encoded)
+        return draw_looks(looks, settings, pipeline.load(), rows["seed"].tolist(), encoded)
 
+    name = "-".join(map(str, ["looks", *looks] if looks else ["guided", *part]))
     folder = study.run_dir / "cheaper" / name
-    images = fill_shards(wanted, drawn, folder, asked.batch_size, name).images[:]
-    return images.reshape(len(plan), tall, asked.height, asked.width, 3)
+    images = draw.fill_shards(wanted, drawn, folder, asked.batch_size, name).images[:]
+    return images.reshape(len(plan), -1, asked.height, asked.width, 3)
 
 
 # ------------------------------------------------------------------------------- cost and decisions
@@ -156,22 +121,19 @@ def measure_seconds(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.
     """
     from diffcore.overhead import timing  # stands above this room
 
-    pipeline, sampler = study.pipeline.load(), _sampler(study)
-    pairs = plan[["prompt", "negative_prompt"]].itertuples(index=False)
-    batch = plan["seed"].tolist(), [_encode(pipeline, *pair) for pair in pairs]
+    asked = study.params.generation
 
-    def draw(name: str, scale: float) -> timing.Seconds:
-        run = partial(_draw, pipeline, *batch, **sampler | {"guidance_scale": scale})
-        spent = timing.time_drawing(pipeline, run)
-        step = spent["UNet"] / sampler["num_inference_steps"]
-        return {name: step, "decode": spent["autoencoder"]}
+    def timed(name: str, scale: float) -> timing.Seconds:
+        settings = asked.model_copy(update={"guidance_scale": scale})
+        spent = timing.time_generation(plan, study.pipeline, settings)
+        return {name: spent["UNet"] / asked.num_inference_steps, "decode": spent["autoencoder"]}
 
     def embed() -> timing.Seconds:
         encoder = load_encoder(study.params.filtering.encoder)  # that has seen nothing yet
         return timing.laps({"embed": partial(encoder.embed_images, images)})
 
-    scales = {"guided": sampler["guidance_scale"], "unguided": 1.0}
-    jobs = {name: partial(draw, name, scale) for name, scale in scales.items()} | {"filter": embed}
+    scales = {"guided": asked.guidance_scale, "unguided": 1.0}
+    jobs = {name: partial(timed, name, scale) for name, scale in scales.items()} | {"filter": embed}
     found = timing.take_repeats(jobs, study.params.overhead.own_repeats)
     return found.groupby("part")["seconds"].min() / len(plan)
 
@@ -194,11 +156,8 @@ def drop(at_look: np.ndarray, accepted: np.ndarray, half: np.ndarray, limit: flo
 
     Takes similarities at the look and, of the same N, whether the filter would accept them.
     """
-    dropped = np.zeros(len(at_look), bool)
-    for here in (half, ~half):
-        threshold = calibrate_threshold(at_look[~here & accepted], limit)
-        dropped[here] = ~hard_filter(at_look[here], threshold)
-    return dropped
+    set_by = [calibrate_threshold(at_look[part & accepted], limit) for part in (~half, half)]
+    return ~hard_filter(at_look, np.where(half, *set_by))
 
 
 # --------------------------------------------------------------------------------------- comparison
@@ -211,27 +170,24 @@ def compare(
     one of those whose quality counts; and `cost` by the share that is kept.
     """
     columns = ["kept", "accepted", "judged", "wrong"]
-    pairs = np.concatenate([found[columns], own[columns]], axis=1).astype(bool)
+    pairs = np.stack([found[columns], own[columns]], axis=2).astype(bool)  # (N, 4, 2)
 
-    def price(rows: np.ndarray) -> float:
-        kept, accepted, accepted_before = rows[:, [0, 1, 5]].T
-        return cost_of(kept.mean()) * accepted_before.sum() / max(accepted.sum(), 1)
+    def price(pairs: np.ndarray) -> float:
+        accepted, before = pairs[:, 1].sum(axis=0)
+        return cost_of(pairs[:, 0, 0].mean()) * before / max(accepted, 1)
 
-    def more(rows: np.ndarray) -> float:
-        judged, wrong = rows[:, [2, 6]], rows[:, [3, 7]]
-        now, before = (judged & wrong).sum(axis=0) / judged.sum(axis=0).clip(min=1)
-        return now - before
+    def more(pairs: np.ndarray) -> float:
+        judged, wrong = pairs[:, 2], pairs[:, 3]
+        return -np.diff((judged & wrong).sum(axis=0) / judged.sum(axis=0).clip(min=1))[0]
 
-    rows = {
-        "price": stats.bootstrap(price, pairs), "wrong_more": stats.bootstrap(more, pairs),
-        "accepted": stats.proportion(found["accepted"]),
-        "wrong": stats.proportion(found.loc[found["judged"], "wrong"]),
-        "lost": stats.proportion(~found.loc[own["accepted"], "kept"]),
-    }  # fmt: skip
-    flat = {"cost": cost_of(found["kept"].mean())}
-    for name, row in rows.items():
-        flat |= stats.flatten(name, row)
-    return flat
+    return {
+        "cost": cost_of(found["kept"].mean()),
+        **stats.flatten("price", stats.bootstrap(price, pairs)),
+        **stats.flatten("wrong_more", stats.bootstrap(more, pairs)),
+        **stats.flatten("accepted", stats.proportion(found["accepted"])),
+        **stats.flatten("wrong", stats.proportion(found.loc[found["judged"], "wrong"])),
+        **stats.flatten("lost", stats.proportion(~found.loc[own["accepted"], "kept"])),
+    }
 
 
 def is_free(row: pd.Series) -> bool:
@@ -249,19 +205,19 @@ def measure(studies: dict[str, Study], per_source: int) -> pd.DataFrame:
     filter accepts, ``lost`` the share of these that a look drops, ``wrong_more`` a difference.
     """
     study = studies[SOLVERS[0]]
-    given, sampler = (study.train.metadata, study.book), _sampler(study)
+    asked, given = study.params.generation, (study.train.metadata, study.book)
     plan = plan_generation(*given, generated_share=per_source, seed=_SEED)
     renders = render_scenes(sorted(study.train.classes), _RENDERED, _SEED)["image"].tolist()
     reference = study.encoder.embed_images(np.stack(renders))
-    looks = [look for look in LOOKS if look < sampler["num_inference_steps"]]
-    tall = fill(study, plan, "looks", partial(draw_looks, looks, sampler), len(looks) + 1)
-    own, few = score(study, plan, tall[:, -1]), slice(study.params.generation.batch_size)
+    looks = [look for look in LOOKS if look < asked.num_inference_steps]
+    tall = fill(study, plan, looks)
+    own, few = score(study, plan, tall[:, -1]), slice(asked.batch_size)
     seconds = measure_seconds(study, plan[few], tall[few, -1])
     all_ways = chain(draw_ways(studies, plan, own), look_ways(study, plan, own, looks, tall))
     table = pd.DataFrame(
         told
         | {"distance": distance(found, reference) / distance(before, reference)}
-        | compare(before, found, partial(cost, seconds, sampler["num_inference_steps"], *calls))
+        | compare(before, found, partial(cost, seconds, asked.num_inference_steps, *calls))
         for told, before, found, calls in all_ways
     )
     facts = seconds.mul(1000).add_prefix("ms_").to_dict() | {"images": len(plan)}
@@ -275,7 +231,7 @@ def distance(images: pd.DataFrame, reference: np.ndarray) -> float:
 
 def score(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.DataFrame:
     """What filter and oracle say of N images: kept, judged, accepted, wrong; and embedding."""
-    drawn = GeneratedSet(plan, images, lambda: study.encoder)
+    drawn = draw.GeneratedSet(plan, images, lambda: study.encoder)
     accepted, wrong = hard_filter(*study.judge_similarity(drawn)), study.judge(drawn)["wrong"]
     seen = {"accepted": accepted, "wrong": wrong.to_numpy(), "embedding": list(drawn.embeddings)}
     return pd.DataFrame({"kept": True, "judged": True} | seen)
@@ -284,89 +240,62 @@ def score(study: Study, plan: pd.DataFrame, images: np.ndarray) -> pd.DataFrame:
 def draw_ways(studies: dict[str, Study], plan: pd.DataFrame, own: pd.DataFrame) -> Ways:
     """Draw a plan in each way that changes the images."""
     study = studies[SOLVERS[0]]
-    sampler, steps = _sampler(study), study.params.generation.num_inference_steps
+    steps = study.params.generation.num_inference_steps
     other = study.draw(plan.assign(seed=plan["seed"] ^ 1)).images[:]
     yield {"way": "own, other noise"}, own, score(study, plan, other), (0, steps, 0)
     for first, last in (part for part in PARTS if sum(part) < steps):
-
-        def draw(*batch: Any, part: tuple[int, int] = (first, last)) -> np.ndarray:
-            return _draw(*batch, **guide_part(*part, sampler, batch[-1]))
-
-        found = score(study, plan, fill(study, plan, f"guided-{first}-{last}", draw)[:, 0])
+        found = score(study, plan, fill(study, plan, part=(first, last))[:, 0])
         calls = 0, steps - first - last, first + last
         yield {"way": "guidance", "first": first, "last": last}, own, found, calls
-    asked = [(solver, count) for solver, counts in STEPS.items() for count in counts]
-    for solver, count in ((solver, count) for solver, count in asked if count <= steps):
+    asked = [(solver, n) for solver, counts in STEPS.items() for n in counts if n <= steps]
+    for solver, count in asked:
         images = studies[solver].draw(plan, num_inference_steps=count).images[:]
-        told = {"way": "steps", "solver": solver, "steps": count}
-        yield told, own, score(study, plan, images), (0, count, 0)
+        told, found = {"solver": solver, "steps": count}, score(study, plan, images)
+        yield {"way": "steps"} | told, own, found, (0, count, 0)
 
 
 def look_ways(
     study: Study, plan: pd.DataFrame, own: pd.DataFrame, looks: Sequence[int], tall: np.ndarray
 ) -> Ways:
     """Drop images at each look, of what `draw_looks` drew, and judge what is accepted then."""
-    steps, half = _sampler(study)["num_inference_steps"], _half(plan["source_id"])
+    steps = study.params.generation.num_inference_steps
+    half = pd.factorize(plan["source_id"])[0] % 2 == 1  # every second source, with all its images
     before = own.assign(judged=own["accepted"])
     for look, predicted in zip(looks, np.moveaxis(tall, 1, 0), strict=False):
-        seen = GeneratedSet(plan, predicted, lambda: study.encoder)
-        similarity, _ = study.judge_similarity(seen)
+        similarity, _ = study.judge_similarity(
+            draw.GeneratedSet(plan, predicted, lambda: study.encoder)
+        )
         for limit in LIMITS:
             kept = ~drop(similarity, own["accepted"].to_numpy(), half, limit)
             found = before.assign(kept=kept, **before[["accepted", "judged"]].mul(kept, axis=0))
-            told = {"way": "look", "look": look, "limit": limit}
-            yield told, before, found, (look, steps - look, 0)
-
-
-def _half(sources: pd.Series) -> np.ndarray:
-    """Every second source of N images, with all of its images: (N,) bool."""
-    return pd.factorize(sources)[0] % 2 == 1
-
-
-def _sampler(study: Study) -> dict[str, float]:
-    """The settings of the study's own call of its pipeline."""
-    asked = study.params.generation.sampler
-    return {name: asked[name] for name in SETTING_COLUMNS if name in asked}
-
-
-def table_path() -> Path:
-    """The committed table of `measure`."""
-    return project_root() / "reports" / "bench" / "cheaper.csv"
+            calls = look, steps - look, 0
+            yield {"way": "look", "look": look, "limit": limit}, before, found, calls
 
 
 def show(table: pd.DataFrame) -> Figure:
-    """Draw the table: distances over steps, over steps without guidance, and what looks save."""
+    """Draw the table: distances over steps without guidance, over steps, and what looks save."""
+    look, part = table["way"] == "look", table["way"] == "guidance"
     where = np.select([table["last"] == 0, table["first"] == 0], ["the first", "the last"], "both")
-    x = (
-        table["steps"]
-        .fillna(table["lost"])
-        .where(table["first"].isna(), table["first"] + table["last"])
-    )
-    look = "look after step " + table["look"].fillna(0).astype(int).astype(str)
-    hue = table["solver"].replace(_NAMES).fillna(look).where(table["first"].isna(), where)
-    value = table["distance"].where(table["look"].isna(), 1 - table["cost"])
-    shown = table.assign(x=x, value=value, hue=hue).query("way in @_LABELS")
-    fig, panels = style.lay_panels(
-        shown.sort_values("way", key=lambda way: way.map([*_LABELS].index), kind="stable"),
-        "way", (3.9, 3.5), 3, xlabel=_LABELS, sharey=False,
-    )  # fmt: skip
+    after = "look after step " + table["look"].astype("Int64").astype(str)
+    shown = table.assign(
+        x=table["steps"].fillna(table["first"] + table["last"]).fillna(table["lost"]),
+        value=table["distance"].mask(look, 1 - table["cost"]),
+        hue=table["solver"].replace(_NAMES).fillna(after).mask(part, where),
+    ).query("way in @_LABELS")
+    fig, panels = style.lay_panels(shown, "way", (3.9, 3.5), 3, xlabel=_LABELS, sharey=False)
     for ax, way, rows in panels:
         for name, colour in style.colours(rows["hue"]).items():
-            points = rows[rows["hue"] == name]
-            ax.plot(points["x"], points["value"], "o-", ms=4, color=colour, label=name)
+            line = rows[rows["hue"] == name]
+            ax.plot(line["x"], line["value"], "o-", ms=4, color=colour, label=name)
         if len(free := rows[rows["free"]]):
             ax.plot(free["x"], free["value"], "o", ms=10, mfc="none", color="0.2", label="free")
-        ax.set_ylabel("time saved" if way == "look" else "Fréchet distance, own = 1")
         if way == "look":
             style.as_percent(ax.xaxis, ax.yaxis)
         else:
             ax.axhline(AS_NEAR, label=f"{AS_NEAR} times the own", **style.DASHED)
-            ax.set_yscale("log")
-            top = 1.15 * rows["value"].max()
-            ticks = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0) if top > 4 else (0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
-            ax.set_yticks([tick for tick in ticks if tick < top])
-            ax.yaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
-            ax.set_ylim(min(0.93, rows["value"].min() / 1.1), top)
+        if way == "steps":
+            style.scale_log(ax, "y")
+        ax.set_ylabel("time saved" if way == "look" else "Fréchet distance, own = 1")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.21), ncol=2, frameon=False)
     return fig
 
@@ -378,10 +307,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--per-source", type=int, default=5, help="images a training image")
     options = parser.parse_args(arguments)
     table = measure(open_studies("cheaper", options.profile), options.per_source)
-    print(write_text(table_path(), table.to_csv(index=False, float_format="%.5f")))
+    path = project_root() / "reports" / "bench" / "cheaper.csv"
+    print(write_text(path, table.to_csv(index=False, float_format="%.5f")))
     figures.use_style()
     fig = show(table)
     for kind, told in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 110})):
-        with written_whole(table_path().with_suffix(f".{kind}")) as aside:
+        with written_whole(path.with_suffix(f".{kind}")) as aside:
             fig.savefig(aside, format=kind, bbox_inches="tight", **told)
     return 0

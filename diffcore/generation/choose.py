@@ -106,15 +106,19 @@ def _table_path() -> Path:
 
 
 def open_studies(name: str, profile: str) -> dict[str, Study]:
-    """Open a profile's study on Paperbirds with each of `SOLVERS`, the model's own first."""
+    """Open a profile's study on Paperbirds with each of `SOLVERS`, the model's own first.
+
+    They guide every step, whatever the profile says, as what is compared is guided so.
+    """
     from diffcore.study import Study  # stands above this room; the commands alone need it
 
     sigmas = ("sigma_min", "sigma_max", "sigma_data", "prediction_type", "sigma_schedule")
     own = {key: build_scheduler().config[key] for key in sigmas}
     # None is the model's own, which is the first.
     changes = {solver: {"class_name": solver, **own} for solver in SOLVERS} | {SOLVERS[0]: None}
+    guided, key = {"generation.unguided_steps": 0}, "generation.pipeline.scheduler"
     return {
-        solver: Study.open(name, profile, {"generation.pipeline.scheduler": change})
+        solver: Study.open(name, profile, guided | {key: change})
         for solver, change in changes.items()
     }
 

@@ -137,13 +137,15 @@ def estimate(
 def drawing_flops(params: StudyParams, drawn: int, edited: int, side: int) -> int:
     """Operations of all drawing: counterparts at their size, edits at that of the photographs."""
     generation, spec, flops = params.generation, params.generation.pipeline, 0
-    steps, calls = generation.num_inference_steps, 1 + (generation.guidance_scale > 1)
+    steps, guided = generation.num_inference_steps, generation.guidance_scale > 1
     if drawn and generation.can_draw:
         image = image_flops(spec, generation.height, generation.width)
-        flops += drawn * (steps * calls * image["denoise"] + image["decode"])
+        calls = steps + guided * (steps - generation.unguided_steps)
+        flops += drawn * (calls * image["denoise"] + image["decode"])
     if edited:
         image, steps = image_flops(spec, side, side), int(params.mixing.edit_strength * steps)
-        flops += edited * (steps * calls * image["denoise"] + image["encode"] + image["decode"])
+        calls = steps * (1 + guided)
+        flops += edited * (calls * image["denoise"] + image["encode"] + image["decode"])
     return flops
 
 

@@ -12,7 +12,7 @@ from shipped import SAMPLER, load_shipped, make_plan
 
 from diffcore.cli import main
 from diffcore.generation import cheaper
-from diffcore.generation.draw import _draw, _encode
+from diffcore.generation.draw import _draw, _encode, guide_part
 
 STEPS = 4
 CSV, PAGE = PROJECT / "reports/bench/cheaper.csv", PROJECT / "docs/cheaper.md"
@@ -31,7 +31,7 @@ def draw(batch, **changes):
 
 def draw_part(batch, first, last):
     sampler = SAMPLER | {"num_inference_steps": STEPS}
-    return draw(batch, **cheaper.guide_part(first, last, sampler, batch[-1]))
+    return draw(batch, **guide_part(first, last, sampler, batch[-1]))
 
 
 @torch.inference_mode()

@@ -6,16 +6,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from shipped import SAMPLER, assert_same, changed, draw, load_shipped, make_plan, make_sd, make_spec
 
 from diffcore.generation import generate, read_generated
 from diffcore.generation.draw import GENERATED_COLUMNS, GeneratedSet, fill_shards
 from diffcore.generation.pipelines import LazyPipeline, hash_model
+from diffcore.store import digest
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,38 @@ def test_stable_diffusion_draws_as_its_own_call_would(pipeline, tmp_path):
     ).images[0]  # fmt: skip
     assert np.abs(found[1] - 255 * alone).max() <= 1
     assert (found[0] != found[1]).any()
+
+
+@pytest.mark.parametrize("family", ["SDXL", "Stable Diffusion", "PNDM"])
+def test_last_steps_without_guidance_compute_half(pipeline, tmp_path, family):
+    other, plan = pipeline if family == "SDXL" else make_sd(pipeline), make_plan(2)
+    if family == "PNDM":  # of Stable Diffusion 1.5: it takes one step more than is asked
+        other.scheduler = PNDMScheduler(skip_prk_steps=True)
+    found, rows = {}, {}
+    for unguided in (0, 2):
+        with mock.patch.object(other.unet, "forward", wraps=other.unet.forward) as forward:
+            found[unguided] = draw(plan, other, tmp_path, unguided_steps=unguided)
+        rows[unguided] = [len(call.args[0]) for call in forward.call_args_list]
+    steps = len(rows[0])
+    assert steps == 3 + (family == "PNDM")
+    assert rows == {0: [4] * steps, 2: [4] * (steps - 2) + [2, 2]}
+    assert (found[0].images[:] != found[2].images[:]).any(axis=(1, 2, 3)).all()
+    assert set(found[0].metadata["model_hash"]) == {hash_model(other)}
+    assert set(found[2].metadata["model_hash"]) == {digest(hash_model(other), "unguided", 2)}
+
+
+def test_unguided_steps_are_drawn_once_and_change_nothing_without_guidance(pipeline, tmp_path):
+    plan = make_plan(2)
+    part = draw(plan, pipeline, tmp_path, unguided_steps=1)
+    with mock.patch("diffcore.generation.draw._draw", side_effect=AssertionError("drawn again")):
+        again = draw(plan, pipeline, tmp_path, unguided_steps=1)
+    assert_same(part, again, atol=0)
+    one, two = (
+        draw(plan, pipeline, tmp_path, guidance_scale=1.0, unguided_steps=n) for n in (0, 2)
+    )
+    assert_same(one, two, atol=0)
+    with pytest.raises(ValueError, match="unguided_steps 3 must be below"):
+        draw(plan, pipeline, tmp_path, unguided_steps=3)
 
 
 def test_context_and_negatives_reach_the_image_and_guidance_of_one_ignores_negatives(

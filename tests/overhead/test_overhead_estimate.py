@@ -124,6 +124,10 @@ def test_what_is_not_drawn_costs_nothing():
         for spec in (params[0].generation.pipeline, SDXL)
     )
     assert guided - unguided == 100 * 12 * own
+    partly = load_params("demo", {"generation.unguided_steps": 5})
+    assert guided - estimate.drawing_flops(partly, 100, 0, 64) == 100 * 5 * own
+    edited = (estimate.drawing_flops(each, 0, 9, 64) for each in (params[0], partly))
+    assert len({*edited}) == 1  # edits ignore it
     assert own < sdxl / 10  # it is counted from its own files
 
 

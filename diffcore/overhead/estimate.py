@@ -122,6 +122,8 @@ def estimate(
     drawing = drawing_flops(params, drawn, edited, side)
     pixels = drawn * generation.height * generation.width + edited * side**2
     disk = 1e9 * gigabytes + pixels * KNOWN["png_bytes_per_pixel"]
+    if params.data.dataset != "paperbirds":  # all of them are decoded once, and kept
+        disk += 3 * side**2 * (train + test + drawn + edited)
     disk += 4 * weights * (trainings + KNOWN["checkpoint"])
     if generation.can_draw and not _model_folder(generation.pipeline).exists():
         disk += SDXL_WEIGHTS * getattr(torch, generation.pipeline.dtype).itemsize

@@ -109,6 +109,7 @@ def test_an_estimate_is_the_sum_of_its_parts():
     trained = 45 * (128 * 5994 * one + 5794 * one / 3)
     assert found["hours to train"] == pytest.approx(trained / 25e12 / 3600, rel=0.01)
     disk = 2 * estimate.SDXL_WEIGHTS + 1.2e9 + 7792 * 512 * 512 * 1.5 + 48 * 4 * weights
+    disk += (5994 + 5794 + 7792) * 512 * 512 * 3  # decoded once, and kept
     assert found["GB of disk"] == pytest.approx(disk / 1e9)
 
 

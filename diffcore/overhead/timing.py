@@ -68,12 +68,6 @@ def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time"
     return pd.DataFrame(rows, columns=["repeat", "job", "part", "seconds"])
 
 
-def median_seconds(jobs: Jobs, repeats: int, describe: str) -> pd.Series:
-    """Median seconds of each of several jobs that take turns."""
-    timed = {name: partial(laps, {"all": job}) for name, job in jobs.items()}
-    return take_repeats(timed, repeats, describe=describe).groupby("job")["seconds"].median()
-
-
 def time_drawing(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> Seconds:
     """Time a function that draws with a pipeline: in its two networks, and besides (`REST`).
 

@@ -198,8 +198,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write the models to")
     parser.add_argument("--note", action="append", help="a line for the model card")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    return options
+    return parser.parse_args(arguments)

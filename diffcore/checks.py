@@ -134,10 +134,8 @@ def _git_revision() -> str:
 def require(params: StudyParams) -> None:
     """Resolve all that a profile names, and read every photograph, before any work begins.
 
-    Raises:
-        ParamsError: for the prompts and the methods.
-        MissingFilesError: listing everything `missing`.
-        PhotosError: listing the photographs that cannot be used.
+    ParamsError for the prompts and the methods; MissingFilesError lists everything `missing`, and
+    PhotosError the photographs that cannot be used.
     """
     choose_book(params.prompts)
     if params.generation.can_draw:

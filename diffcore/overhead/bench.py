@@ -273,12 +273,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure each part against its references, in turns; print the ratios and write them."""
     parser = argparse.ArgumentParser(prog="diffcore bench", description=main.__doc__)
     parser.add_argument("--profile", default="demo", help="whose settings to measure")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], help="these parts")
     parser.add_argument("--out", type=Path, default=Path("reports/bench"), help="folder")
     given = parser.parse_args(arguments)
     figures.use_style()
     params, start = load_params(given.profile), time.perf_counter()
-    table = pd.concat([PARTS[part](params) for part in given.only], ignore_index=True)
+    table = pd.concat([bench(params) for bench in PARTS.values()], ignore_index=True)
     report, took = Report(given.out), time.perf_counter() - start
     ratios = [row.dropna().to_dict() for _, row in table.iterrows()]
     told = describe_machine() | {"profile": given.profile, "seconds": took}

@@ -52,10 +52,9 @@ def read_labels(profile: str, metadata: pd.DataFrame) -> pd.DataFrame:
     Columns: place (in the metadata), species ("" where no bird is seen), whole (bool). Empty where
     the images are of another model or setting. Raises LabelsError for what is no label.
     """
-    path = labels_path(profile)
+    path, own = labels_path(profile), metadata.reset_index(names="place")[["place", *_KEYS]]
     if not path.exists():
-        none = {"place": int, "species": str, "whole": bool}
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in none.items()})
+        return own.head(0).assign(species="", whole=False)[["place", *_GIVEN]]
     table = pd.read_csv(path, dtype={"sample_id": str, "species": str}).fillna({"species": ""})
     legal = table["species"].isin(["", *SPECIES]) & table["whole"].isin([0, 1])
     if not legal.all():
@@ -64,7 +63,6 @@ def read_labels(profile: str, metadata: pd.DataFrame) -> pd.DataFrame:
             f"{path}, line {row + 2}: species must be one of {', '.join(SPECIES)}, or empty for no "
             "bird, and whole 1 or 0"
         )
-    own = metadata.reset_index(names="place")[["place", *_KEYS]]
     found = table.merge(own, on=_KEYS)
     return found.assign(whole=found["whole"] == 1)[["place", *_GIVEN]]
 

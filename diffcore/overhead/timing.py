@@ -91,10 +91,10 @@ def time_drawing(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> Second
 
 
 def time_generation(
-    plan: pd.DataFrame, pipeline: LazyPipeline | DiffusionPipeline, settings: GenerationParams
+    plan: pd.DataFrame, pipeline: LazyPipeline, settings: GenerationParams
 ) -> Seconds:
     """Time the drawing of a plan from nothing, after a first small batch has warmed up."""
-    pipeline, sampler = LazyPipeline.of(pipeline), settings.sampler
+    sampler = settings.sampler
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
         generate(plan.head(2), pipeline, warm, **sampler, progress=False)
         draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)

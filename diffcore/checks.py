@@ -134,10 +134,8 @@ def _git_revision() -> str:
 def require(params: StudyParams) -> None:
     """Resolve all that a profile names, and read every photograph, before any work begins.
 
-    Raises:
-        ParamsError: for the prompts and the methods.
-        MissingFilesError: listing everything `missing`.
-        PhotosError: listing the photographs that cannot be used.
+    ParamsError for the prompts and the methods; MissingFilesError lists everything `missing`, and
+    PhotosError the photographs that cannot be used.
     """
     choose_book(params.prompts)
     if params.generation.can_draw:
@@ -276,16 +274,14 @@ def _pipeline_gaps(spec: PipelineSpec) -> Iterator[str]:
 
 
 def _import_gaps(root: Path, setting: str) -> Iterator[str]:
+    gap = f"{root} holds no folder with images; put them there, a folder a class, or set {setting} "
+    gap += "to where they are"
     try:
-        found = root.is_dir() and any("/" in file for file in find_images(root))
+        if root.is_dir() and any("/" in file for file in find_images(root)):
+            return
     except ValueError as error:
-        yield f"generated images: {error}"
-    else:
-        if not found:
-            yield (
-                f"generated images: {root} holds no folder with images; put them there, a folder a "
-                f"class, or set {setting} to where they are"
-            )
+        gap = str(error)
+    yield f"generated images: {gap}"
 
 
 def _single_file_gaps(spec: PipelineSpec) -> Iterator[str]:

@@ -11,7 +11,7 @@ import argparse
 import importlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from diffcore.params import (
     SAVED,
@@ -31,39 +31,28 @@ _ELSEWHERE = {
     "train": ("diffcore.engines:train", "train its classifiers in the same ways"),
     "verify": ("diffcore.report.verify", "compare a fresh report with the committed one"),
     "tune": ("diffcore.training.tuning", "choose each method's settings on training images"),
-    "choose": (
-        "diffcore.generation.choose",
-        "choose the sampler's settings without the oracle",
-    ),
+    "choose": ("diffcore.generation.choose", "choose the sampler's settings without the oracle"),
     "cheaper": ("diffcore.generation.cheaper", "measure what cheaper drawing costs in quality"),
     "statements": ("diffcore.report.statements", "list what shows each statement that is made"),
     "label": ("diffcore.generation.eye", "lay images out for labels by eye, to check the oracle"),
     "photographs": ("diffcore.filtering.photographs", "measure what the filter finds on them"),
     "estimate": ("diffcore.overhead.estimate", "say what a profile will need before it is run"),
     "bench": ("diffcore.overhead.bench", "measure the parts against each other, in one run"),
-    "pretrain": (
-        "diffcore.paperbirds.pretrain.stages",
-        "train the shipped models again, from seeds",
-    ),
+    "pretrain": ("diffcore.paperbirds.pretrain.stages", "train the shipped models from seeds"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 after printing why it did not work."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in _ELSEWHERE:
-        module, _, function = _ELSEWHERE[given[0]][0].partition(":")
-        run = getattr(importlib.import_module(module), function or "main")
-        return _explained(lambda: run(given[1:]))
-    options = _parser().parse_args(given)
-    return _explained(lambda: options.run(options))
-
-
-def _explained(run: Callable[[], int | None]) -> int:
-    """Run, and print a mistake of the person's own without a stack."""
     try:
-        return run() or 0
-    except UserError as error:
+        if given and given[0] in _ELSEWHERE:
+            module, _, function = _ELSEWHERE[given[0]][0].partition(":")
+            run = getattr(importlib.import_module(module), function or "main")
+            return run(given[1:]) or 0
+        options = _parser().parse_args(given)
+        return options.run(options) or 0
+    except UserError as error:  # a mistake of the person's own needs no stack
         print(error, file=sys.stderr)
         return 1
 

@@ -73,15 +73,6 @@ def reduction(without: np.ndarray, with_: np.ndarray, confidence: float = 0.95) 
     return _row(before / after if after else low, low, high, len(without))
 
 
-def entropy_bits(names: Sequence[str] | np.ndarray) -> float:
-    """Shannon entropy behind a sample of names in bits: `entropy_within` of a single group.
-
-    >>> entropy_bits(["snow", "rain", "snow", "rain"])
-    1.0
-    """
-    return entropy_within(names, np.zeros(len(names)))["value"]
-
-
 def entropy_within(
     names: Sequence[str] | np.ndarray, groups: Sequence[str] | np.ndarray, confidence: float = 0.95
 ) -> Row:
@@ -115,18 +106,12 @@ def entropy_within(
 
 # --------------------------------------------------------------------------------------- over seeds
 def mean(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Row:
-    """Mean of N values with Student's interval.
-
-    Raises:
-        ValueError: for fewer than two values.
+    """Mean of N values with Student's interval; ValueError for fewer than two.
 
     >>> {key: round(value, 2) for key, value in mean([0.8, 0.9, 1.0]).items()}
     {'value': 0.9, 'low': 0.65, 'high': 1.15, 'n': 3}
     """
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        raise ValueError(f"an interval over seeds needs two values or more, got {len(values)}")
-    return without_p(_student(values, stats.sem(values), len(values) - 1, confidence))
+    return without_p(crossed(values, range(len(values)), confidence=confidence))
 
 
 def crossed(
@@ -138,12 +123,8 @@ def crossed(
     multiway clustering, 2011). Our choice: what they share is not taken off again, which makes the
     interval, if anything, too wide.
 
-    Args:
-        factors: what each of N observations belongs to, such as its seed and its image. A factor
-            with one level is left out: its variance is not known.
-
-    Raises:
-        ValueError: if no factor has two levels.
+    A factor says what each of N observations belongs to, such as its seed or its image. One with a
+    single level is left out: its variance is not known. ValueError if none has two.
     """
     values = np.asarray(values, float)
     codes = [pd.factorize(np.asarray(factor))[0] for factor in factors]
@@ -178,12 +159,10 @@ def over_runs(runs: pd.DataFrame, column: str, confidence: float = 0.95) -> Row:
         means = pd.Series(values.mean(axis=1)).groupby(worlds).mean().to_numpy()
         found = crossed(means, range(len(means)), confidence=confidence)
         return found | {"covers": f"{len(means)} worlds"}
-    if values.shape[1] == 1:
-        found = crossed(values[:, 0], range(len(values)), confidence=confidence)
-        return found | {"covers": f"{len(values)} seeds"}
     seeds, images = np.indices(values.shape)
     found = crossed(values.ravel(), seeds.ravel(), images.ravel(), confidence=confidence)
-    return found | {"covers": "{} seeds and {} images".format(*values.shape)}
+    also = f" and {values.shape[1]} images" if values.shape[1] > 1 else ""
+    return found | {"covers": f"{len(values)} seeds{also}"}
 
 
 def paired(
@@ -192,27 +171,15 @@ def paired(
     """Difference of two methods from the same seeds and worlds: interval and p as `over_runs`.
 
     From one seed they share initial weights, order of images and crops, so that their differences
-    vary less than they do themselves. p is 1 where the two do not differ at all.
-
-    Args:
-        runs: a row a method and seed, with the column that is compared.
-
-    Raises:
-        ValueError: if the two do not share two seeds or more.
+    vary less than they do themselves. p is 1 where the two do not differ at all. Takes a row a
+    method and seed; ValueError if the two do not share two seeds or more.
     """
     by = [name for name in ("world", "seed") if name in runs]
-    one, other = (
-        runs[runs["method"] == name].set_index(by)[
-            [name for name in (column, f"{column} hits") if name in runs]
-        ]
-        for name in (method, baseline)
-    )
+    columns = [name for name in (column, f"{column} hits") if name in runs]
+    tables = runs.set_index(by).groupby("method")[columns]
+    one, other = (tables.get_group(name) for name in (method, baseline))
     shared = one.index.intersection(other.index)
-    one, other = one.loc[shared], other.loc[shared]
-    difference = pd.DataFrame(
-        {name: [a - b for a, b in zip(one[name], other[name], strict=True)] for name in one},
-        index=shared,
-    )
+    difference = one.loc[shared] - other.loc[shared]
     return over_runs(difference.reset_index(), column, confidence)
 
 
@@ -306,8 +273,7 @@ def median_ratio(
 
     Source: Conover, Practical Nonparametric Statistics, 1999, on confidence intervals of quantiles.
 
-    Raises:
-        ValueError: if the repeats differ in number, or are fewer than two.
+    ValueError if the repeats differ in number, or are fewer than two.
 
     >>> median_ratio([1.0, 1.0, 9.0], [4.0, 4.0, 4.0])
     {'value': 0.25, 'low': 0.25, 'high': 2.25, 'n': 3}

@@ -183,12 +183,8 @@ def open_hub_set(dataset: Any) -> tuple[list[int], list[str], Images]:
     columns = {type(kind).__name__: name for name, kind in dataset.features.items()}
     if not {"Image", "ClassLabel"} <= set(columns):
         raise PhotosError(f"an Image and a ClassLabel are needed; there are {dataset.features}")
-    label, read = columns["ClassLabel"], partial(_hub_pixels, columns["Image"])
-    return list(dataset[label]), dataset.features[label].names, Lazy(dataset, read)
-
-
-def _hub_pixels(column: str, row: dict[str, Any]) -> np.ndarray:
-    return to_pixels(row[column])
+    label, images = columns["ClassLabel"], dataset[columns["Image"]]  # decoded when asked for
+    return list(dataset[label]), dataset.features[label].names, Lazy(images, to_pixels)
 
 
 def _read_caltech(home: Path) -> Catalogue:

@@ -84,10 +84,7 @@ def _share(hits: np.ndarray) -> str:
     return f"{hits.mean():.1%}" if len(hits) else "none"
 
 
-def boxes(
-    table: pd.DataFrame, *, x: str, y: str, hue: str, threshold: float | None = None,
-    xlabel: str = "",
-) -> Figure:  # fmt: skip
+def boxes(table: pd.DataFrame, *, x: str, y: str, hue: str, xlabel: str = "") -> Figure:
     """Boxes that hold the middle half of the values of `x`, a row for each value of `y`.
 
     Whiskers reach the 5th and the 95th percentile, as the axis says.
@@ -95,7 +92,6 @@ def boxes(
     fig, ax = plt.subplots(figsize=(6.8, 0.6 * table[y].nunique() + 1.0), layout="constrained")
     sns.boxplot(table, x=x, y=y, hue=hue, ax=ax, whis=(5, 95), fliersize=0,
                 palette=style.colours(table[hue]), width=0.6, linewidth=0.9)  # fmt: skip
-    _mark_threshold(ax, threshold)
     said = "box: middle half and median, whiskers: 5th to 95th percentile"
     ax.set(xlabel=f"{xlabel}\n{said}", ylabel="")
     ax.get_legend().remove()

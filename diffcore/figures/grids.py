@@ -82,7 +82,7 @@ def saliency_grid(
     laid = [overlay(pixels, each) for each in maps.values()]
     images = [[image, *(each[i] for each in laid)] for i, image in enumerate(pixels)]
     names = ["image", *(style.wrap(style.METHODS[method][0], 14) for method in maps)]
-    lines = [["", *map(_narrow, row)] for row in captions]
+    lines = [["", *map(style.wrap, row)] for row in captions]
     rows = [style.wrap(name, 12) for name in rows]
     cell = min(1.1, 10.5 / len(names))
     fig = image_grid(images, rows=rows, columns=names, captions=lines, cell=cell)
@@ -95,10 +95,6 @@ def saliency_grid(
     low = fig.subplotpars.bottom - 0.6 / fig.get_figheight()  # below the last captions
     fig.text(0.5, low, _LEGEND, ha="center", va="top", fontsize=7.5)
     return fig
-
-
-def _narrow(caption: str) -> str:
-    return "\n".join(map(style.wrap, caption.split("\n")))
 
 
 def _add_colour_bar(fig: Figure) -> None:

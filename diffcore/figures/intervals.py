@@ -62,7 +62,8 @@ def interval_dots(
             _scale_overheads(ax, ends.to_numpy(), [x for _, x in lines])
         elif percent:
             style.as_percent(ax.xaxis, sign="" if zero else "%")
-            style.keep_to_shares([ax], "x", points["value"], zero)
+            if not zero:
+                style.keep_to_shares([ax], "x", points["value"])
     panels[0][0].set_yticks(range(len(rows)), map(style.label_of, rows))
     panels[0][0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
     says = says if table["open"].any() else ""
@@ -127,8 +128,8 @@ def _scale_overheads(ax: Axes, overheads: np.ndarray, marks: Sequence[float] = (
 def interval_lines(
     table: pd.DataFrame, *, x: str, hue: str | None = None, panel: str | None = None,
     xlabel: str | Mapping[str, str] = "", ylabel: str = "",
-    marks: Mapping[str, float] | float | None = None, zero: bool = False, log: bool = False,
-    percent: bool = True, ylim: tuple[float, float] | None = None,
+    marks: Mapping[str, float] | float | None = None, log: bool = False, percent: bool = True,
+    ylim: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """Lines over a column, with intervals if there are any, a panel for each value of another.
 
@@ -139,7 +140,6 @@ def interval_lines(
         x: column of numbers, or of names, which keep the table's order.
         xlabel: of all panels, or by panel, in place of titles; `marks`, the settings in use, are
             dashed lines, likewise.
-        zero: for differences: a line at 0 and an axis in points.
         log: whether both axes are logarithmic.
         percent: whether values are shares. Whatever they are, panels share the vertical axis.
     """
@@ -156,15 +156,13 @@ def interval_lines(
             _draw_line(ax, rows, x, colour, value, aside)
         if (mark := marks.get(name) if isinstance(marks, Mapping) else marks) is not None:
             ax.axvline(mark, zorder=0, label="setting in use", **style.DASHED)
-        if zero:
-            ax.axhline(0, zorder=0, **style.ZERO)
         _scale(ax, points[x], log)
         if percent:
-            style.as_percent(ax.yaxis, sign="" if zero else "%")
+            style.as_percent(ax.yaxis)
         if ylim:
             ax.set_ylim(ylim)
     if percent and not ylim:  # once all panels are drawn, as they share their axis
-        style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"], zero)
+        style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"])
     style.put_legend(panels[0][0])
     return fig
 
@@ -220,7 +218,7 @@ def overhead_accuracy(table: pd.DataFrame) -> Figure:
                 ax.plot(ends, [row["value"]] * 2, "o-", lw=0.8, color=colour, mfc="white", zorder=1)
         _scale_overheads(ax, overheads)
         style.as_percent(ax.yaxis)
-    style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"], zero=False)
+    style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"])
     panels[0][0].plot([], [], "o-", color="0.3", mfc="white", label="with the making of its images")
     style.put_legend(panels[0][0])
     return fig

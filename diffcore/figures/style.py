@@ -88,12 +88,12 @@ def as_percent(*axes: Axis, sign: str = "%") -> None:
         axis.set_major_formatter(lambda value, _: f"{100 * value:,.6g}{sign}")
 
 
-def keep_to_shares(axes: Iterable[Axes], which: str, values: pd.Series, zero: bool) -> None:
+def keep_to_shares(axes: Iterable[Axes], which: str, values: pd.Series) -> None:
     """Let axes ("x" or "y") of shares end at 0 and 1, though an interval may know no bounds.
 
     Whiskers are cut off there; a dot on the end is drawn whole.
     """
-    if zero or not values.between(0, 1).all():
+    if not values.between(0, 1).all():
         return
     for ax in axes:
         low, high = getattr(ax, f"get_{which}lim")()

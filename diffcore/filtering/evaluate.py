@@ -17,6 +17,7 @@ from diffcore.filtering.encoders import Encoder
 from diffcore.filtering.rules import (
     RULES,
     calibrate_threshold,
+    class_means,
     cosine,
     cosine_to_reference,
     hard_filter,
@@ -105,12 +106,10 @@ def mismatched(
 
 def _nearest_class(real: pd.DataFrame) -> dict[str, str]:
     """Map each class to the other class with the most similar mean."""
-    names = real["class_name"].unique()
-    means = np.stack([stack(real[real["class_name"] == name]).mean(axis=0) for name in names])
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    pairs = means @ means.T
+    means = class_means(real)
+    pairs = means.to_numpy() @ means.to_numpy().T
     np.fill_diagonal(pairs, -np.inf)
-    return dict(zip(names, names[pairs.argmax(axis=1)], strict=True))
+    return dict(zip(means.index, means.index[pairs.argmax(axis=1)], strict=True))
 
 
 def render_pairs(plan: pd.DataFrame, malformations: Sequence[str], seed: int) -> np.ndarray:

@@ -49,14 +49,14 @@ def cosine_to_reference(
         own = reference.drop_duplicates("source_id").set_index("source_id")["embedding"]
         return cosine(embeddings, np.stack(own.loc[generated["source_id"]].tolist()))
     if rule == "margin":
-        return _margins(embeddings, generated["class_name"], _class_means(reference))
+        return _margins(embeddings, generated["class_name"], class_means(reference))
     similarity, members = np.empty(len(generated), np.float32), reference.groupby("class_name")
     for class_name, rows in generated.groupby("class_name").indices.items():
         similarity[rows] = _TO_CLASS[rule](embeddings[rows], stack(members.get_group(class_name)))
     return similarity
 
 
-def _class_means(reference: pd.DataFrame) -> pd.DataFrame:
+def class_means(reference: pd.DataFrame) -> pd.DataFrame:
     """Unit mean embedding of each class of a table, a row (D,) a class."""
     classes = reference.groupby("class_name", sort=False)
     if len(classes) < 2:
@@ -139,7 +139,7 @@ def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
     values = np.concatenate([_within_class(stack(rows), within) for rows in groups]).clip(-1, 1)
     if rule == "margin":
         rows = pd.concat(groups)
-        values = _margins(stack(rows), rows["class_name"], _class_means(reference), own=values)
+        values = _margins(stack(rows), rows["class_name"], class_means(reference), own=values)
     return values
 
 

@@ -44,14 +44,14 @@ def plan_pairs(study: Study, count: int, seed: int) -> pd.DataFrame:
     return plan_generation(sources, study.book, generated_share=share, seed=seed)
 
 
-def render_scenes(names: Sequence[str], count: int, seed: int, style: float = 0.0) -> pd.DataFrame:
+def render_scenes(names: Sequence[str], count: int, seed: int) -> pd.DataFrame:
     """Render `count` whole birds of every class in every context, without clutter.
 
     Columns: class_name, context, image (64, 64, 3) uint8.
     """
     asked = [(name, context, i) for name in names for context in CONTEXTS for i in range(count)]
     rows = [
-        (name, context, render(name, context, (seed, place), style=style).image)
+        (name, context, render(name, context, (seed, place)).image)
         for place, (name, context, _) in enumerate(asked)
     ]
     return pd.DataFrame(rows, columns=["class_name", "context", "image"])

@@ -28,12 +28,10 @@ def judge(metadata: pd.DataFrame, seen: Reading, book: PromptBook) -> pd.DataFra
     Of distractors only those that the book steers away from in a context count as uninvited; a
     tree is no clutter in a forest.
 
-    Returns:
-        One row an image: ``sample_id``, ``class_name`` and ``context`` of the metadata,
-        ``seen_species``, ``seen_context`` and the booleans ``species_right``, ``context_right``
-        (True where no context was asked for), ``wellformed``, ``fault`` (of `FAULTS`, or ""),
-        ``wrong`` (any of these) and ``uninvited`` (a distractor), besides one
-        ``uninvited: <name>`` each.
+    Returns a row an image: ``sample_id``, ``class_name`` and ``context`` of the metadata,
+    ``seen_species``, ``seen_context`` and the booleans ``species_right``, ``context_right`` (True
+    where no context was asked for), ``wellformed``, ``fault`` (of `FAULTS`, or ""), ``wrong`` (any
+    of these) and ``uninvited`` (a distractor), besides one ``uninvited: <name>`` each.
     """
     judged = metadata[["sample_id", "class_name", "context"]].reset_index(drop=True)
     judged = judged.assign(seen_species=seen.species, seen_context=seen.context)

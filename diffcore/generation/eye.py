@@ -8,20 +8,21 @@ labels of a profile lie in ``params/eye/`` and count for the images of one model
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from matplotlib.figure import Figure
 
 from diffcore import stats
+from diffcore.figures import image_grid, wrap
 from diffcore.paperbirds.birds import SPECIES
 from diffcore.paperbirds.render import render
 from diffcore.params import UserError, project_root
 from diffcore.store import write_text, written_whole
 
-_ACROSS, _DOWN, _SCALE, _MARGIN = 10, 6, 2, 14  # of a sheet; pixels for a number
+_ACROSS, _DOWN = 10, 6  # of a sheet
 #: What tells an image of one model and setting.
 _KEYS = ["sample_id", "model_hash", "guidance_scale", "num_inference_steps"]
 _GIVEN = ["species", "whole"]
@@ -36,26 +37,13 @@ def labels_path(profile: str) -> Path:
     return project_root() / "params" / "eye" / f"{profile}.csv"
 
 
-def choose_images(count: int, labelled: int, seed: int, part: int = 0) -> np.ndarray:
-    """Places of `labelled` of `count` images, by chance; parts 0, 1, ... have none in common."""
-    order = np.random.default_rng(seed).permutation(count)
-    return order[part * labelled : (part + 1) * labelled]
-
-
-def contact_sheets(images: np.ndarray, names: list[str]) -> list[Image.Image]:
-    """Lay images (N, H, W, 3) uint8 out under their names, sixty to a sheet."""
-    sheets, per_sheet = [], _ACROSS * _DOWN
-    side = _SCALE * images.shape[1]
-    for start in range(0, len(images), per_sheet):
-        sheet = Image.new("RGB", (_ACROSS * (side + 4), _DOWN * (side + _MARGIN)), "white")
-        draw = ImageDraw.Draw(sheet)
-        for place, image in enumerate(images[start : start + per_sheet]):
-            down, across = divmod(place, _ACROSS)
-            x, y = across * (side + 4), down * (side + _MARGIN)
-            draw.text((x + 2, y + 1), names[start + place], "black")
-            sheet.paste(Image.fromarray(image).resize((side, side)), (x, y + _MARGIN))
-        sheets.append(sheet)
-    return sheets
+def contact_sheets(images: np.ndarray, names: Sequence[str]) -> list[Figure]:
+    """Lay images (N, H, W, 3) uint8 out above their names, sixty to a sheet."""
+    lines = [slice(start, start + _ACROSS) for start in range(0, len(images), _ACROSS)]
+    return [
+        image_grid([images[line] for line in sheet], captions=[names[line] for line in sheet])
+        for sheet in (lines[start : start + _DOWN] for start in range(0, len(lines), _DOWN))
+    ]
 
 
 def read_labels(profile: str, metadata: pd.DataFrame) -> pd.DataFrame:
@@ -64,10 +52,9 @@ def read_labels(profile: str, metadata: pd.DataFrame) -> pd.DataFrame:
     Columns: place (in the metadata), species ("" where no bird is seen), whole (bool). Empty where
     the images are of another model or setting. Raises LabelsError for what is no label.
     """
-    path = labels_path(profile)
+    path, own = labels_path(profile), metadata.reset_index(names="place")[["place", *_KEYS]]
     if not path.exists():
-        none = {"place": int, "species": str, "whole": bool}
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in none.items()})
+        return own.head(0).assign(species="", whole=False)[["place", *_GIVEN]]
     table = pd.read_csv(path, dtype={"sample_id": str, "species": str}).fillna({"species": ""})
     legal = table["species"].isin(["", *SPECIES]) & table["whole"].isin([0, 1])
     if not legal.all():
@@ -76,7 +63,6 @@ def read_labels(profile: str, metadata: pd.DataFrame) -> pd.DataFrame:
             f"{path}, line {row + 2}: species must be one of {', '.join(SPECIES)}, or empty for no "
             "bird, and whole 1 or 0"
         )
-    own = metadata.reset_index(names="place")[["place", *_KEYS]]
     found = table.merge(own, on=_KEYS)
     return found.assign(whole=found["whole"] == 1)[["place", *_GIVEN]]
 
@@ -113,14 +99,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="diffcore label", description=__doc__)
     parser.add_argument("--profile", default="demo", help="file in params/, or path of one")
     parser.add_argument("--count", type=int, default=300, help="images to label")
-    parser.add_argument("--part", type=int, default=0, help="1, 2, ...: others than before")
     options = parser.parse_args(arguments)
     study = Study.open("label", options.profile)
-    places = choose_images(len(study.generated), options.count, study.seed, options.part)
+    places = np.random.default_rng(study.seed).permutation(len(study.generated))[: options.count]
     folder, numbers = study.run_dir / "eye", [str(i + 1) for i in range(len(places))]
     plates = np.stack([render(name, "overcast sky", 1).image for name in SPECIES])
     sheets = contact_sheets(study.generated.images[places], numbers)
-    _save(contact_sheets(plates, [name[:20] for name in SPECIES]), folder, "species")
+    _save(contact_sheets(plates, [*map(wrap, SPECIES)]), folder, "species")
     _save(sheets, folder, "images")
     blank = study.generated.metadata.iloc[places][_KEYS].assign(species="", whole="")
     blank.insert(0, "number", numbers)
@@ -129,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(sheets)} sheets and labels.csv in {folder}; fill it in, and copy it to {target}.")
 
 
-def _save(sheets: list[Any], folder: Path, name: str) -> None:
+def _save(sheets: list[Figure], folder: Path, name: str) -> None:
     for number, sheet in enumerate(sheets, start=1):
         with written_whole(folder / f"{name}_{number}.png") as aside:
-            sheet.save(aside, format="png")
+            sheet.savefig(aside, format="png", bbox_inches="tight", dpi=150)

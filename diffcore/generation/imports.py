@@ -28,9 +28,8 @@ def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.Data
         sources: training images, columns ``source_id`` (distinct), ``class_name`` and, if the
             data set's own names of its classes differ, ``folder``; the seed decides about them.
 
-    Returns:
-        Table with `PLAN_COLUMNS` and ``file`` (path relative to the folder). ``sample_id`` is
-        ``imported/<file>``, ``context`` and ``negative_prompt`` are empty, ``seed`` is 0.
+    Returns `PLAN_COLUMNS` and ``file`` (path relative to the folder). ``sample_id`` is
+    ``imported/<file>``, ``context`` and ``negative_prompt`` are empty, ``seed`` is 0.
 
     Raises FileNotFoundError if the folder does not exist or holds no image, and ValueError for an
     image outside a class folder, or a folder that fits no class or two.

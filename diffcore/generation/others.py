@@ -20,26 +20,19 @@ from diffcore.store import digest
 
 @dataclass(frozen=True)
 class OtherImages:
-    """Counterparts that need no text-to-image model.
+    """Counterparts that need no text-to-image model."""
 
-    Attributes:
-        plan: N rows with `PLAN_COLUMNS`.
-        made_by: model and model_hash, which tells the same plan with other pixels apart.
-        image_of: reads the image (H, W, 3) uint8, of any size, at a place of the plan.
-        truth: which of them are wrong, if that is known: the table of `evaluate.judge`.
-    """
-
-    plan: pd.DataFrame
-    made_by: dict[str, str]
-    image_of: Callable[[int], np.ndarray]
-    truth: pd.DataFrame | None = None
+    plan: pd.DataFrame  # N rows with `PLAN_COLUMNS`
+    made_by: dict[str, str]  # model; model_hash, which tells the same plan with other pixels apart
+    image_of: Callable[
+        [int], np.ndarray
+    ]  # reads (H, W, 3) uint8, of any size, by place in the plan
+    truth: pd.DataFrame | None = None  # which are wrong, if it is known, as of `evaluate.judge`
 
     def bring_in(
-        self,
-        out_dir: str | Path,
-        settings: GenerationParams,
+        self, out_dir: str | Path, settings: GenerationParams,
         encoder: Callable[[], Any] | None = None,
-    ) -> GeneratedSet:
+    ) -> GeneratedSet:  # fmt: skip
         """Fit all images to the size in use and put them into shards, where they are not yet."""
         size = {"height": settings.height, "width": settings.width}
         wanted = self.plan.assign(**size, **self.made_by, num_inference_steps=0, guidance_scale=0.0)

@@ -73,10 +73,8 @@ class LazyPipeline:
 def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
     """Load a text-to-image pipeline, on its device, in its precision, without a bar.
 
-    Raises:
-        FileNotFoundError: for a local model that is not there.
-        ValueError: for a single file that is no safetensors file, or a GPU that is not there.
-        TypeError: for a pipeline that is of none of the `FAMILIES`.
+    FileNotFoundError for a local model that is not there, ValueError for a single file that is no
+    safetensors file and for an absent GPU, TypeError for a pipeline of none of the `FAMILIES`.
     """
     device, source = resolve_device(spec.device, "generation.pipeline.device"), _location(spec)
     if spec.kind == "single_file" and not source.endswith(".safetensors"):

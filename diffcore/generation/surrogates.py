@@ -50,9 +50,8 @@ def plan_surrogates(
         spare: photographs that are not trained or tested on; ValueError for a class without any.
         noise_share: of all surrogates, drawn by chance, that show another class, in [0, 1].
 
-    Returns:
-        Table with `PLAN_COLUMNS`, ``photograph`` (id in `spare`) and ``shows`` (its class);
-        ``class_name`` is the class that it claims to show. ``seed`` is of its transformation.
+    Returns `PLAN_COLUMNS`, ``photograph`` (id in `spare`) and ``shows`` (its class); ``class_name``
+    is the class that it claims to show. ``seed`` is of its transformation.
     """
     plan = plan_generation(
         sources, _BOOK, generated_share=generated_share, seed=seed, use_context=False

@@ -294,8 +294,9 @@ def time_decoding(setting: Setting, step_ms: float, images: int) -> dict[str, An
     second batch adds to a step of `step_ms` if the training process does it by itself.
     """
     files = [encode_png(image) for image in setting.generated[:images].numpy()]
-    jobs = {"decode": lambda: [decode_png(file) for file in files]}
-    ms = 1000 * timing.median_seconds(jobs, 5, "decode")["decode"] / len(files)
+    decode = {"decode": lambda: [decode_png(file) for file in files]}
+    times = timing.take_repeats({"decode": partial(timing.laps, decode)}, 5, describe="decode")
+    ms = 1000 * times["seconds"].median() / len(files)
     return {
         "setting": setting.name, "size": setting.generated.shape[1],
         "kilobytes": float(np.mean([*map(len, files)])) / 1000, "ms": ms,

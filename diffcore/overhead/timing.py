@@ -68,12 +68,6 @@ def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time"
     return pd.DataFrame(rows, columns=["repeat", "job", "part", "seconds"])
 
 
-def median_seconds(jobs: Jobs, repeats: int, describe: str) -> pd.Series:
-    """Median seconds of each of several jobs that take turns."""
-    timed = {name: partial(laps, {"all": job}) for name, job in jobs.items()}
-    return take_repeats(timed, repeats, describe=describe).groupby("job")["seconds"].median()
-
-
 def time_drawing(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> Seconds:
     """Time a function that draws with a pipeline: in its two networks, and besides (`REST`).
 
@@ -97,10 +91,10 @@ def time_drawing(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> Second
 
 
 def time_generation(
-    plan: pd.DataFrame, pipeline: LazyPipeline | DiffusionPipeline, settings: GenerationParams
+    plan: pd.DataFrame, pipeline: LazyPipeline, settings: GenerationParams
 ) -> Seconds:
     """Time the drawing of a plan from nothing, after a first small batch has warmed up."""
-    pipeline, sampler = LazyPipeline.of(pipeline), settings.sampler
+    sampler = settings.sampler
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
         generate(plan.head(2), pipeline, warm, **sampler, progress=False)
         draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)

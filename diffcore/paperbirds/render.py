@@ -37,13 +37,8 @@ def render(
 ) -> Rendering:  # fmt: skip
     """Render one image; the same arguments give the same bytes.
 
-    Args:
-        species, context, distractors: names from SPECIES, CONTEXTS and DISTRACTORS (at most four).
-        style: 0 (studio) to 1 (field).
-        malformation: one of MALFORMATIONS, or None for a whole bird.
-
-    Raises:
-        ValueError: for a name that does not exist, a fifth distractor or a style outside [0, 1].
+    Takes names from SPECIES, CONTEXTS, DISTRACTORS (at most four) and MALFORMATIONS (None: a whole
+    bird), and a style from 0 (studio) to 1 (field); ValueError for any others.
 
     >>> render("blue jay", "open desert", seed=7).image.shape
     (64, 64, 3)

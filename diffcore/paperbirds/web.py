@@ -63,13 +63,10 @@ def draw_post(
     seed: tuple[int, ...], *, style: float | None = 0.0, extra_distractor: float = 0.0,
     malformed: float = 0.0, balanced: bool = False,
 ) -> Post:  # fmt: skip
-    """Draw one image of the web; the same seed gives the same one.
+    """Draw one image of the web, as `draw_scene`; the same seed gives the same one.
 
-    Args:
-        style: in [0, 1], or None for one drawn uniformly.
-        extra_distractor: chance of one more distractor, whatever the context.
-        malformed: share of birds of wrong form (`FLAWS`), of which every other caption tells.
-        balanced: draw all species equally often, as whoever searches the web for each of them.
+    `malformed` is the share of birds of wrong form (`FLAWS`), of which every other caption tells;
+    `balanced` draws all species equally often, as whoever searches the web for each of them.
     """
     rng = np.random.default_rng(seed)
     species = str(rng.choice(SPECIES, p=None if balanced else species_shares()))

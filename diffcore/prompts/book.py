@@ -32,22 +32,17 @@ _SHOWN_BY = {shown: frozenset(words) for shown, words in _WORDS["shown_by"].item
 class PromptBook:
     """What the prompts of one domain are made of; ParamsError for what breaks these rules.
 
-    Attributes:
-        domain: name of the book.
-        template: clauses joined by ", " with the placeholders ``{class_name}`` (needed),
-            ``{domain_noun}`` and ``{context}``; the clause of the context is left out when a
-            prompt has none, so it must not name the class.
-        contexts: at least one scene, each once.
-        negatives: what no image should show, each once; may be empty.
-        domain_noun: what all classes are ("bird"); needed if the template uses it.
-        exceptions: context -> negatives that it is made of and that are not named with it.
+    The template is clauses joined by ", " with the placeholders ``{class_name}`` (needed),
+    ``{domain_noun}`` and ``{context}``; the clause of the context is left out when a prompt has
+    none, so it must not name the class.
     """
 
     domain: str
     template: str
-    contexts: tuple[str, ...]
-    negatives: tuple[str, ...] = ()
-    domain_noun: str = ""
+    contexts: tuple[str, ...]  # at least one scene, each once
+    negatives: tuple[str, ...] = ()  # what no image should show, each once
+    domain_noun: str = ""  # what all classes are ("bird"); needed if the template uses it
+    # Context -> negatives that it is made of and that are not named with it.
     exceptions: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -79,9 +74,7 @@ def list_prompt_books() -> list[str]:
 def load_prompt_book(domain: str, **parts: str | Sequence[str] | None) -> PromptBook:
     """Load the book of a domain, with its template, contexts or negatives replaced if given.
 
-    Raises:
-        ParamsError: for an unknown domain (the message lists the known ones and the nearest),
-            or a part that makes no valid book.
+    ParamsError for an unknown domain, with the nearest known one, or a part that makes no book.
 
     >>> load_prompt_book("flowers").domain_noun
     'flower'

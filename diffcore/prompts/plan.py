@@ -34,15 +34,10 @@ def plan_generation(
         sources: training images, columns ``source_id`` (distinct) and ``class_name``.
         generated_share: generated images per training image of a class, >= 0; above 1 some or
             all images get several. A class gets at least one unless the share is 0.
-        use_context: name a context; else ``context`` is empty.
-        use_negatives: name negatives that fit the prompt; else ``negative_prompt`` is empty.
         attempt: 0 at first; higher draws replacements: other noise, contexts dealt anew.
 
-    Returns:
-        Table with the columns `PLAN_COLUMNS`; ``sample_id`` is distinct, seeds are in [0, 2^63).
-
-    Raises:
-        ValueError: for missing columns or values, repeated source ids or a negative share.
+    Returns `PLAN_COLUMNS`; ``sample_id`` is distinct, seeds are in [0, 2^63). Raises ValueError for
+    missing columns or values, repeated source ids or a negative share.
     """
     if generated_share < 0:
         raise ValueError(f"generated_share is {generated_share}; it must be 0 or more")

@@ -6,6 +6,7 @@ number that it was applied to, beside the verdict.
 """
 
 import json
+import math
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
@@ -242,7 +243,7 @@ def _overhead(found: Numbers) -> Judged:
         f"small network; with the drawing of its images {spread[own]:+,.0%} of this training "
         f"({own} epochs), {spread[most]:+,.0%} of one of {most:,} epochs"
     )
-    steps = (None if (met := _reaches(row, 0.05)) is None else not met for row in (step, own_step))
+    steps = (_within(row, -math.inf, 0.05) for row in (step, own_step))
     return _verdict(*steps, spread[own] <= 0.05), text
 
 
@@ -265,8 +266,7 @@ def _robustness(found: Numbers) -> Judged:
 def _copies(found: Numbers) -> Judged:
     generated, real = _row(found, "near_copy_rate"), found["near_copy_rate_real"]
     text = f"near-copies: {_share(generated)} of the generated images, {real:.1%} of real ones"
-    met = _reaches(generated, max(real, 0.01))
-    return _verdict(None if met is None else not met), text
+    return _verdict(_within(generated, -math.inf, max(real, 0.01))), text
 
 
 def _real_sets(found: Numbers) -> Judged:

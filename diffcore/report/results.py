@@ -74,9 +74,8 @@ class Report:
     def record(self, **numbers: Any) -> None:
         """Add numbers, texts, mappings or lists to ``metrics.json``.
 
-        Raises:
-            ValueError: for a number that is not finite, but for the upper end ("high") of an
-                interval that has none. JSON knows no infinity: it is the text "inf".
+        ValueError for a number that is not finite, but for the upper end ("high") of an interval
+        that has none. JSON knows no infinity: it is the text "inf".
         """
         self._save("metrics", numbers)
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nbformat
 import papermill
@@ -53,8 +54,9 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
         given = {"profile": profile, "overrides": dict(overrides or {})}
         folder = Path("runs", params.profile, "report", name).resolve()
         require(params)
-        with _alone(folder.parents[1]), _report_aside(folder) as aside:
-            executed = _execute(notebook, given, aside, folder)
+        with _alone(folder.parents[1]), folder_whole(folder) as aside:
+            with mock.patch.dict(os.environ, DIFFCORE_REPORT=str(aside)):  # `Study.open` reads it
+                executed = _execute(notebook, given, aside, folder)
             write_text(aside / f"{name}.html", notebook_page(executed))
             write_text(aside / f"{name}.ipynb", nbformat.writes(executed) + "\n")
     return folder / f"{name}.ipynb"
@@ -90,27 +92,14 @@ def _alone(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run_dir / ".lock", timeout=0)  # the system lets it go with the process
     try:
-        lock.acquire()
+        held = lock.acquire()
     except Timeout:
         raise NotebookError(
             f"another study of {run_dir.name} is at work in {run_dir}; wait for it, or give this "
             "one a name of its own, as with --set profile=mine"
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _report_aside(folder: Path) -> Iterator[Path]:
-    """Have a notebook write to a folder beside its own, which it replaces when all went well."""
-    with folder_whole(folder) as aside:
-        os.environ["DIFFCORE_REPORT"] = str(aside)  # `Study.open` reads it
-        try:
-            yield aside
-        finally:
-            del os.environ["DIFFCORE_REPORT"]
 
 
 def _execute(notebook: NotebookNode, given: dict, aside: Path, folder: Path) -> NotebookNode:

@@ -123,8 +123,9 @@ def balance(
     for name, table in sets.items():
         classes, scenes = table["class_name"], table["context"]
         within = stats.entropy_within(scenes, classes, confidence)
+        overall = stats.entropy_within(classes, np.zeros(len(classes)))
         rows.append({
-            "set": name, "images": len(table), "class_entropy": stats.entropy_bits(classes),
+            "set": name, "images": len(table), "class_entropy": overall["value"],
             "smallest_class": float(classes.value_counts(normalize=True).min()),
             "context_entropy": within["value"], "context_low": within["low"],
             "context_high": within["high"],

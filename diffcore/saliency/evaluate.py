@@ -118,9 +118,8 @@ def levels(
 
 
 def _means(
-    table: pd.DataFrame, confidence: float, by: Sequence[str] = ("split", "method"),
-    columns: Sequence[str] = MEASURES,
-) -> pd.DataFrame:  # fmt: skip
+    table: pd.DataFrame, confidence: float, by: Sequence[str], columns: Sequence[str]
+) -> pd.DataFrame:
     """As `levels`, with the p of a mean being 0."""
     found = [
         dict(zip([*by, "measure"], [*group, name], strict=True))
@@ -142,7 +141,7 @@ def gains(table: pd.DataFrame, baselines: Sequence[str], confidence: float) -> p
         pairs = table[table["method"] != over].merge(base, on=keys, suffixes=("", "_base"))
         for name in MEASURES:
             pairs[name] -= pairs[f"{name}_base"]
-        found.append(_means(pairs, confidence).assign(over=over))
+        found.append(_means(pairs, confidence, ("split", "method"), MEASURES).assign(over=over))
     return pd.concat(found, ignore_index=True)
 
 

@@ -105,7 +105,9 @@ def _tune_all(study: Study, asked: Sequence[tuple[str, DoseParams]]) -> list[pd.
         replace(run, seed=run.seed + seed)
         for method, dose in asked
         for changes in candidates(method)
-        for run in folds(study, method, change_dose(dose, changes))
+        for run in folds(
+            study, method, DoseParams(share=dose.share, changes=dose.changes | changes)
+        )
         for seed in range(study.params.runs.tuning_seeds)
     ]
     folder, processes = study.run_dir / "tuning", study.params.runs.processes
@@ -116,11 +118,6 @@ def _tune_all(study: Study, asked: Sequence[tuple[str, DoseParams]]) -> list[pd.
         tables.append(_judge(method, dose, scores[:count]))
         scores = scores[count:]
     return tables
-
-
-def change_dose(dose: DoseParams, changes: Mapping[str, float]) -> DoseParams:
-    """Change settings that methods are given at a dose."""
-    return DoseParams(share=dose.share, changes={**dose.changes, **changes})
 
 
 def _judge(method: str, dose: DoseParams, scores: np.ndarray) -> pd.DataFrame:

@@ -230,9 +230,8 @@ def test_points_have_ticks_of_their_own_where_there_is_room(points, ticked):
 
 def test_lines_without_intervals_and_over_names():
     table = tidy(part=["as trained", "fc", "conv1"])[["part", "value"]]
-    (ax,) = figures.interval_lines(table, x="part", zero=True, ylabel="points").axes
+    (ax,) = figures.interval_lines(table, x="part", ylabel="points").axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["as trained", "fc", "conv1"]
-    assert ax.get_ylim()[0] <= 0 < ax.get_ylim()[1]
     assert not legend(ax.figure)
 
 
@@ -378,8 +377,8 @@ def test_an_axis_of_shares_ends_at_0_and_1_though_an_interval_does_not():
     assert dots.get_xlim() == pytest.approx((0, 1))
     drawn = dots.containers[0].lines  # the dot is whole, and its whiskers end with the axis
     assert (drawn[0].get_clip_on(), drawn[2][0].get_clip_on()) == (False, True)
-    (free,) = figures.interval_lines(table, x="x", zero=True).axes  # a difference knows no bounds
-    assert free.get_ylim()[0] < -0.6
+    differences = figures.interval_dots(table.assign(row=["a", "b"]), row="row", zero=True)
+    assert differences.axes[0].get_xlim()[0] < -0.6  # these know no bounds
 
 
 def test_whiskers_of_lines_at_one_place_stand_apart():

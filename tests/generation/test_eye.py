@@ -20,21 +20,13 @@ def labels_file(tmp_path, monkeypatch):
     return path
 
 
-def test_parts_are_drawn_by_chance_and_have_no_image_in_common():
-    first, second = (eye.choose_images(1_000, 300, seed=0, part=part) for part in (0, 1))
-    assert len(set(first) | set(second)) == 600
-    assert first.tolist() == eye.choose_images(1_000, 300, seed=0).tolist() != sorted(first)
-
-
 def test_sheets_show_every_image_once_in_order():
     images = np.arange(70, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
     sheets = eye.contact_sheets(images, [str(n) for n in range(70)])
-    assert len(sheets) == 2
-    pixels = np.asarray(sheets[0])
-    assert pixels[14 + 8, 8].tolist() == [0, 0, 0]
-    assert pixels[14 + 8, 20 + 8].tolist() == [1, 1, 1]
-    assert pixels[30 + 14 + 8, 8].tolist() == [10, 10, 10]
-    assert np.asarray(sheets[1])[14 + 8, 8].tolist() == [60, 60, 60]
+    shown = [ax for sheet in sheets for ax in sheet.axes if ax.images]
+    assert [len(sheet.axes) for sheet in sheets] == [60, 10]
+    assert [ax.images[0].get_array()[0, 0, 0] for ax in shown] == [*range(70)]
+    assert [ax.get_xlabel() for ax in shown] == [str(n) for n in range(70)]
 
 
 def test_labels_count_for_the_images_of_one_model_and_setting(labels_file):

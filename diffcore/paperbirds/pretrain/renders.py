@@ -87,15 +87,11 @@ def render_set(recipe: RenderRecipe, folder: Path) -> RenderSet:
     """Render a set on all cores, or open it where it was rendered before, of the same world."""
     path = folder / f"{recipe.name}-{recipe.key()}.npy"
     if not path.exists():
-        _render_to(path, recipe)
+        count, bar = recipe.count, {"desc": f"render {recipe.name}", "unit": "image"}
+        with written_whole(path) as aside, ProcessPoolExecutor() as pool:
+            images = np.lib.format.open_memmap(aside, "w+", np.uint8, (count, SIZE, SIZE, 3))
+            rendered = pool.map(recipe.image, range(count), chunksize=_CHUNK)
+            for i, image in enumerate(tqdm(rendered, total=count, **bar)):
+                images[i] = image
+            images.flush()
     return RenderSet(np.load(path, mmap_mode="r"), recipe.facts())
-
-
-def _render_to(path: Path, recipe: RenderRecipe) -> None:
-    count, bar = recipe.count, {"desc": f"render {recipe.name}", "unit": "image"}
-    with written_whole(path) as aside, ProcessPoolExecutor() as pool:
-        images = np.lib.format.open_memmap(aside, "w+", np.uint8, (count, SIZE, SIZE, 3))
-        rendered = pool.map(recipe.image, range(count), chunksize=_CHUNK)
-        for i, image in enumerate(tqdm(rendered, total=count, **bar)):
-            images[i] = image
-        images.flush()

@@ -1,7 +1,7 @@
 """The stages of `diffcore pretrain`: render, autoencoder, denoiser, CLIP, oracle, release.
 
-Each stage starts from a seed or from the shipped weights, and keeps checkpoints in its folder, so
-that a killed run goes on where it was and a finished stage is not trained again.
+Each stage starts from a seed and keeps checkpoints in its folder, so that a killed run goes on from
+there and a finished stage is not trained again.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from diffcore.paperbirds.pretrain.text_to_image import (
     encode_all,
     redraw,
 )
-from diffcore.paperbirds.weights import WEIGHTS, verify
+from diffcore.paperbirds.weights import WEIGHTS
 from diffcore.store import folder_whole, written_whole
 
 
@@ -80,18 +80,19 @@ PLAN = Plan(
 )
 
 
-def pretrain(plan: Plan, folder: Path, start: Models | None = None) -> Models:
-    """Train all models, those already trained in `folder` excepted, from `start` where given."""
+def pretrain(plan: Plan, folder: Path) -> Models:
+    """Train all models, those already trained in `folder` excepted."""
     recipes = (plan.studio, plan.any_style, plan.whole, plan.malformed)
     studio, any_style, whole, malformed = (
         render_set(recipe, folder / "renders") for recipe in recipes
     )
-    before = _by_stage(start) if start else {}
-    tokenizer = start.tokenizer if start else tiny.build_vocabulary()
+    tokenizer = tiny.build_vocabulary()
 
     def stage(name: str, build: Callable[[], nn.Module], loss: Callable, *given: Any) -> nn.Module:
         # A loss takes the model, what is given, the size of a batch and the step.
-        schedule, model = getattr(plan, name), _begin(build, before.get(name))
+        torch.manual_seed(0)
+        schedule = getattr(plan, name)
+        model = build().to(device(), memory_format=torch.channels_last)
         loss_fn = partial(loss, model, *given, schedule.batch_size)
         return train(model, loss_fn, schedule, folder / f"{name}.pt")
 
@@ -107,14 +108,6 @@ def pretrain(plan: Plan, folder: Path, start: Models | None = None) -> Models:
     redrawn = [_redrawn(vae, denoiser, tokenizer, recipe, folder) for recipe in recipes]
     oracle = stage("oracle", Oracle, oracle_loss, vae, [whole, malformed, *redrawn])
     return Models(tiny.assemble(vae, denoiser, tokenizer), clip, oracle)
-
-
-def _by_stage(models: Models) -> dict[str, nn.Module]:
-    """Each model by the stage that trains it."""
-    pipeline = models.pipeline
-    denoiser = Denoiser(pipeline.unet, pipeline.text_encoder_2)
-    named = {"autoencoder": pipeline.vae, "denoiser": denoiser}
-    return named | {"clip": models.clip, "oracle": models.oracle}
 
 
 def _latents(
@@ -152,22 +145,11 @@ def _weights(model: nn.Module) -> list[np.ndarray]:
     return [p.detach().cpu().numpy() for p in model.parameters()]
 
 
-def _begin(build: Callable[[], nn.Module], before: nn.Module | None) -> nn.Module:
-    """A new model from a seed, or with the weights of `before`, on the training device."""
-    torch.manual_seed(0)
-    model = build()
-    if before is not None:
-        model.load_state_dict({name: value.float() for name, value in before.state_dict().items()})
-    return model.to(device(), memory_format=torch.channels_last)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, export, measure what was exported, and replace the weights folder as a whole."""
     options = _parse(arguments)
     plan = PLAN.scaled(options.scale)
-    if options.warm_start:
-        verify(WEIGHTS)
-    trained = pretrain(plan, options.work, load(WEIGHTS) if options.warm_start else None)
+    trained = pretrain(plan, options.work)
     recipes = (plan.test_whole, plan.test_malformed)
     fresh = [render_set(recipe, options.work / "renders") for recipe in recipes]
     with folder_whole(options.out) as aside:
@@ -179,8 +161,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def describe(plan: Plan, models: Models, quality: dict, notes: Sequence[str] | None) -> dict:
     """Facts for the model card: how each model was trained, and what was measured."""
-    training = {}
-    for name, model in _by_stage(models).items():
+    pipeline, training = models.pipeline, {}
+    denoiser = Denoiser(pipeline.unet, pipeline.text_encoder_2)
+    stages = {"autoencoder": pipeline.vae, "denoiser": denoiser}
+    stages |= {"clip": models.clip, "oracle": models.oracle}
+    for name, model in stages.items():
         schedule, parameters = getattr(plan, name), sum(p.numel() for p in model.parameters())
         images = {"images": schedule.steps * schedule.batch_size}
         rate = {"batch_size": schedule.batch_size, "lr": schedule.lr}
@@ -193,13 +178,8 @@ def describe(plan: Plan, models: Models, quality: dict, notes: Sequence[str] | N
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("diffcore pretrain", description=main.__doc__)
-    parser.add_argument("--warm-start", action="store_true", help="start from the shipped weights")
     parser.add_argument("--scale", type=float, default=1.0, help="share of renders and steps")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write the models to")
     parser.add_argument("--note", action="append", help="a line for the model card")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    return options
+    return parser.parse_args(arguments)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import AutoencoderKL, EDMEulerScheduler
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -71,7 +72,8 @@ def denoiser_loss(
     """The loss of one step on `moments` (N, 8, 16, 16) of latents, captions being drawn anew."""
     chosen = batches_in_order(step, batch_size, len(moments), seed=2)
     generator, scheduler = torch.Generator().manual_seed(step), build_scheduler()
-    latents = _sample_latents(moments[chosen], generator) * scaling_factor
+    encoded = DiagonalGaussianDistribution(moments[chosen].float())
+    latents = encoded.sample(generator) * scaling_factor
     mean, deviation = _LOG_SIGMA
     sigma = (mean + deviation * torch.randn(len(chosen), 1, 1, 1, generator=generator)).exp()
     noisy = latents + sigma * torch.randn(latents.shape, generator=generator)
@@ -128,12 +130,6 @@ def _finish(
         clean = scheduler.precondition_outputs(x.cpu(), v.cpu(), sigma).to(latents)
         x = clean + (after / level) * (x - clean)
     return x
-
-
-def _sample_latents(moments: Tensor, generator: torch.Generator) -> Tensor:
-    mean, log_variance = moments.float().chunk(2, dim=1)
-    deviation = (0.5 * log_variance.clamp(-30, 20)).exp()
-    return mean + deviation * torch.randn(mean.shape, generator=generator)
 
 
 def _v_target(

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from diffcore.params import (
     SAVED,
     UserError,
-    dump_params,
     load_params,
     parse_assignments,
     project_root,
@@ -75,9 +74,9 @@ def _publish(options: argparse.Namespace) -> None:
     fresh = project_root() / "runs" / options.profile / "report"
     if not (fresh / "index.html").is_file():
         raise NotebookError(f"{fresh} holds no index; run `make study` first")
-    profile = dump_params(load_params(options.profile))
+    profile = load_params(options.profile)
     for saved in sorted(fresh.glob(f"*/{SAVED}")):
-        if saved.read_text(encoding="utf-8") != profile:
+        if load_params(saved) != profile:  # a parameter may have come since, at its default
             raise NotebookError(
                 f"{saved} differs from the profile {options.profile}; run `make study` again, "
                 "without SET, or give that study a name of its own"

@@ -6,7 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from diffcore.mixing.methods import REQUIRED
 from diffcore.paperbirds.birds import SPECIES
@@ -21,6 +23,7 @@ _WAYS = {
     "one worker of Ray": ["--engine=ray --workers=1"],
     "two workers of Ray": ["--engine=ray --workers=2"],
 }
+_PAIRS = [("two parts", "one process"), ("two workers of Ray", "one worker of Ray")]
 
 
 def bench_workers(params: StudyParams, repeats: int = 2) -> pd.DataFrame:
@@ -28,17 +31,17 @@ def bench_workers(params: StudyParams, repeats: int = 2) -> pd.DataFrame:
     study = change_params(params, {
         "profile": "workers", "generation.generated_share": 1.0, "generation.shard_size": _UNIT,
         "data.train_images_per_class": -(-_UNITS * _UNIT // len(SPECIES)),
-        "filtering.max_attempts": 0, "runs.methods": [*REQUIRED], "runs.doses": [],
+        "filtering.max_attempts": 0, "runs.worlds": 1, "runs.doses": [],
+        "runs.methods": [*REQUIRED],
     })  # fmt: skip
-    times = pd.DataFrame(
-        {name: time_units(study, way) for name, way in _WAYS.items()} for _ in range(repeats)
-    )
-    pairs = [("two parts", "one process"), ("two workers of Ray", "one worker of Ray")]
+    jobs = tqdm([*_WAYS.values()] * repeats, "workers", unit="job")
+    seconds = np.reshape([time_units(study, commands) for commands in jobs], (repeats, -1))
+    times = pd.DataFrame(seconds, columns=[*_WAYS])
     return pd.DataFrame(
         {"part": "workers", "ours": ours, "reference": reference, "target": 1 / 1.7}
         | median_ratio(times[ours], times[reference])
         | {"ms": 1000 * times[ours].median(), "reference_ms": 1000 * times[reference].median()}
-        for ours, reference in pairs
+        for ours, reference in _PAIRS
     )
 
 

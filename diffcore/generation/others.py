@@ -24,9 +24,8 @@ class OtherImages:
 
     plan: pd.DataFrame  # N rows with `PLAN_COLUMNS`
     made_by: dict[str, str]  # model; model_hash, which tells the same plan with other pixels apart
-    image_of: Callable[
-        [int], np.ndarray
-    ]  # reads (H, W, 3) uint8, of any size, by place in the plan
+    # Reads (H, W, 3) uint8, of any size, by place in the plan.
+    image_of: Callable[[int], np.ndarray]
     truth: pd.DataFrame | None = None  # which are wrong, if it is known, as of `evaluate.judge`
 
     def bring_in(

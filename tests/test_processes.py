@@ -12,7 +12,7 @@ from diffcore import processes
 from diffcore.processes import side_by_side
 
 
-def told(log):
+def told(_):
     """What a job sees, with when it began and ended."""
     began = time.time()
     time.sleep(0.3)

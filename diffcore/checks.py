@@ -23,7 +23,7 @@ from diffcore.data.layouts import PhotosError, download, find_missing
 from diffcore.data.published import PUBLISHED
 from diffcore.data.splits import Split, load_split, test_splits
 from diffcore.data.weights import check_model_name, find_weights, is_file_name, refuse_torchscript
-from diffcore.mixing.methods import study_methods
+from diffcore.methods.registry import study_methods
 from diffcore.params import (
     EncoderSpec,
     PipelineSpec,
@@ -35,7 +35,7 @@ from diffcore.params import (
     resolve_device,
     resolve_precision,
 )
-from diffcore.prompts.book import choose_book
+from diffcore.prompts.prompt_set import choose_book
 from diffcore.store import write_text
 
 #: What a cell can need, in words that end "it needs ...".
@@ -183,7 +183,7 @@ def _read_others(
     params: StudyParams, train: Split, spare: Split | None, run_dir: Path
 ) -> list[str]:
     """Match images that are there already with classes; read imports once, while none changes."""
-    from diffcore.generation.others import plan_others  # slow to import
+    from diffcore.generation.external import plan_others  # slow to import
 
     pipeline, problems = params.generation.pipeline, []
     if spare is None and pipeline.kind == "surrogate":

@@ -30,14 +30,12 @@ _ELSEWHERE = {
     "train": ("diffcore.engines:train", "train its classifiers in the same ways"),
     "verify": ("diffcore.report.verify", "compare a fresh report with the committed one"),
     "tune": ("diffcore.training.tuning", "choose each method's settings on training images"),
-    "choose": ("diffcore.generation.choose", "choose the sampler's settings without the oracle"),
-    "cheaper": ("diffcore.generation.cheaper", "measure what cheaper drawing costs in quality"),
-    "statements": ("diffcore.report.statements", "list what shows each statement that is made"),
-    "label": ("diffcore.generation.eye", "lay images out for labels by eye, to check the oracle"),
-    "photographs": ("diffcore.filtering.photographs", "measure what the filter finds on them"),
-    "estimate": ("diffcore.overhead.estimate", "say what a profile will need before it is run"),
-    "bench": ("diffcore.overhead.bench", "measure the parts against each other, in one run"),
-    "pretrain": ("diffcore.paperbirds.pretrain.stages", "train the shipped models from seeds"),
+    "choose": ("paperbirds.pretrain.choose", "choose the sampler's settings without the oracle"),
+    "label": ("paperbirds.pretrain.labels", "lay images out for labels by eye, to check the oracle"),
+    "photographs": ("benchmarks.photographs", "measure what the filter finds on them"),
+    "estimate": ("diffcore.measure.estimate", "say what a profile will need before it is run"),
+    "bench": ("benchmarks.bench", "measure the parts against each other, in one run"),
+    "pretrain": ("paperbirds.pretrain.stages", "train the shipped models from seeds"),
 }
 
 

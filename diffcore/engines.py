@@ -23,9 +23,9 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from diffcore import checks
+from diffcore import checks, sweeps
 from diffcore.generation.draw import in_batches
-from diffcore.mixing.methods import study_methods
+from diffcore.methods.registry import study_methods
 from diffcore.params import (
     UserError,
     load_params,
@@ -35,7 +35,7 @@ from diffcore.params import (
 )
 from diffcore.processes import side_by_side
 from diffcore.study import Study
-from diffcore.training import runs, sweeps
+from diffcore.training import runs
 
 Unit = Callable[[], Any]
 _TRIES = 3

@@ -20,24 +20,23 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from diffcore import checks
+from diffcore import checks, sweeps
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split, load_split, test_splits
-from diffcore.filtering import evaluate as measured
 from diffcore.filtering import rules
 from diffcore.filtering.encoders import Encoder, load_encoder
-from diffcore.generation import others
+from diffcore.generation import external as others
 from diffcore.generation.draw import SETTING_COLUMNS, GeneratedSet, generate, in_batches
 from diffcore.generation.edit import edit_images, plan_edits
-from diffcore.generation.evaluate import judge_images
 from diffcore.generation.pipelines import LazyPipeline
+from diffcore.measure import filter as measured
+from diffcore.measure.image_quality import judge_images
 from diffcore.params import StudyParams, UserError, change_params, load_params, project_root
 from diffcore.processes import end_with
-from diffcore.prompts.book import PromptBook, choose_book
 from diffcore.prompts.plan import PLAN_COLUMNS, plan_generation
+from diffcore.prompts.prompt_set import PromptBook, choose_book
 from diffcore.report.results import Report
 from diffcore.store import digest, read_kept, written_whole
-from diffcore.training import sweeps
 from diffcore.training.networks import Classifier, load_classifier
 from diffcore.training.runs import Run, train_runs
 
@@ -197,7 +196,7 @@ class Study(Report):
     def retrieved(self) -> GeneratedSet:
         """What the generator learned from, found by its captions, in place of what it draws."""
         self.need("paperbirds")
-        from diffcore.paperbirds.retrieve import retrieve  # brings all of the pretraining with it
+        from paperbirds.retrieve import retrieve  # brings all of the pretraining with it
 
         found = retrieve(self.accepted.metadata, self.seed)
         return replace(self.accepted, images=found)
@@ -258,7 +257,7 @@ class Study(Report):
     def filter_by_all(self, generated: GeneratedSet) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """What each way of filtering keeps of M images, arm -> (M,) bool, and which are wrong.
 
-        Arms: `diffcore.filtering.evaluate.arms`.
+        Arms: `diffcore.measure.filter.arms`.
         """
         settings, wrong = self.params.filtering, self.judge(generated)["wrong"].to_numpy()
         texts = measured.class_texts(self.encoder, self.book, self.train.classes)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from diffcore.paperbirds.render import CONTEXTS, SPECIES, Rendering, render
+from paperbirds.render import CONTEXTS, SPECIES, Rendering, render
 
 #: Real photographs, if it is there.
 REAL = Path(

@@ -53,7 +53,7 @@ def work(folder, stage):
 def start():
     """Start a stage in a process that has imported everything before, and run nothing of it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diffcore.study", "diffcore.paperbirds.dataset"])
+    context.set_forkserver_preload(["diffcore.study", "paperbirds.dataset"])
 
     def begin(folder, stage):
         process = context.Process(target=work, args=(folder, stage))

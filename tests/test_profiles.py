@@ -13,9 +13,9 @@ from timm.data import ImageNetInfo
 from diffcore.data.names import readable_names
 from diffcore.data.published import PUBLISHED
 from diffcore.data.splits import load_split
-from diffcore.mixing.methods import study_methods
+from diffcore.methods.registry import study_methods
 from diffcore.params import load_params
-from diffcore.prompts.book import find_conflicts, load_prompt_book
+from diffcore.prompts.prompt_set import find_conflicts, load_prompt_book
 from diffcore.training import networks
 
 #: The paper's seven data sets: profile -> side of the images.

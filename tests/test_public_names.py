@@ -16,7 +16,7 @@ NAMES = {
     "diffcore.filtering": "load_encoder cosine_to_reference calibrate_threshold hard_filter",
     "diffcore.mixing": "pixel_mix patch_mix DiffCoReMix",
     "diffcore.saliency": "grad_cam energy_in_mask pointing_game",
-    "diffcore.paperbirds": "render SPECIES CONTEXTS DISTRACTORS Paperbirds load_oracle",
+    "paperbirds": "render SPECIES CONTEXTS DISTRACTORS Paperbirds load_oracle",
 }
 
 

@@ -11,7 +11,7 @@ from conftest import PROJECT
 
 from diffcore import store
 from diffcore.generation.draw import fill_shards
-from diffcore.prompts.book import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_book
 from diffcore.prompts.plan import plan_generation
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ from diffcore.filtering.encoders import load_encoder
 from diffcore.generation import generate
 from diffcore.generation.pipelines import load_pipeline
 from diffcore.params import load_params
-from diffcore.prompts.book import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_book
 from diffcore.prompts.plan import plan_generation
 
 params = load_params("smoke")

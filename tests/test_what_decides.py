@@ -8,12 +8,12 @@ import torch
 
 from diffcore.data.pairs import PairedDataset
 from diffcore.generation import draw, edit
-from diffcore.paperbirds.weights import pipeline_dir
+from paperbirds.weights import pipeline_dir
 from diffcore.params import SAVED, StudyParams, _keys, change_params, dump_params, load_params
 from diffcore.store import digest, write_text
 from diffcore.study import Study
 from diffcore.training.runs import run_key
-from diffcore.training.sweeps import plan_main
+from diffcore.sweeps import plan_main
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR100
 from diffcore.data.images import Box, Images, Lazy, find_images, in_utf8, to_pixels, told
 from diffcore.data.published import PUBLISHED, advice, fetch
 from diffcore.params import DataParams, UserError
-from diffcore.prompts.book import clean_class_name
+from diffcore.prompts.prompt_set import clean_class_name
 
 _TEST_FOLDERS = ("test", "val", "valid")  # of a class/image tree; the first that is there counts
 _LISTED = frozenset({"cub200", "cars", "flowers102", "tiny_imagenet"})  # not read from the disk

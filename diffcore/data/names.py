@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from torchvision.datasets import Flowers102
 
-from diffcore.prompts.book import clean_class_name
+from diffcore.prompts.prompt_set import clean_class_name
 
 _BY_HAND = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
 

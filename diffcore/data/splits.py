@@ -20,9 +20,9 @@ from diffcore.data.images import Images, Lazy, View, common_size, read_image, re
 from diffcore.data.layouts import read_box, read_catalogue
 from diffcore.data.names import readable_names
 from diffcore.data.published import PUBLISHED
-from diffcore.paperbirds.dataset import Paperbirds
 from diffcore.params import DataParams, StudyParams
 from diffcore.store import digest, keep_array
+from paperbirds.dataset import Paperbirds
 
 _PAPERBIRDS_PER_CLASS = 30  # where parameters set no number, as there is no end of them
 

@@ -16,5 +16,4 @@ from diffcore.figures.grids import counterparts, image_grid, overlay, saliency_g
 from diffcore.figures.intervals import interval_dots, interval_lines, overhead_accuracy
 from diffcore.figures.maps import heat_maps, object_bars, stacked_bars
 from diffcore.figures.schematic import pipeline_diagram
-from diffcore.figures.slider import threshold_slider
 from diffcore.figures.style import MEASURES, METHODS, PALETTE, use_style, wrap

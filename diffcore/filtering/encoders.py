@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from diffcore import store
 from diffcore.data import weights
-from diffcore.paperbirds.weights import clip_dir
 from diffcore.params import EncoderSpec, resolve_device
+from paperbirds.weights import clip_dir
 
 _SAVED_TOGETHER = 4096  # embeddings in a file of the cache, about the most that a kill can lose
 

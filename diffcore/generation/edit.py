@@ -25,8 +25,8 @@ from diffcore.generation.draw import (
 )
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import StudyParams
-from diffcore.prompts.book import load_prompt_book
 from diffcore.prompts.plan import plan_generation
+from diffcore.prompts.prompt_set import load_prompt_book
 from diffcore.store import digest
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from diffcore.data.images import SUFFIXES, find_images
-from diffcore.prompts.book import clean_class_name
 from diffcore.prompts.plan import PLAN_COLUMNS
+from diffcore.prompts.prompt_set import clean_class_name
 
 
 def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.DataFrame:

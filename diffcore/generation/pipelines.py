@@ -15,9 +15,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from huggingface_hub import try_to_load_from_cache
 
-from diffcore.paperbirds.weights import pipeline_dir
 from diffcore.params import PipelineSpec, is_hub_id, resolve_device
 from diffcore.store import digest, file_digest
+from paperbirds.weights import pipeline_dir
 
 _EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 #: Family -> what its prompts are encoded to, in the order in which it returns them.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from diffcore.prompts.book import PromptBook, negatives_for, write_prompt
+from diffcore.prompts.prompt_set import PromptBook, negatives_for, write_prompt
 
 PLAN_COLUMNS = (
     "sample_id", "class_name", "source_id", "context", "prompt", "negative_prompt", "seed",

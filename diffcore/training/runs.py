@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
 from diffcore.data.weights import find_weights
-from diffcore.mixing.methods import make_method
+from diffcore.methods.registry import make_method
 from diffcore.params import TrainingParams, resolve_device, resolve_precision
 from diffcore.processes import side_by_side
 from diffcore.store import digest, file_digest, read_kept, write_text
@@ -44,8 +44,8 @@ _NEUTRAL = {"methods", "loader_workers", "checkpoint_every", "log_with"}
 class Run:
     """One classifier to train and test; `columns` are for the table of results."""
 
-    method: str  # one of `diffcore.mixing.methods.METHODS`
-    settings: Mapping[str, float]  # of the method, from `diffcore.mixing.methods.method_settings`
+    method: str  # one of `diffcore.methods.registry.METHODS`
+    settings: Mapping[str, float]  # of the method, from `diffcore.methods.registry.method_settings`
     seed: int  # of the weights and of all draws
     pairs: PairedDataset
     tests: Mapping[str, Split]

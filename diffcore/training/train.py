@@ -25,7 +25,7 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from torch.utils.data import DataLoader
 
 from diffcore.data.pairs import PairedDataset
-from diffcore.mixing.methods import Method
+from diffcore.methods.registry import Method
 from diffcore.mixing.mix import device_of
 from diffcore.params import TrainingParams, resolve_device, resolve_precision
 from diffcore.store import read_kept, written_whole

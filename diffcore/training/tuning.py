@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from diffcore.mixing.methods import GENERATIVE, METHODS, method_settings, study_methods
+from diffcore.methods.registry import GENERATIVE, METHODS, method_settings, study_methods
 from diffcore.params import DoseParams, StudyParams, change_params, project_root
 from diffcore.store import write_text
+from diffcore.sweeps import Study, dosed_pairs, doses, own_dose
 from diffcore.training.runs import Run, train_runs
-from diffcore.training.sweeps import Study, dosed_pairs, doses, own_dose
 
 
 def grid(method: str) -> dict[str, tuple[float, ...]]:

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from diffcore.filtering import cosine_to_reference, evaluate, hard_filter, rules
+from diffcore.filtering import cosine_to_reference, hard_filter, rules
+
+from diffcore.measure import filter as evaluate
 from diffcore.filtering.rules import RULES
-from diffcore.paperbirds.birds import MALFORMATIONS
+from paperbirds.birds import MALFORMATIONS
 from diffcore.prompts import load_prompt_book
 
 

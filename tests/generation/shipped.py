@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffcore.generation import generate, load_pipeline
-from diffcore.paperbirds import SPECIES
+from paperbirds import SPECIES
 from diffcore.params import PipelineSpec
 from diffcore.prompts import load_prompt_book, plan_generation
 

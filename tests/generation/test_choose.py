@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffcore.generation import choose
-from diffcore.paperbirds import CONTEXTS, SPECIES
+from paperbirds.pretrain import choose
+from paperbirds import CONTEXTS, SPECIES
 from diffcore.params import load_params
 from diffcore.prompts import load_prompt_book
 

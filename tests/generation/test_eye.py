@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffcore.generation import eye
+from paperbirds.pretrain import labels as eye
 from diffcore.params import load_params
 
 MADE = pd.DataFrame({

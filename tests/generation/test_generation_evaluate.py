@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from shipped import draw, load_shipped, make_plan
 
-from diffcore.generation.evaluate import (
+from diffcore.measure.image_quality import (
     ablations,
     context_statistics,
     expected_rates,
@@ -16,11 +16,11 @@ from diffcore.generation.evaluate import (
     sweep,
     without_context,
 )
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS
-from diffcore.paperbirds.oracle import Reading
-from diffcore.paperbirds.web import expected_errors, is_seen
+from paperbirds import CONTEXTS, DISTRACTORS
+from paperbirds.oracle import Reading
+from paperbirds.web import expected_errors, is_seen
 from diffcore.prompts import load_prompt_book
-from diffcore.prompts.book import negatives_for
+from diffcore.prompts.prompt_set import negatives_for
 from diffcore.prompts.plan import PLAN_COLUMNS
 
 BOOK = load_prompt_book("paperbirds")

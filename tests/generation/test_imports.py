@@ -12,7 +12,7 @@ from diffcore.data.images import fit, read_image
 from diffcore.generation import read_generated
 from diffcore.generation.draw import GENERATED_COLUMNS
 from diffcore.generation.imports import plan_import
-from diffcore.generation.others import plan_others
+from diffcore.generation.external import plan_others
 from diffcore.params import load_params
 from diffcore.prompts.plan import PLAN_COLUMNS
 

@@ -8,7 +8,7 @@ from shipped import changed, load_shipped, make_spec
 
 from diffcore.generation import load_pipeline
 from diffcore.generation.pipelines import LazyPipeline, hash_model
-from diffcore.paperbirds.weights import pipeline_dir
+from paperbirds.weights import pipeline_dir
 from diffcore.params import SchedulerSpec
 
 

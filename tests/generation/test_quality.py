@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffcore.generation.quality import diversity, frechet_distance, spread_within
+from diffcore.measure.embeddings import diversity, frechet_distance, spread_within
 
 
 def test_the_frechet_distance_of_gaussians_is_the_closed_form():

@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from diffcore.data.images import fit
 from diffcore.data.splits import Split
-from diffcore.generation import read_generated, surrogates
+from diffcore.generation import read_generated, substitutes as surrogates
 from diffcore.generation.draw import GENERATED_COLUMNS
-from diffcore.generation.others import plan_others
-from diffcore.generation.surrogates import RANGES, judge_surrogates, plan_surrogates, transform
+from diffcore.generation.external import plan_others
+from diffcore.generation.substitutes import RANGES, judge_surrogates, plan_surrogates, transform
 from diffcore.params import load_params
 from diffcore.prompts import plan_generation
 from diffcore.prompts.plan import PLAN_COLUMNS

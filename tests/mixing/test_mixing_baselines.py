@@ -6,7 +6,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torchvision.transforms import v2
 
-from diffcore.mixing.baselines import MIXES, POLICIES, make_mix, make_policy, peaks, saliency
+from diffcore.methods.baselines import MIXES, POLICIES, make_mix, make_policy, peaks, saliency
 
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
 

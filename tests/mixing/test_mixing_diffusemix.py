@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffcore.mixing.diffusemix import DiffuseMix, draw_fractals, half_weights
+from diffcore.methods.diffusemix import DiffuseMix, draw_fractals, half_weights
 
 
 def seeded(seed):

@@ -10,9 +10,9 @@ import torch
 from diffcore.data.images import as_batch, as_pixels
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
-from diffcore.mixing import evaluate
+from diffcore.measure import mixing as evaluate
 from diffcore.mixing.mix import pixel_mix
-from diffcore.paperbirds import SPECIES, Paperbirds, load_oracle, render
+from paperbirds import SPECIES, Paperbirds, load_oracle, render
 from diffcore.params import MixingParams
 
 KEPT = ["DiffCoRe-Mix, pixel", "DiffCoRe-Mix, patch", "DiffuseMix"]

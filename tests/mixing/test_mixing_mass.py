@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from diffcore.mixing.mass import MASS_ARMS, mass_of, mixed_mass, settings_of_mass
-from diffcore.mixing.methods import make_method, method_settings
+from diffcore.methods.pixel_share import MASS_ARMS, mass_of, mixed_mass, settings_of_mass
+from diffcore.methods.registry import make_method, method_settings
 from diffcore.params import load_params
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator
 
-from diffcore.mixing.methods import GENERATIVE, METHODS, make_method, method_settings
+from diffcore.methods.registry import GENERATIVE, METHODS, make_method, method_settings
 from diffcore.params import change_params, load_params
 
 K = 12

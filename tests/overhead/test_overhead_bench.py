@@ -10,7 +10,8 @@ import torch
 from diffcore.data.images import as_pixels
 from diffcore.filtering.encoders import load_encoder
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.overhead import bench, timing, ways
+from benchmarks import bench, ways
+from diffcore.measure import timing
 from diffcore.params import load_params
 
 PARAMS = load_params("smoke")

@@ -7,7 +7,7 @@ from torch import nn
 
 from diffcore.checks import MissingFilesError
 from diffcore.data.published import PUBLISHED
-from diffcore.overhead import estimate
+from diffcore.measure import estimate
 from diffcore.params import TrainingParams, load_params
 
 #: That of all seven profiles, so that it is counted once.

@@ -15,11 +15,11 @@ from diffcore.data.splits import load_split
 from diffcore.filtering.encoders import load_encoder
 from diffcore.filtering.rules import embed
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.mixing.methods import METHODS
-from diffcore.overhead import evaluate, timing
-from diffcore.overhead.evaluate import Budget, Setting
+from diffcore.methods.registry import METHODS
+from diffcore.measure import overhead as evaluate, timing
+from diffcore.measure.overhead import Budget, Setting
 from diffcore.params import TrainingParams, load_params
-from diffcore.prompts.book import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_book
 from diffcore.prompts.plan import plan_generation
 from diffcore.store import encode_png
 from diffcore.training.train import Step

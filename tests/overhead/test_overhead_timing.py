@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.overhead import timing
+from diffcore.measure import timing
 from diffcore.params import load_params
-from diffcore.prompts.book import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_book
 from diffcore.prompts.plan import plan_generation
 
 SETTINGS = load_params("smoke").generation

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffcore.overhead import workers
+from benchmarks import workers
 from diffcore.params import load_params
 
 

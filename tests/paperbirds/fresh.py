@@ -5,10 +5,10 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from diffcore.paperbirds.dataset import draw_scene
-from diffcore.paperbirds.pretrain.release import load
-from diffcore.paperbirds.pretrain.renders import RenderSet
-from diffcore.paperbirds.weights import WEIGHTS
+from paperbirds.dataset import draw_scene
+from paperbirds.pretrain.release import load
+from paperbirds.pretrain.renders import RenderSet
+from paperbirds.weights import WEIGHTS
 
 #: First number of the seeds of fresh renders; those of training and data sets are all lower.
 FRESH = 5_000

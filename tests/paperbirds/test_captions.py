@@ -6,10 +6,10 @@ from fresh import FRESH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from diffcore.paperbirds.captions import FLAWS, NAMED, draw_caption, full_caption
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
+from paperbirds.captions import FLAWS, NAMED, draw_caption, full_caption
 from diffcore.prompts import load_prompt_book
-from diffcore.prompts.book import write_prompt
+from diffcore.prompts.prompt_set import write_prompt
 
 WORDED = {("an " if name[0] in "aeiou" else "a ") + name: name for name in SPECIES}
 

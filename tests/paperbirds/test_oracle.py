@@ -5,8 +5,8 @@ import pytest
 import torch
 from fresh import fresh_renders
 
-from diffcore.paperbirds import DISTRACTORS, load_oracle
-from diffcore.paperbirds.oracle import Oracle, as_images, as_input
+from paperbirds import DISTRACTORS, load_oracle
+from paperbirds.oracle import Oracle, as_images, as_input
 
 
 @pytest.fixture(scope="module")

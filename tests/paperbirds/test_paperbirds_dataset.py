@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from fresh import FRESH
 
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, Paperbirds
-from diffcore.paperbirds.contexts import CLUTTER
-from diffcore.paperbirds.dataset import HOME_SHARES, HOMES, SPLITS, draw_scene
-from diffcore.paperbirds.pretrain.renders import RenderRecipe
-from diffcore.paperbirds.pretrain.stages import PLAN
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES, Paperbirds
+from paperbirds.contexts import CLUTTER
+from paperbirds.dataset import HOME_SHARES, HOMES, SPLITS, draw_scene
+from paperbirds.pretrain.renders import RenderRecipe
+from paperbirds.pretrain.stages import PLAN
 
 
 def scenes(count=1_600, **options):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import safe_open, save_file
 
-from diffcore.paperbirds import load_oracle
-from diffcore.paperbirds.oracle import Oracle
-from diffcore.paperbirds.weights import (
+from paperbirds import load_oracle
+from paperbirds.oracle import Oracle
+from paperbirds.weights import (
     SUMS,
     WEIGHTS,
     WeightsError,

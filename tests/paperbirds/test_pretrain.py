@@ -15,12 +15,12 @@ from open_clip.loss import ClipLoss
 from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from diffcore.paperbirds.birds import WORLD
-from diffcore.paperbirds.captions import FLAWS, full_caption
-from diffcore.paperbirds.oracle import as_input
-from diffcore.paperbirds.pretrain.loop import MuonAdamW, Schedule, batches_in_order, train
-from diffcore.paperbirds.pretrain.models import (
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
+from paperbirds.birds import WORLD
+from paperbirds.captions import FLAWS, full_caption
+from paperbirds.oracle import as_input
+from paperbirds.pretrain.loop import MuonAdamW, Schedule, batches_in_order, train
+from paperbirds.pretrain.models import (
     Denoiser,
     assemble,
     build_autoencoder,
@@ -29,12 +29,12 @@ from diffcore.paperbirds.pretrain.models import (
     build_unet,
     build_vocabulary,
 )
-from diffcore.paperbirds.pretrain.readers import _reconstruct, contrastive_loss, encode_targets
-from diffcore.paperbirds.pretrain.release import load, measure_clip
-from diffcore.paperbirds.pretrain.renders import RenderRecipe, RenderSet, WebRecipe, render_set
-from diffcore.paperbirds.pretrain.stages import main
-from diffcore.paperbirds.pretrain.text_to_image import _finish, _v_target, psnr, redraw
-from diffcore.paperbirds.weights import WEIGHTS, shipped_quality, verify
+from paperbirds.pretrain.readers import _reconstruct, contrastive_loss, encode_targets
+from paperbirds.pretrain.release import load, measure_clip
+from paperbirds.pretrain.renders import RenderRecipe, RenderSet, WebRecipe, render_set
+from paperbirds.pretrain.stages import main
+from paperbirds.pretrain.text_to_image import _finish, _v_target, psnr, redraw
+from paperbirds.weights import WEIGHTS, shipped_quality, verify
 
 
 @pytest.fixture(scope="module")

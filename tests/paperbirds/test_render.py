@@ -12,9 +12,9 @@ from fresh import FRESH
 from PIL import Image
 
 import diffcore
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES, render
-from diffcore.paperbirds.birds import CUT, MALFORMATIONS
-from diffcore.paperbirds.dataset import draw_scene
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES, render
+from paperbirds.birds import CUT, MALFORMATIONS
+from paperbirds.dataset import draw_scene
 
 RENDER_MODULE = sys.modules[render.__module__]
 
@@ -31,7 +31,7 @@ def changed(a, b):
 # ------------------------------------------------------------------------------ the same bytes
 DIGEST = """
 import hashlib
-from diffcore.paperbirds.dataset import draw_scene
+from paperbirds.dataset import draw_scene
 options = {"style": None, "bias": 1.0, "extra_distractor": 0.5}
 scenes = [draw_scene((5_002, i), malformed=i % 2 == 0, **options) for i in range(40)]
 shown = b"".join(scene.render().image.tobytes() for scene in scenes)

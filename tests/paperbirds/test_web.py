@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from fresh import FRESH
 
-from diffcore.paperbirds import CONTEXTS, SPECIES, web
-from diffcore.paperbirds.birds import CUT
-from diffcore.paperbirds.captions import FLAWS
-from diffcore.paperbirds.dataset import HOMES
+from paperbirds import CONTEXTS, SPECIES, web
+from paperbirds.birds import CUT
+from paperbirds.captions import FLAWS
+from paperbirds.dataset import HOMES
 
 COUNT = 20_000
 

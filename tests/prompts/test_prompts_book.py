@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore.paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from diffcore.paperbirds.captions import full_caption
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
+from paperbirds.captions import full_caption
 from diffcore.params import ParamsError, PromptParams
 from diffcore.prompts import clean_class_name, find_conflicts, load_prompt_book
-from diffcore.prompts.book import (
+from diffcore.prompts.prompt_set import (
     PromptBook,
     choose_book,
     list_prompt_books,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcore.prompts import load_prompt_book, plan_generation
-from diffcore.prompts.book import write_prompt
+from diffcore.prompts.prompt_set import write_prompt
 from diffcore.prompts.plan import PLAN_COLUMNS
 
 BIRDS = load_prompt_book("birds")

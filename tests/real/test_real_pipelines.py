@@ -26,7 +26,7 @@ from diffcore.generation import generate, load_pipeline
 from diffcore.generation.pipelines import LazyPipeline, hash_model
 from diffcore.params import PipelineSpec, load_params
 from diffcore.prompts import load_prompt_book, plan_generation
-from diffcore.prompts.book import negatives_for, write_prompt
+from diffcore.prompts.prompt_set import negatives_for, write_prompt
 
 pytestmark = pytest.mark.slow
 PROFILES = ("cub200", "cars", "flowers102", "caltech101", "cifar100", "tiny_imagenet", "imagenet")

@@ -20,9 +20,9 @@ from PIL import Image
 from diffcore.checks import require
 from diffcore.filtering.rules import cosine_to_reference, hard_filter
 from diffcore.generation.draw import read_generated
-from diffcore.mixing.methods import REQUIRED
+from diffcore.methods.registry import REQUIRED
 from diffcore.params import load_params
-from diffcore.prompts.book import find_conflicts
+from diffcore.prompts.prompt_set import find_conflicts
 from diffcore.report.claims import VERDICTS
 from diffcore.report.run import build_index, notebooks, run_notebook
 from diffcore.study import Study

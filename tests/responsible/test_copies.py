@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from diffcore.paperbirds import Paperbirds
-from diffcore.responsible import copies
-from diffcore.responsible.copies import as_vectors, copy_thresholds, nearest
+from paperbirds import Paperbirds
+from diffcore.measure import near_copies as copies
+from diffcore.measure.near_copies import as_vectors, copy_thresholds, nearest
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from diffcore.params import load_params
-from diffcore.prompts.book import load_prompt_book
-from diffcore.responsible.card import data_card
+from diffcore.prompts.prompt_set import load_prompt_book
+from diffcore.measure.data_card import data_card
 
 GENERATED = pd.DataFrame({
     "class_name": ["jay", "jay", "wren | king"], "model": "tiny", "model_hash": "abc",

@@ -6,13 +6,13 @@ import pytest
 from corner import Corner, spaces
 
 from diffcore.data.splits import load_split
-from diffcore.paperbirds import CONTEXTS
-from diffcore.paperbirds.pretrain.stages import PLAN
-from diffcore.paperbirds.web import is_seen
+from paperbirds import CONTEXTS
+from paperbirds.pretrain.stages import PLAN
+from paperbirds.web import is_seen
 from diffcore.params import load_params
 from diffcore.responsible import evaluate
-from diffcore.responsible.copies import as_vectors
-from diffcore.responsible.evaluate import balance, closer_shares, leakage, nearness_to_seen
+from diffcore.measure.near_copies import as_vectors
+from diffcore.measure.balance import balance, closer_shares, leakage, nearness_to_seen
 
 
 def test_a_set_that_knows_the_test_is_nearer_to_it():

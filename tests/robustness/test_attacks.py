@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from diffcore.robustness.attacks import attack, fgsm, pgd
+from diffcore.measure.attacks import attack, fgsm, pgd
 
 EPS = 8 / 255
 LABELS = torch.arange(12)
@@ -81,7 +81,7 @@ def test_attacks_succeed_and_pgd_is_no_weaker_than_fgsm(net, images):
 
 def test_batches_and_other_sizes_do_not_change_an_attack(net, images, monkeypatch):
     whole = attack(net, images, LABELS, [EPS], steps=2, seed=0)
-    monkeypatch.setattr("diffcore.robustness.attacks._BATCH", 5)
+    monkeypatch.setattr("diffcore.measure.attacks._BATCH", 5)
     with torch.no_grad():  # also where no gradients are wanted
         parts = attack(net, images, LABELS, [2 / 255, EPS], steps=2, seed=0)
     for name, moved in whole.items():

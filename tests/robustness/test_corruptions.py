@@ -11,9 +11,9 @@ from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from PIL import Image
 from scipy.ndimage import correlate
 
-from diffcore.paperbirds import Paperbirds
-from diffcore.robustness import corruptions
-from diffcore.robustness.corruptions import CORRUPTIONS, corrupt
+from paperbirds import Paperbirds
+from diffcore.measure import corruptions
+from diffcore.measure.corruptions import CORRUPTIONS, corrupt
 
 # Strengths at severities 1 to 5, as of ImageNet-C/create_c/make_tinyimagenet_c.py in
 # github.com/hendrycks/robustness. Zooms are counted from its ranges in steps of 0.01, without their

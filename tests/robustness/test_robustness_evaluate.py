@@ -10,10 +10,10 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from diffcore.data.images import some_of_each_class
 from diffcore.data.splits import load_split
-from diffcore.paperbirds import CONTEXTS, load_oracle
+from paperbirds import CONTEXTS, load_oracle
 from diffcore.params import load_params
-from diffcore.robustness import evaluate
-from diffcore.robustness.corruptions import CORRUPTIONS
+from diffcore.measure import robustness as evaluate
+from diffcore.measure.corruptions import CORRUPTIONS
 
 EPS = 8 / 255
 

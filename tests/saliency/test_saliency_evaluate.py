@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from diffcore.data.splits import Split
-from diffcore.saliency import evaluate
+from diffcore.measure import saliency as evaluate
 
 
 def some_images(count=6, classes=3, seed=0):

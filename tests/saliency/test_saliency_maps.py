@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn.functional import interpolate
 
-from diffcore.saliency import maps
+from diffcore.measure import saliency_maps as maps
 
 TARGETS = torch.tensor([2, 0, 3])
 

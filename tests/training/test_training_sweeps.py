@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from dummy_study import DummyStudy
 
-from diffcore.mixing.mass import mass_of
-from diffcore.mixing.methods import GENERATIVE, METHODS, REQUIRED, study_methods
+from diffcore.methods.pixel_share import mass_of
+from diffcore.methods.registry import GENERATIVE, METHODS, REQUIRED, study_methods
 from diffcore.params import ParamsError, change_params, load_params
-from diffcore.prompts.book import load_prompt_book
-from diffcore.training import sweeps
-from diffcore.training.sweeps import plan_doses, plan_main, plan_sweep
+from diffcore.prompts.prompt_set import load_prompt_book
+from diffcore import sweeps
+from diffcore.sweeps import plan_doses, plan_main, plan_sweep
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import resized_crop
 
 from diffcore.data.pairs import PairedDataset
-from diffcore.mixing.methods import make_method, method_settings
+from diffcore.methods.registry import make_method, method_settings
 from diffcore.params import load_params
 from diffcore.training.networks import (
     build_classifier,

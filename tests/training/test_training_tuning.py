@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from dummy_study import DummyStudy
 
-from diffcore.mixing.methods import METHODS
+from diffcore.methods.registry import METHODS
 from diffcore.params import DoseParams, change_params, load_params
 from diffcore.training import tuning
-from diffcore.training.sweeps import study_methods
+from diffcore.sweeps import study_methods
 
 PROFILES = Path(__file__).parents[2] / "params"
 

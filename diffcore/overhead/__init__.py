@@ -1,1 +1,0 @@
-"""What the method costs: measured in steps, images and epochs, estimated, and benchmarked."""

@@ -1,0 +1,240 @@
+"""Contextual and negative prompts: the wording of one domain, and what in it contradicts itself.
+
+The paper's prompt is "a {class}, a {domain}, {context}"; a negative one steers away from clutter.
+Differences from the authors' released code: the domain is a noun of the language ("a bird"), not
+the name of a data set; every domain has contexts of its own; and a negative that contradicts the
+context or the class of a prompt is named by `find_conflicts` and left out by `negatives_for`.
+"""
+
+import difflib
+import re
+import string
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import yaml
+
+from diffcore.params import ParamsError, PromptParams
+
+_PLACEHOLDERS = frozenset({"class_name", "domain_noun", "context"})
+_BOOKS = Path(__file__).with_name("sets")
+_WORDS = yaml.safe_load((_BOOKS.parent / "words.yaml").read_text("utf-8"))
+_SYNONYMS = _WORDS["synonyms"]
+_SHOWN_BY = {shown: frozenset(words) for shown, words in _WORDS["shown_by"].items()}
+
+
+@dataclass(frozen=True)
+class PromptBook:
+    """What the prompts of one domain are made of; ParamsError for what breaks these rules.
+
+    The template is clauses joined by ", " with the placeholders ``{class_name}`` (needed),
+    ``{domain_noun}`` and ``{context}``; the clause of the context is left out when a prompt has
+    none, so it must not name the class.
+    """
+
+    domain: str
+    template: str
+    contexts: tuple[str, ...]  # at least one scene, each once
+    negatives: tuple[str, ...] = ()  # what no image should show, each once
+    domain_noun: str = ""  # what all classes are ("bird"); needed if the template uses it
+    # Context -> negatives that it is made of and that are not named with it.
+    exceptions: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Freeze the lists, then check the whole."""
+        object.__setattr__(self, "contexts", _distinct(self, "contexts"))
+        object.__setattr__(self, "negatives", _distinct(self, "negatives"))
+        frozen = {context: tuple(names) for context, names in self.exceptions.items()}
+        object.__setattr__(self, "exceptions", MappingProxyType(frozen))
+        if not self.contexts:
+            raise ParamsError(f"prompt book {self.domain!r}: contexts must name at least one scene")
+        _check_template(self)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A negative that works against what a prompt asks for."""
+
+    negative: str
+    contradicts: str
+    where: Literal["context", "class", "domain"]
+    why: str
+
+
+def list_prompt_books() -> list[str]:
+    """Name the books that ship with the package, sorted."""
+    return sorted(book.name.removesuffix(".yaml") for book in _BOOKS.iterdir())
+
+
+def load_prompt_book(domain: str, **parts: str | Sequence[str] | None) -> PromptBook:
+    """Load the book of a domain, with its template, contexts or negatives replaced if given.
+
+    ParamsError for an unknown domain, with the nearest known one, or a part that makes no book.
+
+    >>> load_prompt_book("flowers").domain_noun
+    'flower'
+    """
+    known = list_prompt_books()
+    if domain not in known:
+        nearest = difflib.get_close_matches(domain, known, n=1, cutoff=0.0)[0]
+        raise ParamsError(
+            f"no prompt book {domain!r}; there are {', '.join(known)} (nearest: {nearest})"
+        )
+    book = yaml.safe_load((_BOOKS / f"{domain}.yaml").read_text("utf-8"))
+    return PromptBook(**(book | {key: value for key, value in parts.items() if value is not None}))
+
+
+def choose_book(settings: PromptParams) -> PromptBook:
+    """Load the book of a study, with the parts that its parameters replace."""
+    given = settings.model_dump(include={"template", "contexts", "negatives"})
+    return load_prompt_book(settings.domain, **given)
+
+
+def _distinct(book: PromptBook, name: str) -> tuple[str, ...]:
+    """Return a list of the book as a tuple of distinct, non-empty texts."""
+    items = getattr(book, name)
+    if isinstance(items, str) or not all(isinstance(item, str) and item.strip() for item in items):
+        raise ParamsError(f"prompt book {book.domain!r}: {name} must be a list of texts")
+    if twice := sorted({item for item in items if list(items).count(item) > 1}):
+        raise ParamsError(f"prompt book {book.domain!r}: {name} holds {twice} more than once")
+    return tuple(items)
+
+
+def _check_template(book: PromptBook) -> None:
+    """Raise ParamsError unless every placeholder can be filled and the context left out."""
+    start = f"prompt book {book.domain!r}: template {book.template!r} "
+    try:
+        used = _placeholders(book.template)
+        formatted = [name for _, name, *how in string.Formatter().parse(book.template) if any(how)]
+    except ValueError as error:
+        raise ParamsError(f"{start}cannot be read: {error}") from None
+    if formatted:
+        raise ParamsError(f"{start}formats {formatted}; write {{{formatted[0]}}} and no more")
+    if unknown := used - _PLACEHOLDERS:
+        raise ParamsError(f"{start}has {sorted(unknown)}; legal are {sorted(_PLACEHOLDERS)}")
+    if "class_name" not in used:
+        raise ParamsError(f"{start}does not name the {{class_name}}")
+    if "domain_noun" in used and not book.domain_noun:
+        raise ParamsError(f"{start}uses {{domain_noun}}, but the book's domain_noun is empty")
+    if any({"class_name", "context"} <= _placeholders(part) for part in _clauses(book.template)):
+        raise ParamsError(f"{start}has class and context in one clause; put a comma between them")
+
+
+def _placeholders(template: str) -> set[str]:
+    return {name for _, name, *_ in string.Formatter().parse(template) if name is not None}
+
+
+def _clauses(template: str) -> list[str]:
+    return re.split(r",\s*", template)
+
+
+def clean_class_name(name: str) -> str:
+    """Turn the name of a class folder or label into words.
+
+    Leading indices go, underscores become spaces, and of synonyms joined by commas the first
+    stays. Numbers that are part of the name stay. Raises ValueError if nothing is left.
+
+    >>> clean_class_name("001.Black_footed_Albatross")
+    'black footed albatross'
+    >>> clean_class_name("747-400"), clean_class_name("Audi S4 Sedan 2012")
+    ('747-400', 'audi s4 sedan 2012')
+    """
+    first = unicodedata.normalize("NFC", name.split(",")[0].strip())  # macOS takes letters apart
+    # An index has at most three digits or leading zeros: "2012_..." may well be a year.
+    unnumbered = re.sub(r"^(?:0\d*|\d{1,3})[._-]+(?=[^\W\d])", "", first)
+    words = " ".join(unnumbered.replace("_", " ").lower().split())
+    if not words:
+        raise ValueError(f"class name {name!r} holds no word")
+    return words
+
+
+@lru_cache(maxsize=4096)
+def write_prompt(book: PromptBook, class_name: str, context: str = "") -> str:
+    """Write the prompt of a class, in a context or, for an empty one, in none.
+
+    An "a" before a vowel becomes "an", as in the captions of Paperbirds.
+
+    >>> write_prompt(load_prompt_book("birds"), "021.Eastern_Towhee", "open desert")
+    'an eastern towhee, a bird, open desert'
+    """
+    parts = [part for part in _clauses(book.template) if context or "{context}" not in part]
+    filled = ", ".join(parts).format(
+        class_name=clean_class_name(class_name), domain_noun=book.domain_noun, context=context
+    )
+    return re.sub(r"\ba (?=[aeiou])", "an ", filled)
+
+
+def find_conflicts(book: PromptBook, class_names: Iterable[str] = ()) -> list[Conflict]:
+    """Name every negative that contradicts a context, the domain or one of the classes.
+
+    A negative contradicts a text if each of its words is in the text or is implied by it, both
+    reduced to stems. What the book lists under `exceptions` is settled and not reported.
+
+    >>> book = PromptBook("boats", "a {class_name}, {context}", ("open sea",), ("water", "car"))
+    >>> [(found.negative, found.contradicts, found.why) for found in find_conflicts(book)]
+    [('water', 'open sea', '"sea" implies water')]
+    """
+    texts = [("context", context) for context in book.contexts]
+    texts += [("domain", book.domain_noun)] if book.domain_noun else []
+    texts += [("class", clean_class_name(name)) for name in class_names]
+    return [
+        Conflict(negative, text, where, why)
+        for negative in book.negatives
+        for where, text in texts
+        if negative not in book.exceptions.get(text, ()) and (why := _contradiction(negative, text))
+    ]
+
+
+def negatives_for(book: PromptBook, context: str = "", class_name: str = "") -> tuple[str, ...]:
+    """Return the negatives that fit one prompt: the book's without those that contradict it.
+
+    >>> negatives_for(load_prompt_book("paperbirds"), "forest canopy", "blue jay")
+    ('car', 'person', 'house', 'traffic light')
+    """
+    texts = (context, book.domain_noun, clean_class_name(class_name) if class_name else "")
+    return tuple(
+        negative
+        for negative in book.negatives
+        if negative not in book.exceptions.get(context, ())
+        and not any(_contradiction(negative, text) for text in texts)
+    )
+
+
+@lru_cache(maxsize=65536)
+def _contradiction(negative: str, text: str) -> str:
+    """Say why a negative contradicts a text; empty if it does not."""
+    concepts, stems = _concepts(text), _stems(negative)
+    if not stems or any(stem not in concepts for stem in stems):
+        return ""
+    implied = {concepts[stem]: stem for stem in stems if concepts[stem] != stem}
+    whys = [f'"{word}" implies {stem}' for word, stem in implied.items()]
+    return "; ".join(whys) or f'"{text}" names it'
+
+
+@lru_cache(maxsize=4096)
+def _concepts(text: str) -> dict[str, str]:
+    """Map every stem that a text names or implies to the stem it comes from."""
+    named = _stems(text)
+    implied = {shown: stem for stem in named for shown in _SHOWN_BY if stem in _SHOWN_BY[shown]}
+    return implied | {stem: stem for stem in named}
+
+
+def _stems(text: str) -> list[str]:
+    return [_stem(word) for word in re.findall(r"[^\W\d_]+", text.lower())]
+
+
+def _stem(word: str) -> str:
+    """Reduce a lower-case word to its singular and to one of several names of a thing."""
+    if word not in _SYNONYMS:
+        if re.search(r"(?:ch|sh|x|ss)es$", word):
+            word = word[:-2]
+        elif re.search(r"[^aeiou]ies$", word):
+            word = word[:-3] + "y"
+        elif re.search(r"[^siu]s$", word):
+            word = word[:-1]
+    return _SYNONYMS.get(word, word)

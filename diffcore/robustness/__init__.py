@@ -1,1 +1,0 @@
-"""Trained classifiers under corruption, attack and other backgrounds, and their calibration."""

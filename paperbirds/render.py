@@ -1,0 +1,137 @@
+"""Renders Paperbirds: a bird, a context, optional distractors, from clean studio to camera field.
+
+`style` is the dial of the study. 0 is *studio*: clean, saturated, the bird large, centred and
+facing right, as on the plates of a field guide; the text-to-image model learns from it. 1 is
+*field*: camera-like light, blur and noise, a smaller and off-centre bird facing either way, things
+in front of it; the data set. All that depends on the style is in `_stage` and `_photograph`.
+
+Our choice throughout: the paper uses photographs. Everything is a function of the seed alone.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image, ImageDraw, ImageFilter
+
+from paperbirds.birds import MALFORMATIONS, SPECIES, WORLD, Pose, draw_bird
+from paperbirds.contexts import CANVAS, CONTEXTS, DISTRACTORS, draw_behind, draw_in_front
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One rendered image with all that is known about it."""
+
+    image: np.ndarray  # (64, 64, 3) uint8 RGB
+    mask: np.ndarray  # (64, 64) bool, True where the bird is seen
+    species: str
+    context: str
+    distractors: tuple[str, ...]
+    malformation: str | None
+    style: float
+
+
+def render(
+    species: str, context: str, seed: int | tuple[int, ...], distractors: tuple[str, ...] = (), *,
+    style: float = 0.0, malformation: str | None = None,
+) -> Rendering:  # fmt: skip
+    """Render one image; the same arguments give the same bytes.
+
+    Takes names from SPECIES, CONTEXTS, DISTRACTORS (at most four) and MALFORMATIONS (None: a whole
+    bird), and a style from 0 (studio) to 1 (field); ValueError for any others.
+
+    >>> render("blue jay", "open desert", seed=7).image.shape
+    (64, 64, 3)
+    """
+    _check(species, context, malformation, distractors)
+    if not 0 <= style <= 1:
+        raise ValueError(f"style must be in [0, 1] (0 = studio, 1 = field), got {style}")
+    rng = np.random.default_rng(seed)
+    behind = draw_behind(context, distractors, rng)
+    bird = Image.new("RGBA", (CANVAS, CANVAS))
+    pose = _stage(rng, style)
+    if malformation == "cropped":
+        pose = _out_of_frame(pose, rng)
+    draw_bird(ImageDraw.Draw(bird), species, pose, malformation)
+    image = _over(_over(behind.base, behind.canvas), bird)
+    coverage = np.asarray(bird.getchannel("A").reduce(4), np.float32) / 255
+
+    fronts = [_mound(context, pose, rng)] if malformation == "half hidden" else []
+    if rng.random() < 0.5 * style:
+        fronts.append(draw_in_front(context, rng))
+    for front in fronts:
+        image = _over(image, front)
+        coverage = coverage * (1 - np.asarray(front.getchannel("A").reduce(4)) / 255)
+    image = _photograph(image, rng, style)
+    return Rendering(image, coverage > 0.5, species, context, distractors, malformation, style)
+
+
+def _stage(rng: np.random.Generator, style: float) -> Pose:
+    """Draw the pose: the studio's birds are large, level and centred, the field's are not."""
+    offset = rng.uniform(-1, 1, 2) * _lerp((5, 5), (38, 26), style)
+    nod = rng.choice((-1, 1)) * rng.uniform(0.02, 0.22)
+    return Pose(
+        centre=(CANVAS / 2 - 8 + offset[0], CANVAS / 2 + 8 + offset[1]),
+        scale=_lerp(62, 46, style) * rng.uniform(0.95, 1.05 + 0.1 * style),
+        tilt=rng.uniform(-1, 1) * _lerp(0.10, 0.32, style),
+        facing=-1 if rng.random() < 0.5 * style else 1,
+        nod=float(nod),
+        wing=rng.uniform(-0.05, 0.30),
+    )
+
+
+def _out_of_frame(pose: Pose, rng: np.random.Generator) -> Pose:
+    """Move a bird to the left or right edge, so that the frame cuts it through the body."""
+    edge = rng.choice((0, CANVAS)) + rng.uniform(-0.3, 0.3) * pose.scale
+    return replace(pose, centre=(float(edge), pose.centre[1]))
+
+
+def _mound(context: str, pose: Pose, rng: np.random.Generator) -> Image.Image:
+    """Something in the colour of the ground that hides a bird's head or its tail, as a canvas."""
+    canvas = Image.new("RGBA", (CANVAS, CANVAS))
+    colour = tuple(int(0.75 * c) for c in WORLD["skies"][context][-1])
+    side, reach = rng.choice((-1, 1)), pose.scale * rng.uniform(1.25, 1.45)
+    x, y = pose.centre[0] + 1.25 * side * pose.scale, pose.centre[1]
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse((x - reach, y - reach, x + reach, y + reach), colour)
+    draw.rectangle((x - reach, y, x + reach, CANVAS), colour)
+    return canvas
+
+
+def _photograph(image: np.ndarray, rng: np.random.Generator, style: float) -> np.ndarray:
+    """Give an image (64, 64, 3) the light, blur and noise of a camera; uint8 RGB."""
+    strength = rng.uniform(0.4, 1.0) * style
+    grey = image.mean(axis=2, keepdims=True)
+    image = grey + (image - grey) * (1.05 - 0.45 * strength)
+    gain = 1 + strength * (rng.uniform(-0.28, 0.22) + rng.uniform(-0.08, 0.08, 3))
+    image = (image - 128) * (1 - 0.25 * strength) + 128
+    image = (image * gain.astype(np.float32)).clip(0, 255).astype(np.uint8)
+    if style == 0:
+        return image
+    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.75 * strength))
+    noise = rng.standard_normal(image.shape, np.float32) * (4.0 * strength)
+    return (np.asarray(blurred) + noise).clip(0, 255).astype(np.uint8)
+
+
+def _over(image: np.ndarray, canvas: Image.Image) -> np.ndarray:
+    """Lay a 4x canvas over a float image (64, 64, 3), antialiased."""
+    layer = np.asarray(canvas.reduce(4), np.float32)
+    alpha = layer[:, :, 3:] / 255
+    return image + alpha * (layer[:, :, :3] - image)
+
+
+def _lerp(studio: ArrayLike, field: ArrayLike, style: float) -> np.ndarray:
+    return np.asarray(studio) * (1 - style) + np.asarray(field) * style
+
+
+def _check(species: str, context: str, malformation: str | None, distractors: tuple) -> None:
+    for kind, value, known in (
+        ("species", species, SPECIES),
+        ("context", context, CONTEXTS),
+        ("malformation", malformation, (None, *MALFORMATIONS)),
+        *(("distractor", name, DISTRACTORS) for name in distractors),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {kind} {value!r}; known: {', '.join(map(str, known))}")
+    if len(distractors) > 4:
+        raise ValueError(f"at most four distractors (one a corner), got {', '.join(distractors)}")

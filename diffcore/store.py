@@ -8,6 +8,7 @@ lossless PNG, lightly compressed, as denser files cost more time than disk.
 
 import errno
 import hashlib
+import importlib.util
 import io
 import json
 import mmap
@@ -50,8 +51,53 @@ _REMEDIES = {
 }
 
 
+#: Begins a location inside an installed package: ``package:<import name>/<path>``.
+PACKAGE = "package:"
+SUMS = "SHA256SUMS"
+
+
 class StorageError(UserError, OSError):
     """A folder that cannot be written to; the message names it and the remedy."""
+
+
+class DamageError(UserError, OSError):
+    """A file that is missing or is not the one that was released; the message has the remedy."""
+
+
+# ---------------------------------------------------------------------------------------- locations
+def locate(location: str | Path) -> Path:
+    """Turn a path, or ``package:<import name>/<path>``, into a path; import nothing.
+
+    FileNotFoundError for a package that is not installed.
+    """
+    if not str(location).startswith(PACKAGE):
+        return Path(location)
+    name, _, inside = str(location).removeprefix(PACKAGE).partition("/")
+    if not name.isidentifier():
+        raise ValueError(f"{location}: {name!r} is no package's name for import")
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        remedy = f"run `make setup`, or `pip install {name.replace('_', '-')}`"
+        raise FileNotFoundError(f"the package {name} is not installed; {remedy}")
+    return Path(next(iter(spec.submodule_search_locations)), inside)
+
+
+@lru_cache
+def verify_sums(path: Path) -> None:
+    """Compare files at or below a path with a SHA256SUMS beside or in it, if there is one.
+
+    A model that a broken download cut short would draw noise silently. DamageError names the file.
+    """
+    root = next((place for place in (path, path.parent) if (place / SUMS).is_file()), None)
+    lines = (root / SUMS).read_text(encoding="utf-8").splitlines() if root else []
+    for expected, name in (line.split("  ", 1) for line in lines):
+        file = root / name
+        if file.is_relative_to(path):
+            remedy = f"restore it, for instance with `git checkout -- {file}`"
+            if not file.is_file():
+                raise DamageError(f"{file} is missing; {remedy}")
+            if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+                raise DamageError(f"{file} is not the released file; {remedy}")
 
 
 # -------------------------------------------------------------------------------------- whole files

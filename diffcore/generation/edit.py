@@ -44,7 +44,7 @@ def plan_edits(sources: pd.DataFrame, params: StudyParams) -> pd.DataFrame:
 def edit_images(
     plan: pd.DataFrame, sources: Split, pipeline: LazyPipeline | diffusers.DiffusionPipeline,
     out_dir: str | Path, *, strength: float, guidance_scale: float, num_inference_steps: int,
-    height: int, width: int, unguided_steps: int = 0, batch_size: int = 8, shard_size: int = 256,
+    height: int, width: int, batch_size: int = 8, shard_size: int = 256,
     progress: bool = True,
 ) -> GeneratedSet:  # fmt: skip
     """Edit the source image of every row of `plan_edits`, where a folder does not hold the edit.
@@ -53,7 +53,6 @@ def edit_images(
         sources: the images that the plan names; raises KeyError for one that is not there.
         strength: how far back into noise an image is sent, in (0, 1]; at 1 nothing is left of it.
             It is the share of the `num_inference_steps` that is run; ValueError if that is none.
-        unguided_steps: of drawing, and ignored: an edit is guided in each of its fewer steps.
 
     The other arguments and the result are as of `diffcore.generation.generate`.
     """

@@ -33,7 +33,7 @@ class OtherImages:
         encoder: Callable[[], Any] | None = None,
     ) -> GeneratedSet:  # fmt: skip
         """Fit all images to the size in use and put them into shards, where they are not yet."""
-        size = {"height": settings.height, "width": settings.width}
+        size = {"height": settings.image_size, "width": settings.image_size}
         wanted = self.plan.assign(**size, **self.made_by, num_inference_steps=0, guidance_scale=0.0)
 
         def fitted(rows: pd.DataFrame) -> Iterator[np.ndarray]:
@@ -57,8 +57,8 @@ def plan_others(
         files = plan["file"].tolist()
         made_by = {"model": "imported", "model_hash": hash_tree(root, files)}
         return OtherImages(plan[columns], made_by, lambda place: read_image(root / files[place]))
-    shares = generation.model_dump(include={"generated_share", "noise_share"})
-    plan = surrogates.plan_surrogates(sources, spare, **shares, seed=params.seed)
+    share = generation.generated_share
+    plan = surrogates.plan_surrogates(sources, spare, generated_share=share, seed=params.seed)
     places = pd.Index(spare.metadata["source_id"]).get_indexer(plan["photograph"])
     seeds, truth = plan["seed"].tolist(), surrogates.judge_surrogates(plan)
     made_of = digest(surrogates.TRANSFORM_HASH, spare.digest)  # other pixels, other surrogates

@@ -1,7 +1,7 @@
 """Pipelines: one call loads every kind of text-to-image model, and a digest tells them apart.
 
-From CosXL in one file to the tiny model that ships with Paperbirds, all become the same kind of
-pipeline. Our choice: only safetensors are read, since a pickled checkpoint can run code, and no
+From CosXL in one file to a tiny model inside a package, all become the same kind of pipeline. Our
+choice: only safetensors are read, since a pickled checkpoint can run code, and no
 watermark is drawn, since its presence would hang on an optional package.
 """
 
@@ -16,8 +16,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from huggingface_hub import try_to_load_from_cache
 
 from diffcore.params import PipelineSpec, is_hub_id, resolve_device
-from diffcore.store import digest, file_digest
-from paperbirds.weights import pipeline_dir
+from diffcore.store import digest, file_digest, locate, verify_sums
 
 _EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 #: Family -> what its prompts are encoded to, in the order in which it returns them.
@@ -81,7 +80,7 @@ def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
         raise ValueError(f"{source} is no .safetensors file; others can run code when opened")
     if spec.kind != "hub" and not Path(source).exists():
         raise FileNotFoundError(f"{source} does not exist; set generation.pipeline.location")
-    options = {"dtype": getattr(torch, spec.dtype), "local_files_only": spec.local_files_only,
+    options = {"dtype": getattr(torch, spec.dtype), "local_files_only": spec.kind == "folder",
                "use_safetensors": True}  # fmt: skip
     load_vae = diffusers.AutoencoderKL.from_pretrained
     parts = {} if spec.vae is None else {"vae": load_vae(spec.vae, **options)}
@@ -91,11 +90,10 @@ def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
         pipeline = _family(spec.config).from_single_file(source, **given, **options)
         pipeline.register_to_config(_name_or_path=source)  # as one from a folder has it
     else:
-        options["local_files_only"] |= spec.kind != "hub"
         pipeline = DiffusionPipeline.from_pretrained(source, **parts, **options)
     if spec.scheduler is not None:  # from nothing but its specification, as the authors do
-        settings = spec.scheduler.model_dump(exclude={"class_name"})
-        pipeline.scheduler = getattr(diffusers, spec.scheduler.class_name)(**settings)
+        scheduler = getattr(diffusers, spec.scheduler.class_name)
+        pipeline.scheduler = scheduler(**spec.scheduler.settings)
     pipeline.watermark = None
     pipeline.set_progress_bar_config(disable=True)
     return _checked(pipeline).to(device)
@@ -127,7 +125,12 @@ def _checked(pipeline: Any) -> DiffusionPipeline:
 
 
 def _location(spec: PipelineSpec) -> str:
-    return str(pipeline_dir()) if spec.kind == "paperbirds" else spec.location
+    """Return the hub id, or the path of local files, which are verified where sums are known."""
+    if spec.kind == "hub":
+        return spec.location
+    path = locate(spec.location)
+    verify_sums(path)
+    return str(path)
 
 
 def _contents(spec: PipelineSpec) -> list[Any]:

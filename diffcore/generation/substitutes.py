@@ -33,11 +33,18 @@ RANGES = {
 #: Tells `transform` from others; raise the number when the same ranges give other pixels.
 TRANSFORM_HASH = digest(RANGES, 1)
 
+#: Share that shows another class: as many images as the paper's generator misaligns.
+NOISE_SHARE = 0.1
 _BOOK = PromptBook("surrogates", "a {class_name}", ("unknown",))  # of its words none is kept
 
 
 def plan_surrogates(
-    sources: pd.DataFrame, spare: Split, *, generated_share: float, noise_share: float, seed: int
+    sources: pd.DataFrame,
+    spare: Split,
+    *,
+    generated_share: float,
+    seed: int,
+    noise_share: float = NOISE_SHARE,
 ) -> pd.DataFrame:
     """Choose the photographs that stand in for generated images; the same for the same arguments.
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from diffcore.params import ParamsError, PromptParams
+from diffcore.store import locate
 
 _PLACEHOLDERS = frozenset({"class_name", "domain_noun", "context"})
 _BOOKS = Path(__file__).with_name("sets")
@@ -80,13 +81,31 @@ def load_prompt_book(domain: str, **parts: str | Sequence[str] | None) -> Prompt
     'flower'
     """
     known = list_prompt_books()
+    if domain.endswith((".yaml", ".yml")):
+        return PromptBook(**(_read_file(domain) | _without_none(parts)))
     if domain not in known:
         nearest = difflib.get_close_matches(domain, known, n=1, cutoff=0.0)[0]
         raise ParamsError(
             f"no prompt book {domain!r}; there are {', '.join(known)} (nearest: {nearest})"
         )
     book = yaml.safe_load((_BOOKS / f"{domain}.yaml").read_text("utf-8"))
-    return PromptBook(**(book | {key: value for key, value in parts.items() if value is not None}))
+    return PromptBook(**(book | _without_none(parts)))
+
+
+def _read_file(location: str) -> dict[str, Any]:
+    """Read a prompt set from a YAML file, also one inside a package; ParamsError if it is none."""
+    try:
+        values = yaml.safe_load(locate(location).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ParamsError(f"prompts.domain: {location} cannot be read: {error}") from None
+    fields = set(PromptBook.__dataclass_fields__)
+    if not isinstance(values, dict) or set(values) - fields:
+        raise ParamsError(f"prompts.domain: {location} must hold {', '.join(sorted(fields))}")
+    return values
+
+
+def _without_none(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parts.items() if value is not None}
 
 
 def choose_book(settings: PromptParams) -> PromptBook:
@@ -157,7 +176,7 @@ def clean_class_name(name: str) -> str:
 def write_prompt(book: PromptBook, class_name: str, context: str = "") -> str:
     """Write the prompt of a class, in a context or, for an empty one, in none.
 
-    An "a" before a vowel becomes "an", as in the captions of Paperbirds.
+    An "a" before a vowel becomes "an".
 
     >>> write_prompt(load_prompt_book("birds"), "021.Eastern_Towhee", "open desert")
     'an eastern towhee, a bird, open desert'
@@ -193,8 +212,9 @@ def find_conflicts(book: PromptBook, class_names: Iterable[str] = ()) -> list[Co
 def negatives_for(book: PromptBook, context: str = "", class_name: str = "") -> tuple[str, ...]:
     """Return the negatives that fit one prompt: the book's without those that contradict it.
 
-    >>> negatives_for(load_prompt_book("paperbirds"), "forest canopy", "blue jay")
-    ('car', 'person', 'house', 'traffic light')
+    >>> book = PromptBook("birds", "a {class_name}, {context}", ("forest",), ("tree", "car"))
+    >>> negatives_for(book, "forest", "blue jay")
+    ('car',)
     """
     texts = (context, book.domain_noun, clean_class_name(class_name) if class_name else "")
     return tuple(

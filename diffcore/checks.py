@@ -1,8 +1,8 @@
-"""What a study can know, and what it lacks to start: told at once, before any work.
+"""What a study can know, and what it lacks to start: reported at once, before any work.
 
-What only some data sets let us measure is a *capability*: a cell that needs one is tagged
-``needs-<capability>``, and left out where it lacks. Files are looked for without loading a model or
-asking the network; each gap is told with the command that fills it.
+What only some data sets let us measure is a *capability*. A notebook's cell that needs one has the
+tag ``needs-<capability>`` and is left out where it is lacking. Files are looked for without loading
+a model or asking the network; each gap comes with the command that fills it.
 """
 
 import json
@@ -18,36 +18,35 @@ from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import safe_open
 from tqdm.auto import tqdm
 
+from diffcore.data.datasets import find_dataset, load_split
 from diffcore.data.images import find_images, read_image
-from diffcore.data.layouts import PhotosError, download, find_missing
+from diffcore.data.layouts import PhotosError, download
 from diffcore.data.published import PUBLISHED
-from diffcore.data.splits import Split, load_split, test_splits
+from diffcore.data.splits import Split
 from diffcore.data.weights import check_model_name, find_weights, is_file_name, refuse_torchscript
-from diffcore.methods.registry import study_methods
+from diffcore.methods import method_of, study_methods
 from diffcore.params import (
     EncoderSpec,
     PipelineSpec,
-    PromptParams,
     StudyParams,
     UserError,
     is_hub_id,
-    project_root,
     resolve_device,
     resolve_precision,
 )
-from diffcore.prompts.prompt_set import choose_book
-from diffcore.store import write_text
+from diffcore.prompts.prompt_set import choose_prompt_set
+from diffcore.store import PACKAGE, locate, write_text
 
 #: What a cell can need, in words that end "it needs ...".
 CAPABILITIES = {
-    "paperbirds": "Paperbirds, whose renderer and oracle know the truth of every image",
+    "renders": "a data set that can render its scenes anew and knows the truth of every image",
     "truth": "to know which generated images are wrong",
-    "pipeline": "a text-to-image model; this study takes images that are there already",
-    "surrogates": "photographs that stand in for generated images",
-    "imports": "generated images that were made elsewhere",
-    "masks": "masks or boxes of the objects, which this data set does not bring",
+    "pipeline": "a text-to-image model; this study takes images that exist already",
+    "substitutes": "photographs that stand in for generated images",
+    "imports": "generated images from another tool",
+    "masks": "masks or boxes of the objects, which this data set does not have",
     "texts": "an encoder that reads texts",
-    "sweeps": "the ablation and the sweeps, which runs.sweeps turns on",
+    "sweeps": "the ablation and the sweeps, which runs.sweep_seeds turns on",
 }
 #: The packages whose versions can change a number.
 _PACKAGES = (
@@ -55,7 +54,6 @@ _PACKAGES = (
     *("pillow", "pyarrow", "scikit-learn", "scipy", "statsmodels", "timm", "torch"),
     *("torchmetrics", "torchvision", "transformers"),
 )
-_BOXED = frozenset({"paperbirds", "cub200", "cars", "caltech101", "tiny_imagenet"})
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 #: Last part of a path in the profiles -> the repository that it is fetched from.
 _FETCHED_FROM = {
@@ -66,7 +64,7 @@ _FETCHED_FROM = {
 }
 _CONFIG_FILES = '--include "*.json" --include "*.txt"'
 _MODEL_FILES = f'{_CONFIG_FILES} --include "*/*.safetensors" --exclude "*.fp16.safetensors"'
-_TOLD = 10  # images that cannot be used, at most
+_LISTED = 10  # images that cannot be used, at most
 _CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -75,32 +73,33 @@ class MissingFilesError(UserError, FileNotFoundError):
 
 
 class CapabilityError(RuntimeError):
-    """Something was asked that this study cannot know; the message says what it needs."""
+    """Something that this study cannot know; the message says what it needs."""
 
     def __init__(self, capability: str):
         super().__init__(f"this study cannot answer that: it needs {CAPABILITIES[capability]}")
 
 
 def capabilities(params: StudyParams) -> frozenset[str]:
-    """What of `CAPABILITIES` a study has.
+    """Return what of `CAPABILITIES` a study has.
 
     >>> from diffcore.params import load_params
     >>> sorted(frozenset(CAPABILITIES) - capabilities(load_params("demo")))
-    ['imports', 'surrogates']
+    ['imports', 'substitutes']
     """
     kind, drawn = params.generation.pipeline.kind, params.generation.can_draw
-    paperbirds = params.data.dataset == "paperbirds" and drawn
+    dataset = find_dataset(params.data.dataset)
+    renders = dataset.has_renders and drawn
     has = {
-        "paperbirds": paperbirds,
-        "truth": paperbirds or kind == "surrogate",
+        "renders": renders,
+        "truth": renders or kind == "substitute",
         "pipeline": drawn,
-        "surrogates": kind == "surrogate",
+        "substitutes": kind == "substitute",
         "imports": kind == "import",
-        "masks": params.data.dataset in _BOXED,
+        "masks": dataset.has_masks,
         "texts": params.filtering.encoder.kind != "timm",
-        "sweeps": params.runs.sweeps,
+        "sweeps": params.runs.sweep_seeds is not None,
     }
-    return frozenset(name for name, given in has.items() if given)
+    return frozenset(name for name, value in has.items() if value)
 
 
 def environment() -> dict[str, Any]:
@@ -131,64 +130,64 @@ def _git_revision() -> str:
         return "unknown"
 
 
-def require(params: StudyParams) -> None:
+def require(params: StudyParams, run_dir: Path) -> None:
     """Resolve all that a profile names, and read every photograph, before any work begins.
 
     ParamsError for the prompts and the methods; MissingFilesError lists everything `missing`, and
     PhotosError the photographs that cannot be used.
     """
-    choose_book(params.prompts)
+    choose_prompt_set(params.prompts)
     if params.generation.can_draw:
-        styles = PromptParams(domain=params.prompts.domain, contexts=params.mixing.edit_prompts)
-        choose_book(styles)
-    study_methods(params)
+        styles = params.prompts.model_copy(update={"contexts": params.mixing.edit_prompts})
+        choose_prompt_set(styles)
+    for name in study_methods(params):
+        method_of(name, params)
     if gaps := missing(params):
         count = "1 thing is" if len(gaps) == 1 else f"{len(gaps)} things are"
         head = f"{params.profile} cannot start: {count} missing or wrong"
         lines = [f"{place}. {gap}" for place, gap in enumerate(gaps, 1)]
         foot = f"Paths without a leading / begin in {Path.cwd()}."
         raise MissingFilesError("\n".join([head, *lines, foot]))
-    download(params.data)
-    if params.data.dataset != "paperbirds":
-        _read_photographs(params)
+    if not find_dataset(params.data.dataset).keeps_images:
+        download(params.data)
+        _read_photographs(params, run_dir)
 
 
-def _read_photographs(params: StudyParams) -> None:
+def _read_photographs(params: StudyParams, run_dir: Path) -> None:
     """Read and keep every image that the study will use; PhotosError lists what cannot be used."""
-    run_dir, splits = project_root() / "runs" / params.profile, {}
-    problems = []
-    for split in ("train", *test_splits(params).values(), "spare"):
-        if split != "spare" or params.generation.pipeline.kind == "surrogate":
-            with _collecting(problems):
-                splits[split] = load_split(params, split, run_dir)
-    if not params.generation.can_draw and "train" in splits:
+    problems, splits = [], {}
+    names = ["train", *find_dataset(params.data.dataset).tests.values()]
+    if params.generation.pipeline.kind == "substitute":
+        names.append("spare")
+    for split in names:
         with _collecting(problems):
-            problems += _read_others(params, splits["train"], splits.get("spare"), run_dir)
+            splits[split] = load_split(params, split, run_dir)
+    if not params.generation.can_draw and len(splits) == len(names):
+        with _collecting(problems):
+            problems += _read_external(params, splits["train"], splits.get("spare"), run_dir)
     if problems:
-        more = [f"and {len(problems) - _TOLD} more"] if len(problems) > _TOLD else []
+        more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         head = f"{params.profile} cannot start: these images cannot be used"
-        raise PhotosError("\n".join([head, *problems[:_TOLD], *more]))
+        raise PhotosError("\n".join([head, *problems[:_LISTED], *more]))
 
 
 @contextmanager
 def _collecting(problems: list[str]) -> Iterator[None]:
-    """Add what is wrong to a list, a line each, and go on."""
+    """Add what is wrong to a list, one line each, and go on."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
         problems.extend(str(error).splitlines())
 
 
-def _read_others(
+def _read_external(
     params: StudyParams, train: Split, spare: Split | None, run_dir: Path
 ) -> list[str]:
-    """Match images that are there already with classes; read imports once, while none changes."""
-    from diffcore.generation.external import plan_others  # slow to import
+    """Match external images with classes; read imports once, while none of them changes."""
+    from diffcore.generation.external import plan_external  # slow to import
 
     pipeline, problems = params.generation.pipeline, []
-    if spare is None and pipeline.kind == "surrogate":
-        return []  # what is wrong with it is told already
-    mark = run_dir / "imports" / plan_others(params, train.metadata, spare).made_by["model_hash"]
+    mark = run_dir / "imports" / plan_external(params, train.metadata, spare).made_by["model_hash"]
     if pipeline.kind == "import" and not mark.exists():
         for file in tqdm(find_images(pipeline.location), "read imports", unit="image"):
             with _collecting(problems):
@@ -199,10 +198,10 @@ def _read_others(
 
 
 def missing(params: StudyParams) -> list[str]:
-    """Say of everything that a profile needs and this machine lacks what it is, and the remedy."""
+    """Return one message for everything that a profile needs and this machine lacks."""
     published = PUBLISHED.get(params.data.dataset)
     fetched = params.data.download and published is not None and published.files
-    gaps = [] if fetched else find_missing(params.data)
+    gaps = [] if fetched else find_dataset(params.data.dataset).missing(params.data)
     gaps += _pipeline_gaps(params.generation.pipeline)
     gaps += _encoder_gaps(params.filtering.encoder)
     return gaps + _choices(params)
@@ -210,72 +209,57 @@ def missing(params: StudyParams) -> list[str]:
 
 # --------------------------------------------------------------------------------------- the checks
 def _choices(params: StudyParams) -> list[str]:
-    """Resolve devices, networks and trackers by their names; nothing is built or loaded."""
+    """Resolve devices and networks by their names; nothing is built or loaded."""
     from diffcore.training.networks import check_classifier  # slow to import
 
-    training, encoder, told = params.training, params.filtering.encoder, []
-    places = {"filtering.encoder.device": encoder.device}
+    training, encoder, problems = params.training, params.filtering.encoder, []
+    devices = {"filtering.encoder.device": encoder.device}
     if params.generation.can_draw:
-        places["generation.pipeline.device"] = params.generation.pipeline.device
-    for setting, wanted in places.items():
-        with _collecting(told):
+        devices["generation.pipeline.device"] = params.generation.pipeline.device
+    for setting, wanted in devices.items():
+        with _collecting(problems):
             resolve_device(wanted, setting)
-    with _collecting(told):
+    with _collecting(problems):
         device = resolve_device(training.device, "training.device")
         resolve_precision(training.precision, device)
-    start = training.weights
-    lacking = [*_weights_gaps("weights to start from", "training.weights", start)] if start else []
-    told += lacking
-    if not lacking:
-        with _collecting(told):
+    lacking = []
+    if training.weights:
+        lacking = [*_weights_gaps("weights to start from", "training.weights", training.weights)]
+    problems += lacking
+    with _collecting(problems):
+        if not lacking:
             check_classifier(training)
-    with _collecting(told):
-        check_model_name(params.overhead.model, "overhead.model")
-    with _collecting(told):
-        _check_tracker(training.log_with)
-    with _collecting(told):
+    with _collecting(problems):
         if encoder.kind == "timm":
             check_model_name(encoder.model_name, "filtering.encoder.model_name")
-        elif encoder.kind == "open_clip" and is_file_name(encoder.pretrained or ""):
+        elif is_file_name(encoder.pretrained or ""):
             refuse_torchscript(Path(encoder.pretrained))
-    return [*dict.fromkeys(told)]
-
-
-def _check_tracker(name: str | None) -> None:
-    """Raise ValueError for a tracker that accelerate does not know, or that is not installed."""
-    if name is None:
-        return
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers  # slow to import
-
-    if name not in LOGGER_TYPE_TO_CLASS:
-        known = ", ".join(LOGGER_TYPE_TO_CLASS)
-        raise ValueError(f"training.log_with: no tracker {name!r}; there are {known}")
-    if name not in get_available_trackers():
-        raise ValueError(f"training.log_with: {name} is not installed; run `pip install {name}`")
+    return [*dict.fromkeys(problems)]
 
 
 def _pipeline_gaps(spec: PipelineSpec) -> Iterator[str]:
     """Look for the text-to-image model, its configuration and its autoencoder."""
-    what, setting = "text-to-image model", "generation.pipeline"
+    setting = "generation.pipeline"
     if spec.kind == "import":
         yield from _import_gaps(Path(spec.location), f"{setting}.location")
     elif spec.kind == "folder":
-        yield from _folder_gap(what, spec.location, f"{setting}.location", _MODEL_FILES, spec)
+        yield from _folder_gaps(spec.location, f"{setting}.location", spec.vae is None)
     elif spec.kind == "hub":
-        yield from _hub_gap(what, spec.location, "model_index.json", _MODEL_FILES, spec)
+        yield from _hub_gap("text-to-image model", spec.location, "model_index.json", _MODEL_FILES)
     elif spec.kind == "single_file":
         yield from _single_file_gaps(spec)
-    if spec.vae is not None and spec.kind not in {"import", "surrogate"}:
+    if spec.vae is not None and spec.kind not in {"import", "substitute"}:
         files = "config.json diffusion_pytorch_model.safetensors"
         if is_hub_id(spec.vae):
-            yield from _hub_gap("autoencoder", spec.vae, "config.json", files, spec)
-        elif lacking := _lacking(Path(spec.vae), "config.json", "*.safetensors"):
-            yield _told("autoencoder", spec.vae, lacking, f"{setting}.vae", files)
+            yield from _hub_gap("autoencoder", spec.vae, "config.json", files)
+        else:
+            wanted = ("config.json", "*.safetensors")
+            yield from _files_gap("autoencoder", Path(spec.vae), wanted, f"{setting}.vae", files)
 
 
 def _import_gaps(root: Path, setting: str) -> Iterator[str]:
-    gap = f"{root} holds no folder with images; put them there, a folder a class, or set {setting} "
-    gap += "to where they are"
+    gap = f"{root} holds no folder with images; put them there, one folder per class, or set "
+    gap += f"{setting} to where they are"
     try:
         if root.is_dir() and any("/" in file for file in find_images(root)):
             return
@@ -293,29 +277,50 @@ def _single_file_gaps(spec: PipelineSpec) -> Iterator[str]:
         )
     elif not path.is_file():
         remedy = f"set {setting} to a checkpoint of SDXL's family, or generation.pipeline.kind to "
-        remedy += "import or surrogate, which need none"
+        remedy += "import or substitute, which need none"
         yield f"text-to-image model: {path} does not exist; {_fetch(path, path.name)}{remedy}"
     else:
         yield from _damage("text-to-image model", path, "model.diffusion_model.")
     what = "configuration of the text-to-image model"
-    if spec.config is not None:
-        setting = "generation.pipeline.config"
-        yield from _folder_gap(what, spec.config, setting, _CONFIG_FILES, spec, weights=False)
+    if spec.config is None:
+        yield from _hub_gap(what, _SDXL, "model_index.json", _CONFIG_FILES)
     else:
-        yield from _hub_gap(what, _SDXL, "model_index.json", _CONFIG_FILES, spec)
+        place, wanted = Path(spec.config), ("model_index.json",)
+        setting = "generation.pipeline.config"
+        yield from _files_gap(what, place, wanted, setting, _CONFIG_FILES)
+
+
+def _folder_gaps(location: str, setting: str, needs_vae: bool) -> Iterator[str]:
+    """Name what the folder of a pipeline lacks, part by part as its index lists them."""
+    what = "text-to-image model"
+    try:
+        folder = locate(location)
+    except (FileNotFoundError, ValueError) as error:
+        yield f"{what}: {setting}: {error}"
+        return
+    index, wanted = folder / "model_index.json", ["model_index.json"]
+    parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    for name, entry in parts.items():
+        network = isinstance(entry, list) and str(entry[-1]).endswith(("Model", "Projection", "KL"))
+        if network and (name != "vae" or needs_vae):
+            wanted += [f"{name}/config.json", f"{name}/*.safetensors"]
+    gaps = [*_files_gap(what, folder, wanted, setting, _MODEL_FILES)]
+    for path in [] if gaps else sorted(folder.glob("*/*.safetensors")):
+        gaps += _damage(what, path)
+    yield from gaps
 
 
 def _encoder_gaps(spec: EncoderSpec) -> Iterator[str]:
-    schema, _, place = spec.model_name.rpartition(":")
-    if spec.kind == "paperbirds":
-        return
-    if spec.kind == "timm" or (not schema and is_file_name(spec.pretrained or "")):
-        yield from _weights_gaps("encoder", "filtering.encoder.pretrained", spec.pretrained)
-    elif schema == "local-dir":
-        if lacking := _lacking(Path(place), "open_clip_config.json", "*.safetensors"):
-            setting = "filtering.encoder.model_name, with local-dir: before it,"
-            yield _told("encoder", place, lacking, setting, "")
-        for file in sorted(Path(place).glob("*.safetensors")):
+    setting = "filtering.encoder.pretrained"
+    local = spec.model_name.startswith(("local-dir:", PACKAGE))
+    if spec.kind == "timm" or (not local and is_file_name(spec.pretrained or "")):
+        yield from _weights_gaps("encoder", setting, spec.pretrained)
+    elif local:
+        folder = locate(spec.model_name.removeprefix("local-dir:"))
+        wanted = ("open_clip_config.json", "*.safetensors")
+        setting = "filtering.encoder.model_name"
+        yield from _files_gap("encoder", folder, wanted, setting, "")
+        for file in sorted(folder.glob("*.safetensors")):
             yield from _damage("encoder", file)
     elif repository := _clip_repository(spec):
         if not any(_cached(repository, file) for file in _CLIP_WEIGHTS):
@@ -328,14 +333,13 @@ def _encoder_gaps(spec: EncoderSpec) -> Iterator[str]:
 
 
 def _clip_repository(spec: EncoderSpec) -> str | None:
-    """Ask open_clip from which repository it has the weights."""
+    """Return the repository from which open_clip has the weights."""
     if spec.model_name.startswith("hf-hub:"):
         return spec.model_name.removeprefix("hf-hub:")
     from open_clip.pretrained import get_pretrained_cfg  # takes seconds to import
 
     config = get_pretrained_cfg(spec.model_name.replace("/", "-"), spec.pretrained or "")
-    found = config.get("hf_hub")
-    return "/".join(found.split("/")[:2]) if found else None
+    return "/".join(config.get("hf_hub", "").split("/")[:2]) or None
 
 
 def _weights_gaps(what: str, setting: str, weights: str | None) -> Iterator[str]:
@@ -348,27 +352,19 @@ def _weights_gaps(what: str, setting: str, weights: str | None) -> Iterator[str]
 
 
 # --------------------------------------------------------------------------- folders, and the hub
-def _folder_gap(
-    what: str, folder: str, setting: str, files: str, spec: PipelineSpec, weights: bool = True
+def _files_gap(
+    what: str, folder: Path, wanted: Sequence[str], setting: str, files: str
 ) -> Iterator[str]:
-    """Name what the folder of a pipeline lacks, part by part as its index lists them."""
-    index = Path(folder) / "model_index.json"
-    lacking = _lacking(Path(folder), index.name)
-    parts = {} if lacking else json.loads(index.read_text(encoding="utf-8"))
-    for name, entry in parts.items():
-        network = isinstance(entry, list) and str(entry[-1]).endswith(("Model", "Projection", "KL"))
-        if network and not (name == "vae" and spec.vae is not None):
-            wanted = ("config.json", "*.safetensors") if weights else ("config.json",)
-            lacking += [f"{name}/{file}" for file in _lacking(Path(folder, name), *wanted)]
+    """Name the files that a folder lacks, and how to fill the gap."""
+    lacking = [pattern for pattern in wanted if not any(folder.glob(pattern))]
     if lacking:
-        yield _told(what, folder, lacking, setting, files)
-    elif weights:
-        for path in sorted(Path(folder).glob("*/*.safetensors")):
-            yield from _damage(what, path)
+        state = f"lacks {', '.join(lacking[:3])}" if folder.is_dir() else "does not exist"
+        fetch = _fetch(folder, files)
+        yield f"{what}: the folder {folder} {state}; {fetch}set {setting} to another"
 
 
 def _damage(what: str, path: Path, start: str = "") -> Iterator[str]:
-    """Tell of a file that is no safetensors file, or whose tensors have other names."""
+    """Name a file that is no safetensors file, or whose tensors have other names."""
     try:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
@@ -378,17 +374,6 @@ def _damage(what: str, path: Path, start: str = "") -> Iterator[str]:
         if not any(name.startswith(start) for name in names):
             held = f"tensors such as {names[0]!r}" if names else "nothing"
             yield f"{what}: {path} holds {held}, and none that starts with {start!r}; name another"
-
-
-def _lacking(folder: Path, *patterns: str) -> list[str]:
-    return [pattern for pattern in patterns if not any(folder.glob(pattern))]
-
-
-def _told(what: str, folder: str, lacking: Sequence[str], setting: str, files: str) -> str:
-    """Word a gap in a folder, and how to fill it."""
-    state = f"lacks {', '.join(lacking[:3])}" if Path(folder).is_dir() else "does not exist"
-    fetch = _fetch(Path(folder), files)
-    return f"{what}: the folder {folder} {state}; {fetch}set {setting} to another"
 
 
 def _fetch(path: Path, files: str) -> str:
@@ -402,17 +387,13 @@ def _fetch(path: Path, files: str) -> str:
     return f"run `{command}`{licence if path.suffix else ''}, or "
 
 
-def _hub_gap(
-    what: str, repository: str, file: str, files: str, spec: PipelineSpec | None = None
-) -> Iterator[str]:
-    """Tell of a repository that is not in the hub's cache where the hub may not be asked."""
-    local = spec is not None and spec.local_files_only
-    setting = "generation.pipeline.local_files_only" if local else "HF_HUB_OFFLINE"
-    if (local or constants.HF_HUB_OFFLINE) and not _cached(repository, file):
+def _hub_gap(what: str, repository: str, file: str, files: str) -> Iterator[str]:
+    """Name a repository that is not in the hub's cache where the hub may not be asked."""
+    if constants.HF_HUB_OFFLINE and not _cached(repository, file):
         command = f"hf download {repository} {files}".strip()
         yield (
-            f"{what}: {repository} is not in the hub's cache, and {setting} forbids to fetch it; "
-            f"where there is a network, run `{command}`"
+            f"{what}: {repository} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch "
+            f"it; where there is a network, run `{command}`"
         )
 
 

@@ -223,8 +223,8 @@ class RunsParams(_Section):
     pixel_shares: Annotated[tuple[Part, ...], _Tuple] = (0.1, 0.3, 0.5, 0.7, 0.9)  # generated
     steps: Counts = ()  # lengths of a training
     noise_shares: Shares = (0.2, 0.5)  # of generated images, swapped for another class's
-    # Values by name of a data parameter or option, besides the study's: every combination is tried.
-    conditions: dict[str, list[float]] = {}
+    # Values by name of a data parameter or option, of which every combination is tried.
+    conditions: dict[str, list[float | int]] = {}
 
 
 class StudyParams(_Section):

@@ -481,11 +481,11 @@ def _shared(one: Any, other: Any) -> str:
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one nested mapping over another; anything but two mappings is replaced."""
+    """Lay one nested mapping over another; an empty one, and anything else, replaces."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], value) if both and value else value
     return merged
 
 

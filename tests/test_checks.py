@@ -35,9 +35,9 @@ def cache(folder, repository, name):
         path.write_text(text)
 
 
-def test_everything_that_is_missing_is_told_at_once_with_its_remedy(nowhere):
+def test_everything_that_is_missing_is_message_at_once_with_its_remedy(nowhere):
     with pytest.raises(checks.MissingFilesError) as error:
-        checks.require(cub200(**{"data.download": False}))
+        checks.require(cub200(**{"data.download": False}), nowhere / "runs")
     head, *gaps, foot = str(error.value).splitlines()
     assert head == "cub200 cannot start: 5 things are missing or wrong"
     assert foot == f"Paths without a leading / begin in {nowhere}."
@@ -65,10 +65,9 @@ def test_what_the_cache_holds_is_not_missing(nowhere):
 def test_the_hub_is_only_in_question_where_it_may_not_be_asked(nowhere, monkeypatch):
     hub = {"generation.pipeline.kind": "hub", "generation.pipeline.location": SDXL,
            "generation.pipeline.vae": None}  # fmt: skip
+    assert "HF_HUB_OFFLINE forbids" in checks.missing(cub200(**hub))[0]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert "local_files_only forbids" in checks.missing(cub200(**hub))[0]
-    allowed = cub200(**hub, **{"generation.pipeline.local_files_only": False})
-    assert checks.missing(allowed) == []
+    assert checks.missing(cub200(**hub)) == []
 
 
 def test_a_folder_of_a_pipeline_is_looked_through_part_by_part(nowhere):
@@ -86,7 +85,7 @@ def test_a_folder_of_a_pipeline_is_looked_through_part_by_part(nowhere):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"generation.pipeline.location": "a.ckpt"}, "others can run code when opened"),
         ({"generation.pipeline.kind": "import"}, "generated images: "),
@@ -97,20 +96,20 @@ def test_a_folder_of_a_pipeline_is_looked_through_part_by_part(nowhere):
         ({"filtering.encoder.kind": "timm", "filtering.encoder.pretrained": None}, "names none"),
     ],
 )
-def test_each_gap_is_told_in_words(nowhere, changes, told):
-    assert any(told in gap for gap in checks.missing(cub200(**changes)))
+def test_each_gap_is_message_in_words(nowhere, changes, message):
+    assert any(message in gap for gap in checks.missing(cub200(**changes)))
 
 
 # ------------------------------------------------------------------------------------- capabilities
 def test_photographs_without_a_model_know_what_was_injected():
     has = checks.capabilities(load_params("photos", {"data.root": "here"}))
-    assert {"truth", "surrogates"} <= has
-    assert not {"paperbirds", "pipeline", "texts", "sweeps"} & has
+    assert {"truth", "substitutes"} <= has
+    assert not {"renders", "pipeline", "texts", "sweeps"} & has
 
 
 def test_the_paper_s_profiles_cannot_know_the_truth():
     assert checks.capabilities(cub200()) == {"pipeline", "masks", "texts"}
 
 
-def test_what_a_study_lacks_is_told_in_words():
+def test_what_a_study_lacks_is_message_in_words():
     assert str(checks.CapabilityError("masks")).endswith("it needs " + checks.CAPABILITIES["masks"])

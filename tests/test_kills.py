@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = {
     "generation.generated_share": 2.0, "filtering.max_attempts": 2, "training.steps": 40,
-    "training.checkpoint_every": 4, "runs.processes": 1,
 }  # fmt: skip
 STAGES = ("generated", "edits", "decisions", "training")  # drawing, editing, embedding, training
 KILLS = 6  # of each, at most; on a machine that has become faster a stage ends before
@@ -36,6 +35,7 @@ def work(folder, stage):
     import torch
 
     from diffcore.study import Study
+    from diffcore.sweeps import plan_methods
 
     os.chdir(folder)
     torch.set_num_threads(1)
@@ -44,7 +44,10 @@ def work(folder, stage):
         study = Study.open("04_training", "smoke", SETTINGS)
         (folder / f"begun-{os.getpid()}").touch()
         if stage == "training":
-            study.train_classifiers(["vanilla", "diffusemix", "diffcoremix"], seeds=2)
+            methods = ["vanilla", "diffusemix", "diffcoremix"]
+            study.train_classifiers(plan_methods(study, methods, seeds=2))
+        elif stage == "edits":
+            study.restyle()
         else:
             getattr(study, stage)
 

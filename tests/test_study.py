@@ -14,10 +14,11 @@ from diffcore.checks import CapabilityError
 from diffcore.cli import main
 from diffcore.filtering.encoders import Encoder
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.params import GenerationParams
 from diffcore.report.verify import verify
 from diffcore.stats import reduction
 from diffcore.study import FilterError, Study
+from diffcore.sweeps import filter_conditions, plan_methods
+from diffcore.training.networks import load_classifier
 
 pytestmark = pytest.mark.slow
 
@@ -28,13 +29,13 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         study = opened(folder, patch)
-        study.train_classifiers(seeds=1)
+        study.train_classifiers(plan_methods(study, seeds=1))
     return folder
 
 
 def opened(folder, patch, **overrides):
     """Open the smoke profile in a folder of its own."""
-    (folder / "params").mkdir(exist_ok=True)
+    shutil.copytree(PROJECT / "params", folder / "params", dirs_exist_ok=True)
     shutil.copy(PROJECT / "params" / "smoke.yaml", folder / "params" / "tiny.yaml")
     patch.chdir(folder)
     return Study.open("04_training", "tiny", overrides)
@@ -57,26 +58,26 @@ def test_a_second_opening_finds_everything_without_a_model(study, monkeypatch):
     assert len(study.generated) == len(study.plan)
     assert set(study.decisions["source_id"]) <= set(study.train.metadata["source_id"])
     assert len(study.accepted) == study.decisions["accepted"].sum()
-    runs = study.train_classifiers(seeds=1)
-    assert (runs["seed"] == study.seed).all()
-    classifier = study.load_classifier(runs["weights"].iloc[0])
-    assert not classifier.training
+    runs = study.train_classifiers(plan_methods(study, seeds=1))
+    assert (runs["seed"] == study.params.seed).all()
+    weights, classes = runs["weights"].iloc[0], len(study.train.classes)
+    assert not load_classifier(weights, study.params.training, classes).training
 
 
 def test_accepted_images_are_paired_with_the_ones_they_were_drawn_for(study):
     pairs = study.pairs
     sources = study.train.metadata["source_id"].to_numpy()[pairs.source]
     np.testing.assert_array_equal(sources, study.accepted.metadata["source_id"])
-    similarity, threshold = study.judge_similarity(study.accepted)
+    similarity, threshold = study.image_filter.similarity(study.accepted)
     assert (similarity >= threshold).all()
 
 
-def test_every_way_of_filtering_is_told_beside_what_is_wrong(study):
-    kept, wrong = study.filter_by_all(study.generated)
+def test_every_way_of_filtering_stands_beside_what_is_wrong(study):
+    kept, wrong = filter_conditions(study, study.generated)
     assert wrong.tolist() == study.truth["wrong"].tolist()
     rules = ["source", "class_mean", "class_nearest", "class_first", "margin", "text"]
     assert list(kept) == ["no filter", "at random", *rules, "the oracle"]
-    similarity, threshold = study.judge_similarity(study.generated)
+    similarity, threshold = study.image_filter.similarity(study.generated)
     own = study.params.filtering.rule
     assert kept[own].tolist() == (similarity >= threshold).tolist()
     first = study.decisions["attempt"] == 0
@@ -97,21 +98,6 @@ def test_another_text_to_image_setting_has_decisions_of_its_own(study, home, mon
         other.decisions  # noqa: B018
 
 
-def test_decisions_from_before_guidance_could_be_left_out_stay(study, monkeypatch):
-    key, asked = study.decisions_key, study.params.generation.sampler
-    asked.pop("unguided_steps")
-    monkeypatch.setattr(GenerationParams, "sampler", asked)
-    assert study.decisions_key == key
-
-
-def test_too_few_steps_leave_one_guided(study, monkeypatch):
-    asked = []
-    monkeypatch.setattr("diffcore.study.generate", lambda *_, **told: asked.append(told))
-    for steps in (2, 4):
-        study.draw(study.plan, num_inference_steps=steps, unguided_steps=3)
-    assert [told["unguided_steps"] for told in asked] == [1, 3]
-
-
 def test_what_a_study_cannot_know_is_refused_in_words(home, monkeypatch):
     drawn = home / "drawn" / "northern cardinal"
     drawn.mkdir(parents=True)
@@ -122,43 +108,43 @@ def test_what_a_study_cannot_know_is_refused_in_words(home, monkeypatch):
     with pytest.raises(CapabilityError, match="it needs to know which generated images are wrong"):
         study.judge(None)
     with pytest.raises(CapabilityError, match="it needs a text-to-image model"):
-        study.pipeline  # noqa: B018
+        study._pipeline  # noqa: B018
 
 
 # ----------------------------------------------------------------------------------------- results
 def test_numbers_are_saved_as_they_come_with_six_digits(study):
-    study.record(rate=np.float32(1) / 3, nested={"a": [np.int64(2), True]}, name="x")
-    study.record(more=1e-9 / 3)
-    study.record_times(seconds=0.123456789)
-    found = json.loads((study.report_dir / "metrics.json").read_text())
+    study.report.record(rate=np.float32(1) / 3, nested={"a": [np.int64(2), True]}, name="x")
+    study.report.record(more=1e-9 / 3)
+    study.report.record_times(seconds=0.123456789)
+    found = json.loads((study.report.report_dir / "metrics.json").read_text())
     assert found == {"rate": 0.333333, "nested": {"a": [2, True]}, "name": "x", "more": 3.33333e-10}
-    assert json.loads((study.report_dir / "times.json").read_text()) == {"seconds": 0.123457}
+    assert json.loads((study.report.report_dir / "times.json").read_text()) == {"seconds": 0.123457}
 
 
 def test_a_number_that_is_not_finite_is_refused_by_name(study):
     with pytest.raises(ValueError, match=r"gain\.low\[1\] is nan"):
-        study.record(gain={"low": [1.0, math.nan]})
+        study.report.record(gain={"low": [1.0, math.nan]})
     with pytest.raises(ValueError, match="gain is inf"):
-        study.record(gain=math.inf)
+        study.report.record(gain=math.inf)
 
 
 def test_an_interval_without_an_upper_end_is_saved_and_compared(study):
     row = reduction([True] * 9, [False] * 9)
-    study.record(rarer=row)
-    study.table(pd.DataFrame([row]), "rarer")
-    text = (study.report_dir / "metrics.json").read_text()
+    study.report.record(rarer=row)
+    study.report.table(pd.DataFrame([row]), "rarer")
+    text = (study.report.report_dir / "metrics.json").read_text()
     assert float(json.loads(text)["rarer"]["high"]) == math.inf
-    assert "inf" in study.table(pd.DataFrame([row]), "rarer").to_html()
-    folder = study.report_dir.parent
+    assert "inf" in study.report.table(pd.DataFrame([row]), "rarer").to_html()
+    folder = study.report.report_dir.parent
     assert set(verify(folder, folder)["status"]) == {"equal"}
 
 
 def test_tables_and_times_lie_apart(study):
     table = pd.DataFrame({"value": [1 / 3]})
-    study.table(table, "a")
-    study.table(table, "b", times=True)
-    assert (study.report_dir / "tables" / "a.csv").read_text() == "value\n0.333333\n"
-    assert (study.report_dir / "times" / "b.csv").exists()
+    study.report.table(table, "a")
+    study.report.table(table, "b", times=True)
+    assert (study.report.report_dir / "tables" / "a.csv").read_text() == "value\n0.333333\n"
+    assert (study.report.report_dir / "times" / "b.csv").exists()
 
 
 # ------------------------------------------------------------------------------------ command line
@@ -166,13 +152,13 @@ def test_every_command_has_a_line(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    named = "study index verify statements tune cheaper photographs estimate bench pretrain"
+    named = "study index publish verify tune estimate draw train"
     for name in named.split():
         assert any(line.split()[:1] == [name] for line in shown.splitlines()), name
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["study", "--profile", "demmo"], "no profile 'demmo'; nearest: 'demo'"),
         (["study", "--set", "sead=3"], "unknown key sead (value 3); nearest valid key: seed"),
@@ -180,6 +166,6 @@ def test_every_command_has_a_line(capsys):
         (["index", "--profile", "imagenet"], "no executed notebook"),
     ],
 )
-def test_a_mistake_is_told_in_a_line(arguments, told, capsys, study_folder):
+def test_a_mistake_is_message_in_a_line(arguments, message, capsys, study_folder):
     assert main(arguments) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

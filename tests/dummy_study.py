@@ -1,6 +1,6 @@
-"""A study of three classes without a model: what the plans of the training room ask of one."""
+"""A study of three classes without a model: what planning asks of one."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ CLASSES = ("crow", "jay", "wren")
 
 
 def make_split(each, name, pixels=None):
-    """Split of so many images a class, by default 4 x 4 with the label for brightness."""
+    """Make a split of so many images per class, by default 4 x 4 with the label for brightness."""
     labels = np.repeat(np.arange(3), each)
     if pixels is None:
         pixels = np.full((len(labels), 4, 4, 3), labels[:, None, None, None], np.uint8)
@@ -43,12 +43,12 @@ def gaussian_classes(labels, seed, side=32):
 
 @dataclass
 class DummyStudy:
-    """Two training images a class, of which each has three counterparts of brightness 100 on."""
+    """Two training images per class, of which each has three counterparts of brightness 100 on."""
 
     params: StudyParams
     run_dir: Path = Path("nowhere")
-    loaded: list = field(default_factory=list)
-    edited: list = field(default_factory=list)
+    filtered: list = field(default_factory=list)
+    restyled: list = field(default_factory=list)
 
     @cached_property
     def train(self):
@@ -70,20 +70,13 @@ class DummyStudy:
     def accepted(self):
         return self.generated
 
-    def plan_edits(self, params):
-        return self.generated.metadata
+    def restyle(self, plan, params):
+        """Images whose brightness depends on their place in the plan."""
+        self.restyled.append(params.mixing.edit_strength)
+        return self.generated.take(np.arange(len(plan)) % len(self.generated))
 
-    def edit(self, plan, params):
-        """Edits whose brightness tells the strength."""
-        self.edited.append(params.mixing.edit_strength)
-        return self.generated.take(plan.index.to_numpy())
-
-    @property
-    def retrieved(self):
-        return replace(self.accepted, images=self.accepted.images[::-1].copy())
-
-    def world(self, number):
-        """Another world: the same images, and seeds apart."""
+    def replicate(self, number):
+        """Another replicate: the same images, and seeds apart."""
         if number == 0:
             return self
         return DummyStudy(change_params(self.params, {"seed": 1000 * number}))
@@ -95,21 +88,14 @@ class DummyStudy:
     def pair(self, generated, train=None):
         return PairedDataset(self.train if train is None else train, generated)
 
-    def load_split(self, split, **changes):
-        self.loaded.append((split, changes))
-        return make_split(changes.get("train_images_per_class", 2), "train")
+    @property
+    def image_filter(self):
+        return self
 
-    def judge_similarity(self, generated, train=None):
+    def similarity(self, generated, train=None):
         """The brighter, the less similar; 115 is the darkest that is rejected."""
+        self.filtered.append((generated, train))
         return 1 - generated.images[:, 0, 0, 0] / 1000, 0.8855
 
-    def filter_by_all(self, generated):
-        """Two ways of filtering; of images that are brighter than 109, every other one is wrong."""
-        light = generated.images[:, 0, 0, 0]
-        wrong = (light > 109) & (light % 2 == 0)
-        kept = {"no filter": light > 0, "at random": light % 3 > 0, "source": light < 115,
-                "the oracle": ~wrong}  # fmt: skip
-        return kept, wrong
-
     def has(self, capability):
-        return capability != "paperbirds"
+        return capability != "renders"

@@ -6,13 +6,14 @@ candidates of each method; methods with generated images have them at every numb
 winners are copied into the profile by hand, and a test compares the two: no study tunes in passing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from ruamel.yaml import YAML
 from sklearn.model_selection import StratifiedKFold
 
 from diffcore.data.pairs import PairedDataset
@@ -23,6 +24,8 @@ from diffcore.store import write_text
 from diffcore.training.runs import Run, train_runs
 
 FOLDS, SEEDS = 3, 2
+#: Method -> parameter, by its dotted key -> values that are tried.
+GRID = YAML(typ="safe", pure=True).load(Path(__file__).with_name("grid.yaml"))
 
 
 class Tunable(Protocol):
@@ -36,38 +39,21 @@ class Tunable(Protocol):
         """Pair the training images with so many counterparts as a method needs them."""
 
 
-def grid(method: str) -> dict[str, tuple[float, ...]]:
-    """Return the settings of a method that are tried, by dotted keys of parameters.
-
-    >>> grid("added")["training.methods.added.probability"]
-    (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
-    """
-    section = "mixing" if method == "diffcoremix" else f"training.methods.{method}"
-    probability, alpha = f"{section}.probability", f"{section}.alpha"
-    if method == "vanilla":  # the recipe that all methods share
-        rates, scales = (0.005, 0.01, 0.02, 0.04), (0.15, 0.25, 0.4, 0.7)
-        return {"training.lr": rates, "training.crop_scale": scales}
-    if method in {"mixup", "cutmix", "saliencymix", "diffcoremix"}:
-        return {probability: (0.5, 1.0), alpha: (0.2, 1.0, 4.0)}
-    if method == "diffusemix":
-        return {probability: (0.25, 0.75), "mixing.edit_strength": (0.4, 0.6, 0.8)}
-    if method in {"added", "mixed_added"}:
-        return {probability: (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)}
-    return {probability: (0.1, 0.25, 0.4, 0.6, 0.8, 1.0)}
-
-
 def candidates(method: str) -> list[dict[str, float]]:
-    """Return all combinations of a method's grid, as changes of parameters."""
-    tried = grid(method)
-    return [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+    """Return all combinations of a method's grid, as changes of parameters by dotted keys.
+
+    >>> candidates("added")[0]
+    {'training.methods.added.probability': 0.1}
+    """
+    return [
+        dict(zip(GRID[method], values, strict=True)) for values in product(*GRID[method].values())
+    ]
 
 
 def at_edge(method: str, changes: Mapping[str, float]) -> bool:
     """Whether a setting is the first or last that was tried; 1 is no edge of a probability."""
-    return any(
-        value == tried[0] or (value == tried[-1] and value != 1.0)
-        for (key, tried), value in zip(grid(method).items(), changes.values(), strict=True)
-    )
+    edges = {key: {tried[0], tried[-1]} - {1.0} for key, tried in GRID[method].items()}
+    return any(value in edges[key] for key, value in changes.items())
 
 
 def plan_folds(study: Tunable, method: str, at: ShareParams) -> list[Run]:
@@ -91,48 +77,32 @@ def tune_profile(study: Tunable, methods: Collection[str]) -> pd.DataFrame:
     `chosen` marks the best, and `edge` a candidate at the edge of its grid. The recipe comes first,
     and mixing before "mixed_added", which takes it over.
     """
-    full, tables = study.params.generation.generated_share, []
-    chosen = {share: {} for share in sorted([full, *(at.share for at in study.params.runs.shares)])}
-    between = [name for name in METHODS if name not in {"vanilla", "mixed_added"}]
-    for stage in (["vanilla"], between, ["mixed_added"]):
-        trials = [
-            (method, ShareParams(share=share, changes=chosen[share]))
-            for method in filter(methods.__contains__, stage)
-            for share in (chosen if METHODS[method].sees != "real" else [full])
-        ]
-        for (method, at), table in zip(trials, _try(study, trials), strict=True):
-            tables.append(table)
+    most, tables = study.params.generation.generated_share, []
+    chosen = {share: {} for share in sorted([*(at.share for at in study.params.runs.shares), most])}
+    for method in filter(methods.__contains__, METHODS):
+        for share in chosen if METHODS[method].sees != "real" else [most]:
+            table = _try(study, method, ShareParams(share=share, changes=chosen[share]))
             best = candidates(method)[int(table["chosen"].to_numpy().argmax())]
-            for share in chosen:
-                if method == "vanilla" or (method == "diffcoremix" and share == at.share):
-                    chosen[share] |= best
+            takers = {"vanilla": [*chosen], "diffcoremix": [share]}.get(method, [])
+            for taker in takers:
+                chosen[taker] |= best
+            tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def _try(study: Tunable, trials: Sequence[tuple[str, ShareParams]]) -> list[pd.DataFrame]:
-    """Train all candidates of some methods, each at a share, side by side: one table each."""
-    planned = [
-        plan_folds(study, method, ShareParams(share=at.share, changes=at.changes | changes))
-        for method, at in trials
-        for changes in candidates(method)
-    ]
-    if not planned:
-        return []
-    table = train_runs(sum(planned, []), study.run_dir / "tuning", "candidates")
-    scores = iter(table["validation"].to_numpy().reshape(len(planned), -1))
-    return [
-        _judge(*trial, np.stack([next(scores) for _ in candidates(trial[0])])) for trial in trials
-    ]
-
-
-def _judge(method: str, at: ShareParams, scores: np.ndarray) -> pd.DataFrame:
-    """Tabulate the candidates of a method by their scores, one row each."""
-    tried = candidates(method)
+def _try(study: Tunable, method: str, at: ShareParams) -> pd.DataFrame:
+    """Train all candidates of a method at a share: one row each."""
+    tried, planned = candidates(method), []
+    for changes in tried:
+        changed = ShareParams(share=at.share, changes=at.changes | changes)
+        planned += plan_folds(study, method, changed)
+    results = train_runs(planned, study.run_dir / "tuning", f"candidates of {method}")
+    scores = results["validation"].to_numpy().reshape(len(tried), FOLDS * SEEDS)
     spelled = [", ".join(f"{key}={value:g}" for key, value in each.items()) for each in tried]
     share = at.share if METHODS[method].sees != "real" else np.nan
     table = pd.DataFrame({"method": method, "dose": share, "candidate": spelled})
     table["accuracy"] = scores.mean(axis=1)
-    table["sem"] = scores.std(axis=1, ddof=1) / np.sqrt(scores.shape[1])
+    table["sem"] = scores.std(axis=1, ddof=1) / np.sqrt(FOLDS * SEEDS)
     table["edge"] = [at_edge(method, changes) for changes in tried]
     # Rounded, so that two means of the same hits are equal, whatever the order of their folds.
     return table.assign(chosen=table.index == table["accuracy"].round(6).idxmax())

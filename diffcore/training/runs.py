@@ -65,8 +65,7 @@ def run_key(run: Run) -> str:
     """Hash all that the result of a run depends on: 24 hexadecimal digits."""
     training = run.training
     recipe = training.model_dump(mode="json", exclude=_NEUTRAL)
-    device = resolve_device(training.device, "training.device")
-    recipe["device"] = device  # as it is used, as is the precision
+    device = recipe["device"] = _device_of(run)  # as it is used, as is the precision
     recipe["precision"] = resolve_precision(training.precision, device)
     if training.weights:
         recipe["weights"] = file_digest(find_weights(training.weights))  # wherever they lie
@@ -74,6 +73,10 @@ def run_key(run: Run) -> str:
     images = [run.pairs.digest, len(run.pairs.classes), tests]
     method = [run.method.name, asdict(run.method), run.seed]
     return digest(method, recipe, images, _code_digest())
+
+
+def _device_of(run: Run) -> str:
+    return resolve_device(run.training.device, "training.device")
 
 
 @cache
@@ -94,7 +97,7 @@ def train_runs(runs: Sequence[Run], folder: Path, describe: str = "runs") -> pd.
     """
     wanted = unique_runs(runs, folder)
     jobs = [partial(do_run, run, path) for path, run in wanted.items() if not _is_done(run, path)]
-    done = side_by_side(jobs, _device_of(runs)) if jobs else ()
+    done = side_by_side(jobs, _device_of(runs[0])) if jobs else ()
     for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(jobs), unit="run"):
         pass
     results = {path: _read(path) for path in wanted}
@@ -112,12 +115,6 @@ def unique_runs(runs: Sequence[Run], folder: Path) -> dict[Path, Run]:
 
 def _result_of(run: Run, folder: Path) -> Path:
     return folder / f"{run_key(run)}.json"
-
-
-def _device_of(runs: Sequence[Run]) -> str:
-    """Return the kind of device that runs train on."""
-    kinds = {resolve_device(run.training.device, "training.device") for run in runs}
-    return "cpu" if kinds == {"cpu"} else "cuda"
 
 
 def _is_done(run: Run, path: Path) -> bool:
@@ -159,17 +156,13 @@ def in_parts(runs: pd.DataFrame, test: str, parts: Mapping[str, np.ndarray]) -> 
     return runs.assign(**columns)
 
 
-def ensure_run(run: Run, path: Path) -> None:
-    """Do a run, unless another process has."""
-    if not _is_done(run, path):
-        do_run(run, path)
-
-
 def do_run(run: Run, path: Path) -> None:
-    """Train and test; the results are written last, as they say that all is there.
+    """Train and test, unless another process has; the results are written last.
 
     The log beside them has the loss of each step.
     """
+    if _is_done(run, path):
+        return
     started, num_classes = time.perf_counter(), len(run.pairs.classes)
     classifier = build_classifier(run.training, num_classes, run.seed)
     method = run.method.step(num_classes)

@@ -89,12 +89,12 @@ class PairSampler:
             epoch: np.random.default_rng((self.seed, 0, epoch)).permutation(count)
             for epoch in np.unique(turns // count)
         }
-        places = [int(orders[turn // count][turn % count]) for turn in turns]
-        return [*map(self._pair, places, rng.random(len(places)))]
-
-    def _pair(self, place: int, chance: float) -> tuple[int, int]:
-        drawn = self._counterparts[place]
-        return place, int(drawn[int(chance * len(drawn))]) if len(drawn) else -1
+        pairs = []
+        for turn, chance in zip(turns, rng.random(len(turns)), strict=True):
+            place = int(orders[turn // count][turn % count])
+            drawn = self._counterparts[place]
+            pairs.append((place, int(drawn[int(chance * len(drawn))]) if len(drawn) else -1))
+        return pairs
 
 
 def total_steps(settings: TrainingParams, images: int) -> int:

@@ -104,13 +104,6 @@ def test_saliency_goes_with_opencvs_where_dark_and_bright_stand_out_alike():
     assert spearmanr(rows, np.ravel(OPENCVS)).statistic > 0.9
 
 
-def test_a_spot_stands_out_and_an_even_image_has_none():
-    rows, columns = [3, 20, 27], [25, 14, 2]
-    found = peaks(saliency(spots(rows, columns)))
-    assert (found - torch.tensor([rows, columns]).T - 1).abs().max() <= 1
-    assert saliency(torch.full((1, 3, 32, 32), 0.7)).max() < 1e-4
-
-
 @pytest.mark.parametrize("seen_apart", [False, True])
 def test_the_patch_is_cut_around_the_peak_and_labels_follow_its_area(seen_apart):
     seen, labels = spots([3, 20, 27, 12], [25, 14, 2, 8]), torch.eye(3)[[0, 1, 2, 1]]

@@ -197,7 +197,10 @@ def train(
     step = Step(classifier, method, settings, steps)
     path = folder / "checkpoint.pt" if folder else None
     log = _restore(step, path)
-    loader = step.accelerator.prepare(_loader(data, settings, steps, seed, len(log)))
+    sampler = PairSampler(data, settings.batch_size, steps, seed, start=len(log))
+    # The data set fetches whole batches, so that there is nothing to collate.
+    options = {"collate_fn": tuple, "num_workers": settings.loader_workers}
+    loader = step.accelerator.prepare(DataLoader(data, batch_sampler=sampler, **options))
     saves = path is not None and step.accelerator.is_main_process
     for done, (real, generated, labels) in enumerate(loader, len(log)):
         step.schedule.step_update(done)
@@ -220,16 +223,6 @@ def train(
     step.accelerator.end_training()
     if saves:
         path.unlink(missing_ok=True)
-
-
-def _loader(
-    data: PairedDataset, settings: TrainingParams, steps: int, seed: int, start: int
-) -> DataLoader:
-    """Fetch batch after batch, in `loader_workers` other processes if there are any."""
-    sampler = PairSampler(data, settings.batch_size, steps, seed, start)
-    # The data set fetches whole batches, so that nothing is left to collate.
-    workers = settings.loader_workers
-    return DataLoader(data, batch_sampler=sampler, collate_fn=tuple, num_workers=workers)
 
 
 def _generator(*numbers: int) -> Generator:

@@ -1,4 +1,4 @@
-"""Processes: several side by side, one thread or one GPU each, that end with who started them."""
+"""Jobs side by side, one thread or one GPU each, in processes that end with their parent."""
 
 import os
 import tempfile
@@ -20,10 +20,9 @@ _held: list[FileLock] = []  # of the GPU that this process has taken
 
 
 def end_with(parent: int) -> None:
-    """Have this process end when the one of that number, which started it, has; ask at will.
+    """End this process when its parent, of that number, ends. Safe to call more than once.
 
-    Who is killed cannot tell those whom it started, and they would train on, or wait for work with
-    a gigabyte each.
+    A process that is killed cannot end its children, and they would train on.
     """
     if parent not in {os.getpid(), *_watched}:
         _watched.add(parent)
@@ -33,29 +32,26 @@ def end_with(parent: int) -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_EVERY)
-    os._exit(1)  # at once, as nobody is left to hear of it
+    os._exit(1)
 
 
-def side_by_side(
-    jobs: Iterable[Callable[[], Any]], device: str, processes: int | None = None
-) -> Iterator[Any]:
+def side_by_side(jobs: Iterable[Callable[[], Any]], device: str) -> Iterator[Any]:
     """Do jobs for "cpu" or "cuda", and yield what each returns as soon as it does.
 
-    On a CPU so many at a time, None for one a core, on one thread each: sums then add up alike on
-    every number of cores. On GPUs one at a time on each of them.
+    On a CPU there is one job per core, each on one thread, so that sums add up alike on every
+    number of cores. On GPUs there is one job per GPU.
     """
-    count = torch.cuda.device_count() if device == "cuda" else processes or joblib.cpu_count()
-    alone = {"initializer": _take_gpu, "initargs": (_locks().name, count)}
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    alone = {"initializer": _take_gpu, "initargs": (_locks().name, gpus)} if gpus else {}
+    count = gpus or joblib.cpu_count()
     do = joblib.delayed(partial(_do, os.getpid(), device == "cpu"))
-    with joblib.parallel_config(
-        "loky", n_jobs=count, inner_max_num_threads=1, **alone if device == "cuda" else {}
-    ):
+    with joblib.parallel_config("loky", n_jobs=count, inner_max_num_threads=1, **alone):
         yield from joblib.Parallel(return_as="generator_unordered")(do(job) for job in jobs)
 
 
-def _do(starter: int, on_one_thread: bool, job: Callable[[], Any]) -> Any:
+def _do(parent: int, on_one_thread: bool, job: Callable[[], Any]) -> Any:
     """Do a job, on one thread also where it has a process to itself."""
-    end_with(starter)
+    end_with(parent)
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if on_one_thread else threads)
     try:
@@ -70,10 +66,7 @@ def _locks() -> tempfile.TemporaryDirectory:
 
 
 def _take_gpu(locks: str, count: int) -> None:
-    """Take a GPU that no process beside holds: the only one that this process then sees.
-
-    The lock goes when the process does, however it ends.
-    """
+    """Show this process one GPU alone, which no other process holds; its lock ends with it."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     for number, name in enumerate(seen.split(",")[:count]):
         lock = FileLock(Path(locks, str(number)))

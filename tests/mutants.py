@@ -1,7 +1,7 @@
-"""Measure how many faults the tests notice, by room: `make mutants`.
+"""Measure how many faults the tests notice, by package: `make mutants`.
 
 mutmut writes copies of each function that differ in one place, and tries on each the quick tests
-that call the function. Its results stay in `mutants/`: what was killed goes on where it was.
+that call the function. Its results stay in `mutants/`: a run that was killed goes on from there.
 """
 
 import argparse
@@ -17,21 +17,24 @@ import pandas as pd
 
 from diffcore.stats import proportion
 
-ROOMS = ("prompts", "generation", "filtering", "mixing", "training", "stats", "store")
-WANTED = 0.85  # share of mutants that the tests of a room are to notice
+PACKAGES = (
+    *("prompts", "generation", "filtering", "mixing", "training", "methods"),
+    *("stats", "store"),
+)
+WANTED = 0.85  # share of mutants that the tests of a package should notice
 #: Of mutmut's codes: a test failed, could not be imported (2), or came to no end.
 NOTICED = {1, 2, 3, -24, 24, 36, 152, 255}
 
 
-def find_mutants(room: str) -> Iterator[dict[str, str]]:
-    """Yield the mutants of a room: mutmut's name for each, its file, and the change with its line.
+def find_mutants(package: str) -> Iterator[dict[str, str]]:
+    """Yield a package's mutants: mutmut's name for each, its file, and the change with its line.
 
     They are known before mutmut has run, so that a sample can be drawn.
     """
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
 
-    folder = Path("diffcore", room)
+    folder = Path("diffcore", package)
     for path in sorted(folder.glob("*.py")) or [folder.with_suffix(".py")]:
         text = path.read_text(encoding="utf-8")
         mutated = mutate_file_contents(str(path), text)
@@ -45,7 +48,7 @@ def find_mutants(room: str) -> Iterator[dict[str, str]]:
 
 
 def _locate(before: list[str], after: list[str], text: list[str]) -> str:
-    """Tell where in the file's text a function was changed, and how."""
+    """Say where in the file's text a function was changed, and how."""
     first = next(line for line in range(len(text)) if text[line:][: len(before)] == before)
     matches = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     _, *old, start, end = next(match for match in matches if match[0] != "equal")
@@ -65,39 +68,39 @@ def read_codes(paths: Iterable[str]) -> dict[str, int | None]:
 
 
 def main() -> None:
-    """Try the mutants, list those that no test notices, and print the score of each room."""
+    """Try the mutants, list those that no test notices, and print the score of each package."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--room", choices=["", *ROOMS], default="", help="all by default")
-    parser.add_argument("--sample", default="", help="mutants to try, shared among the rooms")
+    parser.add_argument("--package", choices=["", *PACKAGES], default="", help="all by default")
+    parser.add_argument("--sample", default="", help="mutants to try, shared among the packages")
     parser.add_argument("--processes", default="2", help="mutants to try at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--again", action="store_true", help="also try those that no test noticed")
-    asked = parser.parse_args()
-    rooms = [asked.room] if asked.room else ROOMS
+    options = parser.parse_args()
+    packages = [options.package] if options.package else PACKAGES
     known = {
-        room: pd.DataFrame(find_mutants(room)).sample(frac=1, random_state=asked.seed)
-        for room in rooms
+        package: pd.DataFrame(find_mutants(package)).sample(frac=1, random_state=options.seed)
+        for package in packages
     }
-    count = -(-int(asked.sample) // len(rooms)) if asked.sample else None
-    tried = pd.concat(table[:count].assign(room=room) for room, table in known.items())
+    count = -(-int(options.sample) // len(packages)) if options.sample else None
+    tried = pd.concat(table[:count].assign(package=package) for package, table in known.items())
     paths = tried["path"].unique()
     codes = tried["name"].map(read_codes(paths))
-    left = tried.loc[~codes.isin(NOTICED) if asked.again else codes.isna(), "name"]
-    if asked.again:  # which tests call what is found anew
+    left = tried.loc[~codes.isin(NOTICED) if options.again else codes.isna(), "name"]
+    if options.again:  # the tests that call each function are looked up anew
         Path("mutants", "mutmut-stats.json").unlink(missing_ok=True)
     if len(left):
-        mutmut = [sys.executable, "-m", "mutmut", "run", "--max-children", asked.processes]
+        mutmut = [sys.executable, "-m", "mutmut", "run", "--max-children", options.processes]
         subprocess.run([*mutmut, *left], check=True)
     tried["noticed"] = tried["name"].map(read_codes(paths)).isin(NOTICED)
     for mutant in tried[~tried["noticed"]].sort_values("name").itertuples():
         print(f"\n{mutant.path}:{mutant.change}")
     short = []
-    for room, mutants in tried.groupby("room", sort=False)["noticed"]:
+    for package, mutants in tried.groupby("package", sort=False)["noticed"]:
         row = proportion(mutants)
-        sampled = len(mutants) < len(known[room])
+        sampled = len(mutants) < len(known[package])
         interval = f", of all {row['low']:.0%} to {row['high']:.0%}" if sampled else ""
-        print(f"{room}: {mutants.sum()} of {len(mutants)} noticed, {row['value']:.1%}{interval}")
-        short += [room] * (row["high" if sampled else "value"] < WANTED)
+        print(f"{package}: {mutants.sum()} of {len(mutants)} noticed, {row['value']:.1%}{interval}")
+        short += [package] * (row["high" if sampled else "value"] < WANTED)
     sys.exit(f"Below {WANTED:.0%}: {', '.join(short)}" if short else 0)
 
 

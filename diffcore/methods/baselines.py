@@ -1,63 +1,121 @@
-"""What DiffCoRe-Mix is compared with, apart from DiffuseMix: mixes of classes, and policies.
+"""Methods that use real images alone.
 
-What torchvision has comes from there, with its settings apart from α: MixUp (Zhang et al., arXiv
-1710.09412), CutMix (Yun et al., 1905.04899), RandAugment (Cubuk et al., 1909.13719), TrivialAugment
-(Müller & Hutter, 2103.10158), AugMix (Hendrycks et al., 1912.02781; without its consistency loss).
-
-SaliencyMix is after Uddin et al. (arXiv 2006.01791): the patch is centred on the most salient point
-of the image it is cut from. Our choice: one λ and one box an image, where theirs serve a whole
-batch; and saliency as the colour's contrast to ever larger surroundings, where theirs is OpenCV's.
+MixUp, CutMix and the policies are torchvision's, with its settings apart from α. AugMix comes
+without its consistency loss. SaliencyMix centres its patch on the most salient point of the image
+that the patch is cut from. Our choice: one λ and one box per image, where the authors draw one per
+batch; saliency as the contrast of a colour to its surroundings, where they use OpenCV's.
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
+from diffcore.methods.base import Method, choose
 from diffcore.mixing.mix import box_mask, device_of, draw_lam, kept_share, patch_boxes
 
-#: (images (B, C, H, W), labels (B,), generator) -> images, and targets (B, K) whose rows sum to 1.
-Mix = Callable[[Tensor, Tensor, Generator | None], tuple[Tensor, Tensor]]
-
-#: Methods that mix images of the batch, and their labels with them.
-MIXES = ("mixup", "cutmix", "saliencymix")
-#: Methods that change each image on its own.
-POLICIES = {
-    "randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide, "augmix": v2.AugMix,
-}  # fmt: skip
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) and targets (B, K), of which each row sums to 1
 
 
-def make_mix(name: str, num_classes: int, alpha: float = 1.0) -> Mix:
-    """Make one of `MIXES`, with λ ~ Beta(α, α).
+class Vanilla(Method):
+    """Leave the images as they are."""
 
-    >>> images, targets = make_mix("mixup", 12)(torch.rand(8, 3, 64, 64), torch.arange(8), None)
-    >>> images.shape, targets.shape
-    (torch.Size([8, 3, 64, 64]), torch.Size([8, 12]))
-    """
-    if name == "saliencymix":
-        return partial(saliency_mix, num_classes=num_classes, alpha=alpha)
-    mix = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[name](alpha=alpha, num_classes=num_classes)
-    return lambda images, labels, generator: _seeded(generator, mix, images, labels)
+    name = "vanilla"
 
 
-def make_policy(name: str) -> Callable[[Tensor, Generator | None], Tensor]:
-    """Make one of `POLICIES`, for images (B, 3, H, W) in [0, 1] and a generator."""
-    policy = POLICIES[name]()
+@dataclass(frozen=True)
+class BatchMix(Method):
+    """Mix a share `probability` of the images with others of the batch, and their labels too."""
 
-    def change(images: Tensor) -> Tensor:
-        # In 8 bits, for which the policies' strengths are made. One by one: to a batch a policy
-        # would do the same throughout.
-        pixels = (images * 255).round().byte()
-        return torch.stack([policy(image) for image in pixels]).to(images.dtype) / 255
+    probability: float = 1.0
+    alpha: float = 1.0  # of λ ~ Beta(α, α)
+    transform: ClassVar[Callable]  # of torchvision
 
-    return lambda images, generator: _seeded(generator, change, images)
+    def _augment(self, real: Tensor, _: Tensor, targets: Tensor, generator: Any) -> Batch:
+        chosen = choose(self.probability, real, generator)
+        images, mixed = self.mix(real, targets, generator)
+        images = torch.where(chosen, images, real)
+        return images, torch.where(chosen[:, :, 0, 0], mixed, targets)
+
+    def mix(self, images: Tensor, targets: Tensor, generator: Generator | None = None) -> Batch:
+        """Mix all images (B, C, H, W), and their targets (B, K) by the same shares.
+
+        >>> images, targets = MixUp(alpha=0.2).mix(torch.rand(8, 3, 64, 64), torch.eye(8))
+        """
+        return _seeded(generator, self.transform(alpha=self.alpha), images, targets)
 
 
-def _seeded(generator: Generator | None, change: Callable, *inputs: Tensor) -> tuple | Tensor:
-    """Call what draws from torch's global generator as if from ours; leave the global as it was."""
+class MixUp(BatchMix):
+    """Blend two images (Zhang et al., arXiv 1710.09412)."""
+
+    name, transform = "mixup", v2.MixUp
+
+
+class CutMix(BatchMix):
+    """Paste a box of one image into another (Yun et al., arXiv 1905.04899)."""
+
+    name, transform = "cutmix", v2.CutMix
+
+
+class SaliencyMix(BatchMix):
+    """Paste the salient part of one image into another (Uddin et al., arXiv 2006.01791)."""
+
+    name = "saliencymix"
+
+    def mix(
+        self, images: Tensor, targets: Tensor, generator: Any = None, seen: Tensor | None = None
+    ) -> Batch:
+        """Mix all images as `BatchMix.mix`; compute saliency on `seen` (B, C', H, W) if given."""
+        seen, size = images if seen is None else seen, images.shape[2:]
+        lam = draw_lam(len(images), self.alpha, generator).to(images.device)
+        boxes = patch_boxes(lam, peaks(saliency(seen.roll(1, 0))), *size)
+        mask = box_mask(boxes, *size).to(images.dtype)
+        kept = kept_share(mask).to(images.dtype)[:, None]
+        mixed = torch.lerp(images, images.roll(1, 0), mask)
+        return mixed, torch.lerp(targets.roll(1, 0), targets, kept)
+
+
+@dataclass(frozen=True)
+class Policy(Method):
+    """Change a share `probability` of the images, each on its own, by a random policy."""
+
+    probability: float = 1.0
+    transform: ClassVar[Callable]  # of torchvision
+
+    def _change(self, real: Tensor, _: Tensor, generator: Generator | None) -> Tensor:
+        chosen, policy = choose(self.probability, real, generator).flatten(), self.transform()
+        if not chosen.any():
+            return real
+        # The strengths of the policies are made for 8 bits. Images are changed one by one, as a
+        # policy does the same to all images of a batch.
+        pixels = (real[chosen] * 255).round().byte()
+        changed = _seeded(generator, lambda: torch.stack([policy(image) for image in pixels]))
+        return real.index_put((chosen,), changed.to(real.dtype) / 255)
+
+
+class RandAugment(Policy):
+    """Apply two operations of one strength (Cubuk et al., arXiv 1909.13719)."""
+
+    name, transform = "randaugment", v2.RandAugment
+
+
+class TrivialAugment(Policy):
+    """Apply one operation of a random strength (Müller & Hutter, arXiv 2103.10158)."""
+
+    name, transform = "trivialaugment", v2.TrivialAugmentWide
+
+
+class AugMix(Policy):
+    """Blend several chains of operations (Hendrycks et al., arXiv 1912.02781)."""
+
+    name, transform = "augmix", v2.AugMix
+
+
+def _seeded(generator: Generator | None, change: Callable, *inputs: Tensor) -> Any:
+    """Call what draws from torch's global generator with a seed of ours; restore the global one."""
     before = torch.get_rng_state()
     seed = torch.randint(2**62, (), generator=generator, device=device_of(generator)).item()
     after = torch.get_rng_state() if generator is None else before
@@ -66,24 +124,6 @@ def _seeded(generator: Generator | None, change: Callable, *inputs: Tensor) -> t
         return change(*inputs)
     finally:
         torch.set_rng_state(after)
-
-
-def saliency_mix(
-    images: Tensor, labels: Tensor, generator: Generator | None = None, *, num_classes: int,
-    alpha: float = 1.0, seen: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Paste the salient part of the image before it in the batch into each; mix labels by area.
-
-    Takes images (B, C, H, W) and labels (B,), returns images and targets (B, num_classes). Patches
-    are centred where `seen`, (B, C', H, W), stands out; None: the images themselves.
-    """
-    seen, size = images if seen is None else seen, images.shape[2:]
-    lam = draw_lam(len(images), alpha, generator).to(images.device)
-    boxes = patch_boxes(lam, peaks(saliency(seen.roll(1, 0))), *size)
-    mask = box_mask(boxes, *size).to(images.dtype)
-    own, kept = one_hot(labels, num_classes).to(images.dtype), kept_share(mask).to(images.dtype)
-    mixed = torch.lerp(images, images.roll(1, 0), mask)
-    return mixed, torch.lerp(own.roll(1, 0), own, kept[:, None])
 
 
 def saliency(images: Tensor) -> Tensor:
@@ -99,14 +139,14 @@ def saliency(images: Tensor) -> Tensor:
 
 
 def peaks(saliency_map: Tensor) -> Tensor:
-    """Row and column (B, 2) of the largest value of each map (B, H, W)."""
+    """Return row and column (B, 2) of the largest value of each map (B, H, W)."""
     place = saliency_map.flatten(1).argmax(dim=1)
     return torch.stack(torch.unravel_index(place, saliency_map.shape[1:]), dim=1)
 
 
 def _window_mean(images: Tensor, reach: int) -> Tensor:
-    """Mean over a square window of 2 · reach + 1 pixels, cut off at the border."""
-    # By differences of running sums, whose cost does not grow with the window.
+    """Average over a square window of 2 · reach + 1 pixels, cut off at the border."""
+    # Differences of running sums: their cost does not grow with the window.
     for dim in (2, 3):
         place = torch.arange(size := images.shape[dim], device=images.device)
         start, stop = (place - reach).clamp(min=0), (place + reach + 1).clamp(max=size)

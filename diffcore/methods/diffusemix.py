@@ -1,55 +1,66 @@
-"""DiffuseMix, which the paper sets itself apart from: halves of image and edit, and a fractal.
+"""DiffuseMix: half of an image, half of its restyled version, and a fractal blended in.
 
 After Islam et al. (CVPR 2024, arXiv 2405.14881) and their code: four ways to halve, a soft seam of
-20 pixels at 256, a fractal's share of 0.2; the label stays. `diffcore.generation.edit` makes the
-edits. Our choice: the fractals are Julia sets, drawn here, where theirs are a set of pictures.
+20 pixels at 256, a share of 0.2 for the fractal. `diffcore.generation.edit` restyles the images.
+Our choice: the fractals are Julia sets drawn here, where the authors use a set of pictures.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from diffcore.mixing.mix import Mixed, check_shares, device_of
+from diffcore.methods.base import Method, choose
+from diffcore.mixing.mix import device_of
 
+SEAM = 0.078  # width of the soft seam, in sides of the image
+FRACTAL_SHARE = 0.2  # weight of the fractal
+FRACTALS = 64  # to choose from
 _ITERATIONS = 40
 _BAILOUT = 8.0  # beyond 2, where points escape: makes the count of iterations smooth
 
 
-class DiffuseMix:
-    """Put half of each image and half of its edit together, and blend a fractal in.
+@dataclass(frozen=True)
+class DiffuseMix(Method):
+    """Apply `diffuse_mix` to a share `probability` of the images; the labels stay."""
 
-    >>> mix = DiffuseMix(draw_fractals(4, size=32))
-    >>> mix(torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32)).images.shape
+    name, sees = "diffusemix", "restyled"
+    probability: float = 1.0
+    seed: int = 0  # of the fractals
+
+    def _change(self, real: Tensor, counterparts: Tensor, generator: Generator | None) -> Tensor:
+        chosen = choose(self.probability, real, generator)
+        fractals = draw_fractals(FRACTALS, real.shape[-1], self.seed)
+        return torch.where(chosen, diffuse_mix(real, counterparts, fractals, generator), real)
+
+
+def diffuse_mix(
+    real: Tensor, restyled: Tensor, fractals: Tensor, generator: Generator | None = None
+) -> Tensor:
+    """Join halves of images (B, C, H, W) and of their restyled versions, and blend a fractal in.
+
+    Half and fractal, one of (F, C, H, W), are drawn for each image; without fractals (F = 0) none
+    is blended in.
+
+    >>> diffuse_mix(*torch.rand(2, 8, 3, 32, 32), draw_fractals(4, size=32)).shape
     torch.Size([8, 3, 32, 32])
     """
-
-    def __init__(self, fractals: Tensor, seam: float = 20 / 256, fractal_share: float = 0.2):
-        """Take fractals (F, C, H, W) in [0, 1]; seam and share in [0, 1], else ValueError."""
-        check_shares(seam=seam, fractal_share=fractal_share)
-        self.fractals, self.seam, self.fractal_share = fractals, seam, fractal_share
-
-    def __call__(self, real: Tensor, edited: Tensor, generator: Generator | None = None) -> Mixed:
-        """Mix images (B, C, H, W) with their edits; half and fractal are drawn for each.
-
-        The weights are the real images': what they and the fractal's share leave is the edits'.
-        """
-        count, device = (len(real),), device_of(generator)
-        halves = torch.randint(4, count, generator=generator, device=device)
-        chosen = torch.randint(len(self.fractals), count, generator=generator, device=device)
-        weight = half_weights(halves, *real.shape[2:], self.seam).to(real)
-        fractals = self.fractals[chosen.to(self.fractals.device)].to(real)
-        images = torch.lerp(edited, real, weight).lerp(fractals, self.fractal_share)
-        weight = (1 - self.fractal_share) * weight
-        return Mixed(images, weight.mean(dim=(1, 2, 3)), weight)
+    count, device = (len(real),), device_of(generator)
+    halves = torch.randint(4, count, generator=generator, device=device)
+    images = torch.lerp(restyled, real, half_weights(halves, *real.shape[2:], SEAM).to(real))
+    if not len(fractals):
+        return images
+    chosen = torch.randint(len(fractals), count, generator=generator, device=device)
+    return images.lerp(fractals[chosen.to(fractals.device)].to(real), FRACTAL_SHARE)
 
 
 def half_weights(halves: Tensor, height: int, width: int, seam: float) -> Tensor:
-    """Share of the real image at each pixel when one half of it is kept: (B, 1, H, W).
+    """Return the weight of the real image at each pixel when one half is kept: (B, 1, H, W).
 
-    Halves (B,) are 0 left, 1 right, 2 top and 3 bottom; `seam` is the width of the linear
-    transition, in sides of the image, and 0 a hard one. The mean is 1/2.
+    Halves (B,) are 0 left, 1 right, 2 top and 3 bottom. `seam` is the width of the linear
+    transition, in sides of the image; 0 is a hard edge. The mean weight is 1/2.
     """
     down, across = torch.meshgrid(_ramp(height, seam), _ramp(width, seam), indexing="ij")
     kinds = torch.stack([across, across.flip(1), down, down.flip(0)])
@@ -64,10 +75,10 @@ def _ramp(length: int, seam: float) -> Tensor:
 
 @lru_cache(maxsize=2)
 def draw_fractals(count: int, size: int, seed: int = 0) -> Tensor:
-    """Draw Julia sets in colours of their own, once a process: (count, 3, size, size) in [0, 1].
+    """Draw coloured Julia sets, once per process: (count, 3, size, size) in [0, 1].
 
     Their constants lie just outside the main cardioid of the Mandelbrot set, where the pictures are
-    richest; how fast each point escapes is coloured by three cosines of random phase.
+    richest. Three cosines of random phase colour how fast each point escapes.
     """
     rng = np.random.default_rng(seed)
     angle, beyond = rng.uniform(0, 2 * np.pi, count), rng.uniform(1.02, 1.12, count)

@@ -1,3 +1,3 @@
-"""Mixing a training image with its generated counterpart, and the methods this is compared with."""
+"""Mixing a training image with its generated counterpart."""
 
 from diffcore.mixing.mix import DiffCoReMix, patch_mix, pixel_mix

@@ -10,7 +10,7 @@ anywhere, cut off at the border, after which λ is computed anew from what is le
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scipy.special import betaincinv
@@ -29,7 +29,7 @@ class Mixed(NamedTuple):
 def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Tensor:
     """Draw λ ~ Beta(α, α): (count,) in [0, 1], on the generator's device.
 
-    By inversion, since torch's own Beta takes no generator. Raises ValueError unless α > 0.
+    By inversion, since torch's Beta takes no generator. Raises ValueError unless α > 0.
 
     >>> draw_lam(3, alpha=1.0, generator=torch.Generator().manual_seed(0)).shape
     torch.Size([3])
@@ -45,9 +45,9 @@ def patch_boxes(lam: Tensor, centres: Tensor, height: int, width: int) -> Tensor
     """Place boxes of area 1 - λ, (B,), around centres (B, 2) row and column, cut off at the border.
 
     Returns (B, 4): top, left, bottom and right, the last two exclusive. λ = 1 is an empty box, and
-    λ = 0 the whole image wherever its centre, so that both limits are exact.
+    λ = 0 is the whole image wherever its centre, so that both limits are exact.
     """
-    # In double precision, as in single a side may be rounded up to the next whole pixel.
+    # In double precision: in single a side may be rounded up to the next whole pixel.
     side = torch.where(lam > 0, (1 - lam.double()).sqrt(), 2.0)  # reaches all from any centre
     size = torch.tensor([height, width], device=lam.device)
     length = (side[:, None] * size).long()
@@ -103,7 +103,7 @@ class DiffCoReMix:
 
     λ ~ Beta(`alpha`, `alpha`), α > 0: small α draw λ near 0 and 1, large ones near 1/2. A share
     `probability` of the images is mixed at all, and `patch_share` of these at patch level. An image
-    without a counterpart is passed as its own, which leaves it as it is.
+    without a counterpart is passed as its counterpart, which leaves it as it is.
 
     >>> mix = DiffCoReMix(alpha=1.0, patch_share=0.5)
     >>> mix(torch.rand(8, 3, 64, 64), torch.rand(8, 3, 64, 64)).images.shape
@@ -129,19 +129,18 @@ class DiffCoReMix:
     def collate(self, items: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
         """Mix items (real, generated, label) into a batch, as a loader's ``collate_fn``.
 
-        Returns images (B, C, H, W) and labels (B,), as of any data set, for a loop that is not to
-        change. Draws from torch's global generator, which a loader seeds for each of its workers.
+        Returns images (B, C, H, W) and labels (B,), as of any data set, so that a training loop
+        need not change. Draws from torch's global generator, which a loader seeds per worker.
         """
         real, generated, labels = default_collate(items)
         return self(real, generated).images, labels
 
     def draw_weight(
-        self, count: int, height: int, width: int, generator: Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Tensor:  # fmt: skip
+        self, count: int, height: int, width: int, generator: Generator | None, device: Any = "cpu"
+    ) -> Tensor:
         """Draw the real images' share at each pixel, (count, 1, H, W): λ, or 1 with a box of 0.
 
-        The draws are the same whatever the settings, so that two compare from one seed.
+        The draws are the same whatever the settings, so that two settings compare from one seed.
         """
         lam = draw_lam(count, self.alpha, generator)
         chances = torch.rand(2, count, generator=generator, device=device_of(generator))
@@ -152,7 +151,7 @@ class DiffCoReMix:
 
 
 def device_of(generator: Generator | None) -> torch.device:
-    """Where a generator draws; None is torch's global one, on the CPU."""
+    """Return where a generator draws; None is torch's global one, on the CPU."""
     return torch.device("cpu") if generator is None else generator.device
 
 
@@ -167,21 +166,21 @@ def _draw_masks(
     lam: Tensor, height: int, width: int, generator: Generator | None, device: torch.device | str
 ) -> Tensor:
     """Draw a box at a random place for each λ: (B, 1, H, W), on a device."""
-    own = device_of(generator)
-    size = torch.tensor([height, width], device=own)
-    uniform = torch.rand(len(lam), 2, generator=generator, device=own, dtype=torch.float64)
-    # Below 1 times a whole number, cut to a whole number: each row and column equally likely.
-    boxes = patch_boxes(lam.to(own), (uniform * size).long(), height, width)
-    return box_mask(boxes.to(device), height, width)  # four numbers travel, not an image's many
+    place = device_of(generator)
+    size = torch.tensor([height, width], device=place)
+    uniform = torch.rand(len(lam), 2, generator=generator, device=place, dtype=torch.float64)
+    # Cut to whole numbers, so that each row and column is equally likely.
+    boxes = patch_boxes(lam.to(place), (uniform * size).long(), height, width)
+    return box_mask(boxes.to(device), height, width)  # four numbers per image are moved, not a mask
 
 
 def _as_lam(lam: float | Tensor, real: Tensor) -> Tensor:
-    """Give every image its λ, (B,)."""
+    """Return one λ per image, (B,)."""
     values = torch.as_tensor(lam, dtype=None if torch.is_tensor(lam) else torch.float64)
     if values.ndim > 1 or values.numel() not in {1, len(real)}:
         raise ValueError(f"lam has shape {tuple(values.shape)}; give one, or {len(real)} in a row")
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"lam must be in [0, 1], found {values.tolist()}")
+        raise ValueError(f"lam must be in [0, 1], not {values.tolist()}")
     return values.expand(len(real))
 
 

@@ -1,1 +1,1 @@
-"""Training classifiers: one, many of them, sweeps over what decides, and their settings."""
+"""Training classifiers: networks, one training, and many of them."""

@@ -1,8 +1,8 @@
 """Classifiers: timm models, by name, that take images as they are.
 
-The authors train from random weights, as the study does by default; few photographs need a network
-that has seen others (`diffcore.data.weights`). Our choice: ``resnetv2_18_small`` for small images,
-which timm lacks, as its ResNets begin at a quarter of an image.
+The authors train from random weights, as the study does by default. Few photographs need a network
+that was trained on others (`diffcore.data.weights`). Our choice: ``resnetv2_18_small`` for small
+images, as timm's ResNets begin at a quarter of an image.
 """
 
 import difflib
@@ -29,7 +29,7 @@ _MEAN, _STD = 0.5, 0.25  # for networks that start from random weights
 
 @register_model
 def resnetv2_18_small(pretrained: bool = False, **kwargs: Any) -> ResNetV2:
-    """Build a pre-activation ResNet-18 whose first stage sees every pixel.
+    """Build a pre-activation ResNet-18 whose first stage works on every pixel.
 
     It has the 3 x 3 stem of CIFAR (He et al., 2016): 32 x 32 becomes maps of 32, 16, 8 and 4.
     """
@@ -42,10 +42,10 @@ def resnetv2_18_small(pretrained: bool = False, **kwargs: Any) -> ResNetV2:
 
 
 class Classifier(nn.Module):
-    """A timm model that normalises by itself: (B, 3, H, W) in [0, 1] to logits (B, K)."""
+    """A timm model that normalises images itself: (B, 3, H, W) in [0, 1] to logits (B, K)."""
 
     def __init__(self, net: nn.Module, mean: Any = _MEAN, std: Any = _STD):
-        """Wrap a model that expects normalised images; a mean and std for all channels, or each."""
+        """Wrap a model that expects normalised images; one mean and std, or one per channel."""
         super().__init__()
         self.net = net
         # Not saved with the weights: it follows from the settings, as the architecture does.
@@ -61,7 +61,7 @@ def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) 
     """Build a classifier: with random weights, or with `settings.weights` and a new last layer.
 
     What is random follows from the seed. Raises ValueError for an unknown model and for weights
-    that do not fit, FileNotFoundError for weights that lack.
+    that do not fit, FileNotFoundError for missing weights.
     """
     check_model_name(settings.model, "training.model")
     with torch.random.fork_rng(devices=[]):
@@ -71,7 +71,7 @@ def build_classifier(settings: TrainingParams, num_classes: int, seed: int = 0) 
 
 
 def check_classifier(settings: TrainingParams) -> None:
-    """Raise ValueError for a model, its arguments or weights, or an optimiser that do not work."""
+    """Raise ValueError for a model, arguments, weights or an optimiser that do not work."""
     check_model_name(settings.model, "training.model")
     if (name := settings.optimizer.removeprefix("lookahead_")) not in (known := list_optimizers()):
         near = ", ".join(difflib.get_close_matches(name, known, cutoff=0.4))
@@ -79,7 +79,7 @@ def check_classifier(settings: TrainingParams) -> None:
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # no time, no randomness
         try:
             _network(settings, num_classes=2)
-        except (FileNotFoundError, ValueError):  # which tell of the weights in words
+        except (FileNotFoundError, ValueError):  # their messages explain what is wrong
             raise
         except Exception as error:  # each model has errors of its own
             raise ValueError(f"training.model_args: {settings.model}: {error}") from None
@@ -88,10 +88,8 @@ def check_classifier(settings: TrainingParams) -> None:
 def _network(settings: TrainingParams, num_classes: int) -> nn.Module:
     if settings.weights is None:
         return _untrained(settings, num_classes)
-    return load_backbone(
-        settings.model, settings.weights, num_classes=num_classes,
-        model_args=settings.model_args, new_last_layer=True,
-    )  # fmt: skip
+    layers = {"num_classes": num_classes, "new_last_layer": True}
+    return load_backbone(settings.model, settings.weights, model_args=settings.model_args, **layers)
 
 
 def _untrained(settings: TrainingParams, num_classes: int) -> nn.Module:
@@ -99,9 +97,10 @@ def _untrained(settings: TrainingParams, num_classes: int) -> nn.Module:
 
 
 def _wrap(net: nn.Module, settings: TrainingParams) -> Classifier:
-    """Let a network that has seen images normalised in its own way see them so again."""
-    own = settings.weights is not None
-    mean, std = (net.pretrained_cfg[key] for key in ("mean", "std")) if own else (_MEAN, _STD)
+    """Normalise images as they were for the weights that the network started from, if any."""
+    mean, std = _MEAN, _STD
+    if settings.weights is not None:
+        mean, std = (net.pretrained_cfg[key] for key in ("mean", "std"))
     return Classifier(net, mean, std).to(memory_format=torch.channels_last)
 
 

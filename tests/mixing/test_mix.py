@@ -220,12 +220,12 @@ def test_images_that_do_not_fit_are_refused(mix):
 
 
 @pytest.mark.parametrize(
-    "given", [{"alpha": 0.0}, {"alpha": float("nan")}, {"patch_share": 1.5}, {"probability": -0.1}]
+    "settings", [{"alpha": 0.0}, {"alpha": float("nan")}, {"patch_share": 1.5}, {"probability": -0.1}]
 )
-def test_settings_out_of_range_are_refused(given):
-    name = next(iter(given))
+def test_settings_out_of_range_are_refused(settings):
+    name = next(iter(settings))
     with pytest.raises(ValueError, match=f"{name} is .*; it must be"):
-        DiffCoReMix(**given)
+        DiffCoReMix(**settings)
     if name == "alpha":
         with pytest.raises(ValueError, match="alpha is"):
-            draw_lam(3, **given)
+            draw_lam(3, **settings)

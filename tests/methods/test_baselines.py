@@ -6,9 +6,11 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torchvision.transforms import v2
 
-from diffcore.methods.baselines import MIXES, POLICIES, make_mix, make_policy, peaks, saliency
+from diffcore.methods import METHODS
+from diffcore.methods.baselines import CutMix, MixUp, Policy, SaliencyMix, peaks, saliency
 
-LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+TARGETS = torch.eye(4).repeat(2, 1)
+LABELS = TARGETS.argmax(1)
 
 
 def seeded(seed):
@@ -20,38 +22,35 @@ def images():
     return torch.randint(256, (8, 3, 32, 32), generator=seeded(0)) / 255
 
 
-def apply(name, images, generator):
-    if name in MIXES:
-        return make_mix(name, 4)(images, LABELS, generator)[0]
-    return make_policy(name)(images, generator)
-
-
-@pytest.mark.parametrize("name", [*MIXES, *POLICIES])
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if METHODS[n].sees == "real" and n != "vanilla"]
+)
 def test_a_seed_decides_and_the_global_generator_stays(name, images):
-    before, state = images.clone(), torch.get_rng_state()
-    first, again, other = (apply(name, images, seeded(seed)) for seed in (0, 0, 1))
+    before, state, step = images.clone(), torch.get_rng_state(), METHODS[name]().step(4)
+    first, again, other = (step(images, images, LABELS, seeded(seed))[0] for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(images, before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize(("name", "reference"), [("mixup", v2.MixUp), ("cutmix", v2.CutMix)])
-def test_mixes_are_torchvisions(name, reference, images):
-    mixed, targets = make_mix(name, 4, alpha=0.7)(images, LABELS, seeded(3))
+@pytest.mark.parametrize(("kind", "reference"), [(MixUp, v2.MixUp), (CutMix, v2.CutMix)])
+def test_mixes_are_torchvisions(kind, reference, images):
+    mixed, targets = kind(alpha=0.7).mix(images, TARGETS, seeded(3))
     torch.manual_seed(torch.randint(2**62, (), generator=seeded(3)).item())
     expected = reference(alpha=0.7, num_classes=4)(images, LABELS)
     assert torch.equal(mixed, expected[0])
     assert torch.equal(targets, expected[1])
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_policies_treat_each_image_for_itself_as_torchvision_does(name, images):
-    same = images[:1].expand(8, -1, -1, -1)
-    changed = apply(name, same, seeded(3))
+@pytest.mark.parametrize("kind", Policy.__subclasses__())
+def test_policies_treat_each_image_for_itself_as_torchvision_does(kind, images):
+    same, generator = images[:1].expand(8, -1, -1, -1), seeded(3)
+    changed, _ = kind().step(4)(same, same, LABELS, seeded(3))
     assert len({tuple(image.flatten().tolist()) for image in changed}) > 2
-    torch.manual_seed(torch.randint(2**62, (), generator=seeded(3)).item())
-    policy = POLICIES[name]()
+    torch.rand(8, generator=generator)  # which images are changed: all
+    torch.manual_seed(torch.randint(2**62, (), generator=generator).item())
+    policy = kind.transform()
     expected = torch.stack([policy((image * 255).round().byte()) for image in same])
     assert torch.equal((changed * 255).round().byte(), expected)
 
@@ -67,7 +66,7 @@ def spots(rows, columns, size=32):
 
 def test_saliency_is_the_distance_to_the_mean_of_three_surroundings():
     image = torch.rand(1, 3, 16, 20, generator=seeded(0)).double()
-    found = saliency(image)[0]
+    computed = saliency(image)[0]
 
     def mean(row, column, reach):
         rows = slice(max(0, row - reach), row + reach + 1)
@@ -77,7 +76,7 @@ def test_saliency_is_the_distance_to_the_mean_of_three_surroundings():
     for row, column in [(0, 0), (7, 9), (15, 4), (3, 19)]:
         centre = mean(row, column, 1)
         expected = sum((centre - mean(row, column, reach)).norm() for reach in (1, 2, 4))
-        assert found[row, column] == pytest.approx(float(expected), abs=1e-9)
+        assert computed[row, column] == pytest.approx(float(expected), abs=1e-9)
 
 
 # Every second pixel of rows 38 and 10, through the blobs of the test below at columns 12 and 50, of
@@ -105,27 +104,18 @@ def test_saliency_goes_with_opencvs_where_dark_and_bright_stand_out_alike():
     assert spearmanr(rows, np.ravel(OPENCVS)).statistic > 0.9
 
 
-def test_a_spot_stands_out_and_an_even_image_has_none():
-    rows, columns = [3, 20, 27], [25, 14, 2]
-    found = peaks(saliency(spots(rows, columns)))
-    assert (found - torch.tensor([rows, columns]).T - 1).abs().max() <= 1
-    assert saliency(torch.full((1, 3, 32, 32), 0.7)).max() < 1e-4
-
-
-@pytest.mark.parametrize("given_seen", [False, True])
-def test_the_patch_is_cut_around_the_peak_and_labels_follow_its_area(given_seen):
-    seen, labels = spots([3, 20, 27, 12], [25, 14, 2, 8]), torch.tensor([0, 1, 2, 1])
-    images = torch.rand(4, 5, 32, 32, generator=seeded(0)) if given_seen else seen
-    options = {"seen": seen} if given_seen else {}
-    mixed, targets = make_mix("saliencymix", 3)(images, labels, seeded(5), **options)
+@pytest.mark.parametrize("seen_apart", [False, True])
+def test_the_patch_is_cut_around_the_peak_and_labels_follow_its_area(seen_apart):
+    seen, labels = spots([3, 20, 27, 12], [25, 14, 2, 8]), torch.eye(3)[[0, 1, 2, 1]]
+    images = torch.rand(4, 5, 32, 32, generator=seeded(0)) if seen_apart else seen
+    options = {"seen": seen} if seen_apart else {}
+    mixed, targets = SaliencyMix().mix(images, labels, seeded(5), **options)
     for b in range(4):
         other, pasted = (b - 1) % 4, (mixed[b] != images[b]).any(dim=0)
         assert torch.equal(mixed[b][:, pasted], images[other][:, pasted])
-        if given_seen:  # images that differ everywhere show the patch itself
+        if seen_apart:  # images that differ everywhere show the patch itself
             row, column = peaks(saliency(seen[other : other + 1]))[0].tolist()
             assert pasted[row, column]
-            wanted = torch.zeros(3)
-            wanted[labels[b]] += 1 - pasted.float().mean()
-            wanted[labels[other]] += pasted.float().mean()
-            torch.testing.assert_close(targets[b], wanted)
+            area = pasted.float().mean()
+            torch.testing.assert_close(targets[b], (1 - area) * labels[b] + area * labels[other])
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))

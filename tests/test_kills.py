@@ -28,7 +28,7 @@ KILLS = 6  # of each, at most; on a machine that has become faster a stage ends 
 
 
 def work(folder, stage):
-    """Open the study and do one stage of it; tell in a file when that begins."""
+    """Open the study and do one stage of it; leave a file when that begins."""
     import contextlib
     import os
 
@@ -36,8 +36,11 @@ def work(folder, stage):
 
     from diffcore.study import Study
     from diffcore.sweeps import plan_methods
+    from diffcore.training import train
 
     os.chdir(folder)
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+    train._CHECKPOINT_EVERY = 4  # steps
     torch.set_num_threads(1)
     log = (folder / "log").open("w")
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):

@@ -4,10 +4,10 @@
     diffcore draw --profile imagenet --engine ray      everything, on all of a cluster
     diffcore train --profile imagenet --engine ray --address auto
 
-All machines see one folder with the project; `make study` then finds all there. A unit of drawing
-is a range of a plan, drawn, embedded and, where rejected images are drawn again, filtered; one of
-training is one classifier. A unit may be done twice, or be killed, without harm. One that fails is
-tried three times; what it said last stands in ``runs/<profile>/failures/``.
+All machines read and write one folder with the project; `make study` then needs nothing more. A
+unit of drawing is a range of a plan, drawn, embedded and, where rejected images are drawn again,
+filtered; one of training is one classifier. A unit may be done twice, or be killed, without harm.
+One that fails is tried three times; its last error stands in ``runs/<profile>/failures/``.
 """
 
 import argparse
@@ -25,16 +25,10 @@ from tqdm.auto import tqdm
 
 from diffcore import checks, sweeps
 from diffcore.generation.draw import in_batches
-from diffcore.methods.registry import study_methods
-from diffcore.params import (
-    UserError,
-    load_params,
-    parse_assignments,
-    project_root,
-    resolve_device,
-)
+from diffcore.methods import METHODS, study_methods
+from diffcore.params import UserError, load_params, parse_assignments, project_root, resolve_device
 from diffcore.processes import side_by_side
-from diffcore.study import Study
+from diffcore.study import Study, decide
 from diffcore.training import runs
 
 Unit = Callable[[], Any]
@@ -54,20 +48,21 @@ def draw_units(study: Study) -> list[Unit]:
 
 
 def _plans(study: Study) -> Iterator[tuple[Callable[[pd.DataFrame], Any], pd.DataFrame]]:
-    """Yield what every world draws before it trains: how a plan is drawn, and the plan."""
-    for number in range(study.params.runs.worlds):
-        world = study.world(number)
-        yield world.decide if world.params.filtering.max_attempts else world.draw, world.plan
-        if "diffusemix" in study_methods(world.params):
-            for plan, params in sweeps.plan_all_edits(world).values():
-                yield partial(world.edit, params=params), plan
+    """Yield what every replicate draws before it trains: how a plan is drawn, and the plan."""
+    restyles = any(METHODS[name].sees == "restyled" for name in study_methods(study.params))
+    for number in range(study.params.runs.replicates):
+        replicate = study.replicate(number)
+        again = replicate.params.filtering.max_attempts
+        yield partial(decide, replicate) if again else replicate.draw, replicate.plan
+        for plan, params in sweeps.plan_all_restyled(replicate).values() if restyles else ():
+            yield partial(replicate.restyle, params=params), plan
 
 
 def train_units(study: Study) -> list[Unit]:
     """List the trainings of the main table and of all sweeps, those that are alike once."""
-    planned = [*sweeps.plan_doses(study)]
-    planned += [run for axis in study.sweep_axes for run in sweeps.plan_sweep(study, axis)]
-    wanted = runs.unique_runs(planned, study.training_dir)
+    planned = sweeps.plan_main(study)
+    planned += [run for axis in sweeps.axes(study) for run in sweeps.plan_sweep(study, axis)]
+    wanted = runs.unique_runs(planned, study.run_dir / "training")
     return [partial(runs.ensure_run, run, path) for path, run in wanted.items()]
 
 
@@ -76,25 +71,25 @@ TASKS = {"draw": draw_units, "train": train_units}
 
 # -------------------------------------------------------------------------------------- one attempt
 def attempt(work: Unit, record: Path) -> str:
-    """Do one unit, three times if it fails; return "" or what it said last.
+    """Do one unit, three times if it fails; return "" or its last error.
 
     Each try leaves a line in the record before it begins, so that one that takes its process along
     counts too; the record goes when the unit is done.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
-    told = record.read_text(encoding="utf-8") if record.exists() else ""
-    for number in range(told.count(_BEGUN) + 1, _TRIES + 1):
-        told += f"{_BEGUN}{number}, process {os.getpid()} of {socket.gethostname()}\n"
-        record.write_text(told, encoding="utf-8")
+    text = record.read_text(encoding="utf-8") if record.exists() else ""
+    for number in range(text.count(_BEGUN) + 1, _TRIES + 1):
+        text += f"{_BEGUN}{number}, process {os.getpid()} of {socket.gethostname()}\n"
+        record.write_text(text, encoding="utf-8")
         try:
             work()
-        except Exception:  # whatever it is, the other units go on, and the record says it
-            told += traceback.format_exc() + "\n"
-            record.write_text(told, encoding="utf-8")
+        except Exception:  # whatever it is, the other units go on, and the record holds it
+            text += traceback.format_exc() + "\n"
+            record.write_text(text, encoding="utf-8")
             continue
         record.unlink(missing_ok=True)
         return ""
-    return f"{record.stem}: {told.strip().splitlines()[-1]}"
+    return f"{record.stem}: {text.strip().splitlines()[-1]}"
 
 
 # ------------------------------------------------------------------------------------------ engines
@@ -106,20 +101,22 @@ def run_here(task: str, study: Study, part: int = 1, parts: int = 1) -> list[str
     jobs = [partial(attempt, units[number], record) for number, record in records.items()]
     done = (job() for job in jobs)  # drawing has this process's device to itself, trainings share
     if task == "train" and jobs:
-        training, processes = study.params.training, study.params.runs.processes
-        done = side_by_side(jobs, resolve_device(training.device, "training.device"), processes)
-    return _failed(tqdm(done, task, len(jobs), unit="unit"))
+        done = side_by_side(jobs, resolve_device(study.params.training.device, "training.device"))
+    return _errors(tqdm(done, task, len(jobs), unit="unit"))
 
 
 def run_on_ray(
-    task: str, study: Study, opened_by: tuple, address: str | None = None,
+    task: str,
+    study: Study,
+    opened_by: tuple,
+    address: str | None = None,
     workers: int | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Do all units of a task on a Ray cluster, without an address one of this machine alone.
 
     Args:
         opened_by: arguments of `open_study`, for the workers.
-        workers: at most so many; by default one a GPU or, where there is none, one a core.
+        workers: at most so many; by default one per GPU or, where there is none, one per core.
     """
     ray = _start_ray(address)
     records = _begin(task, study, range(len(TASKS[task](study))))
@@ -128,11 +125,15 @@ def run_on_ray(
     # are given, as tasks that read them would wait for cores that the workers have taken.
     numbers = ray.data.from_items([*records], override_num_blocks=len(records))
     done = numbers.map_batches(
-        _Worker, fn_constructor_args=(task, str(project_root()), *opened_by), batch_size=1,
-        num_cpus=1, num_gpus=min(gpus, 1), concurrency=min(workers or gpus or cores, len(records)),
-    )  # fmt: skip
-    told = (row["told"] for row in done.iter_rows())
-    return _failed(tqdm(told, f"{task} on Ray", len(records), unit="unit"))
+        _Worker,
+        fn_constructor_args=(task, str(project_root()), *opened_by),
+        batch_size=1,
+        num_cpus=1,
+        num_gpus=min(gpus, 1),
+        concurrency=min(workers or gpus or cores, len(records)),
+    )
+    errors = (row["error"] for row in done.iter_rows())
+    return _errors(tqdm(errors, f"{task} on Ray", len(records), unit="unit"))
 
 
 def _start_ray(address: str | None) -> Any:
@@ -160,8 +161,11 @@ class _Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         numbers = batch["item"].tolist()
-        told = [attempt(self.units[n], _record(self.task, self.study, n)) for n in numbers]
-        return {"told": told}
+        records = [_record(self.task, self.study, number) for number in numbers]
+        errors = [
+            attempt(self.units[n], record) for n, record in zip(numbers, records, strict=True)
+        ]
+        return {"error": errors}
 
 
 def _begin(task: str, study: Study, numbers: Iterable[int]) -> dict[int, Path]:
@@ -176,9 +180,9 @@ def _record(task: str, study: Study, number: int) -> Path:
     return study.run_dir / "failures" / f"{task}-{number:06d}.txt"
 
 
-def _failed(told: Iterable[str]) -> list[str]:
-    """Wait for all units, and keep what those said that failed."""
-    return [said for said in told if said]
+def _errors(errors: Iterable[str]) -> list[str]:
+    """Wait for all units, and keep the errors of those that failed."""
+    return [error for error in errors if error]
 
 
 # ----------------------------------------------------------------------------------------- commands
@@ -195,9 +199,9 @@ def train(arguments: Sequence[str] | None = None) -> int:
 def open_study(profile: str, assignments: Sequence[str] = ()) -> Study:
     """Open a study without a notebook; raises as `diffcore.study.Study.open`."""
     params = load_params(profile, parse_assignments(assignments))
-    checks.require(params)
-    home = project_root() / "runs" / params.profile
-    return Study(params, home, home / "lab")
+    run_dir = project_root() / "runs" / params.profile
+    checks.require(params, run_dir)
+    return Study(params, run_dir)
 
 
 def _main(task: str, arguments: Sequence[str] | None) -> int:
@@ -207,29 +211,28 @@ def _main(task: str, arguments: Sequence[str] | None) -> int:
     if options.engine == "ray":
         if options.part != (1, 1):
             raise UnitsError("--part is for --engine local: Ray deals the units out by itself")
-        failed = run_on_ray(task, study, opened_by, options.address, options.workers)
+        errors = run_on_ray(task, study, opened_by, options.address, options.workers)
     else:
-        failed = run_here(task, study, *options.part)
-    if failed:
-        head = (
-            f"{len(failed)} units failed {_TRIES} times; tracebacks: {study.run_dir / 'failures'}"
-        )
+        errors = run_here(task, study, *options.part)
+    if errors:
+        folder = study.run_dir / "failures"
+        head = f"{len(errors)} units failed {_TRIES} times; tracebacks: {folder}"
         foot = "What is done stays done; the same command tries the others again."
-        if any("out of memory" in said for said in failed):  # a batch is never made smaller unasked
+        if any("out of memory" in error for error in errors):  # a batch is never made smaller
             foot += " With generation.batch_size or training.batch_size lower they may fit."
-        raise UnitsError("\n".join([head, *(f"  {said}" for said in failed), foot]))
+        raise UnitsError("\n".join([head, *(f"  {error}" for error in errors), foot]))
     return 0
 
 
 def _parser(task: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"diffcore {task}", description=TASKS[task].__doc__)
-    given = parser.add_argument
-    given("--profile", default="demo", help="file in params/, or path of one")
-    given("--set", "-s", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
-    given("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts, from 1")
-    given("--engine", choices=("local", "ray"), default="local", help="ray: all of a cluster")
-    given("--address", help="of a Ray cluster; without one Ray is started on this machine")
-    given("--workers", type=int, help="of Ray, at most; by default one a GPU, else one a core")
+    add = parser.add_argument
+    add("--profile", default="demo", help="file in params/, or path of one")
+    add("--set", "-s", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
+    add("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts, from 1")
+    add("--engine", choices=("local", "ray"), default="local", help="ray: all of a cluster")
+    add("--address", help="of a Ray cluster; without one Ray is started on this machine")
+    add("--workers", type=int, help="of Ray, at most; by default one per GPU, else per core")
     return parser
 
 

@@ -44,7 +44,9 @@ class ImageFilter:
 
     def similarity(self, generated: Any, train: Split | None = None) -> tuple[np.ndarray, float]:
         """Compare M generated images with real ones: similarities (M,), and their threshold."""
-        reference = self.reference if train is None else self.embed(train)
+        reference, threshold = self.reference, self.threshold
+        if train is not None:
+            reference = self.embed(train)
+            threshold = rules.choose_threshold(self.settings, reference)
         embedded = self.embed(generated)
-        similarity = rules.cosine_to_reference(embedded, reference, self.settings.rule)
-        return similarity, rules.choose_threshold(self.settings, reference)
+        return rules.cosine_to_reference(embedded, reference, self.settings.rule), threshold

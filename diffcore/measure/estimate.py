@@ -7,11 +7,10 @@ filter's encoder, reading of prompts and photographs). Expect a factor of two ei
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import timm
@@ -20,20 +19,34 @@ import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffcore import params as settings_of
-from diffcore.checks import MissingFilesError
-from diffcore.data.layouts import find_missing
+from diffcore.data.datasets import find_dataset, load_split
 from diffcore.data.published import PUBLISHED
-from diffcore.data.splits import load_split
-from diffcore.methods.registry import study_methods
-from diffcore.params import ParamsError, PipelineSpec, StudyParams, TrainingParams
+from diffcore.methods import METHODS, study_methods
+from diffcore.params import (
+    ParamsError,
+    PipelineSpec,
+    StudyParams,
+    TrainingParams,
+    list_profiles,
+    load_params,
+    parse_assignments,
+)
+from diffcore.store import locate
 from diffcore.training.train import total_steps
-from paperbirds.birds import SPECIES
-from paperbirds.weights import pipeline_dir
 
 #: What is known of models and sets that are not here, and what is assumed: `estimate.yaml`.
 KNOWN = yaml.safe_load(resources.files("diffcore.measure").joinpath("estimate.yaml").read_text())
-SDXL, SDXL_WEIGHTS, BIRDS = KNOWN["sdxl"], KNOWN["sdxl_weights"], KNOWN["paperbirds"]
+SDXL, SDXL_WEIGHTS = KNOWN["sdxl"], KNOWN["sdxl_weights"]
+
+
+class DataSize(NamedTuple):
+    """How much a profile's data set holds: images, classes, pixels, gigabytes to fetch."""
+
+    train: int
+    test: int
+    classes: int
+    side: int
+    gigabytes: float
 
 
 def count_flops(run: Callable[[], Any]) -> int:
@@ -45,14 +58,14 @@ def count_flops(run: Callable[[], Any]) -> int:
 
 @cache
 @torch.no_grad()
-def image_flops(spec: PipelineSpec, height: int, width: int) -> dict[str, int]:
+def image_flops(spec: PipelineSpec, side: int) -> dict[str, int]:
     """Operations for one image: a call of the UNet, decoding, encoding; SDXL's if it is absent."""
-    folder, configs = _model_folder(spec), SDXL
+    folder, configs = locate(spec.location), SDXL
     if folder.is_dir():
         configs = {net: json.loads((folder / net / "config.json").read_text()) for net in SDXL}
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(configs["unet"])
-        vae, pixels = AutoencoderKL.from_config(configs["vae"]), torch.empty(1, 3, height, width)
+        vae, pixels = AutoencoderKL.from_config(configs["vae"]), torch.empty(1, 3, side, side)
         latents = vae.encode(pixels).latent_dist.mode()
         text, added = torch.empty(1, 77, unet.config.cross_attention_dim), {}
         if unet.config.addition_embed_type:  # SDXL reads six numbers too, of sizes and crop
@@ -64,10 +77,6 @@ def image_flops(spec: PipelineSpec, height: int, width: int) -> dict[str, int]:
         return {name: count_flops(run) for name, run in (calls | {"denoise": denoise}).items()}
 
 
-def _model_folder(spec: PipelineSpec) -> Path:
-    return Path(pipeline_dir() if spec.kind == "paperbirds" else spec.location)
-
-
 def training_flops(settings: TrainingParams, num_classes: int, size: int) -> tuple[int, int]:
     """Operations of a training step for one image, forward and backward; and the weights."""
     with torch.device("meta"):
@@ -77,88 +86,86 @@ def training_flops(settings: TrainingParams, num_classes: int, size: int) -> tup
     return flops // len(images), sum(weight.numel() for weight in net.parameters())
 
 
-def data_size(params: StudyParams) -> tuple[int, int, int, float]:
-    """Images to train on and to test on, classes, and gigabytes to fetch, of a profile's data set.
+def data_size(params: StudyParams) -> DataSize:
+    """Count a profile's data set if it is there; else return its published size.
 
-    Counted if it is there, else as published; raises MissingFilesError if it is not known either.
+    Raises ParamsError for a set that is not there and was not published, or without an image size.
     """
-    data = params.data
+    data, published = params.data, PUBLISHED.get(params.data.dataset)
+    dataset = find_dataset(data.dataset)
+    if not (missing := dataset.missing(data)):
+        train = load_split(params, "train")
+        tests = [load_split(params, split) for split in dataset.tests.values()]
+        side = data.image_size or train.images.shape[2]
+        return DataSize(len(train), sum(map(len, tests)), len(train.classes), side, 0.0)
+    side = data.image_size or (published and published.side)
+    if published is None or side is None:
+        raise ParamsError("; ".join(missing) if published is None else "data.image_size is needed")
+    images, gigabytes = KNOWN["train"][data.dataset]
+    counts = images, published.images - images
     limits = data.train_images_per_class, data.test_images_per_class
-    if data.dataset == "paperbirds":
-        train, test = (len(SPECIES) * (limit or BIRDS["images"]) for limit in limits)
-        return train, BIRDS["test_splits"] * test, len(SPECIES), 0.0
-    if not (missing := find_missing(data)):
-        train, test = (load_split(params, split) for split in ("train", "test"))
-        return len(train), len(test), len(train.classes), 0.0
-    if data.dataset not in PUBLISHED:
-        raise MissingFilesError("; ".join(missing))
-    published, (train, gigabytes) = PUBLISHED[data.dataset], KNOWN["train"][data.dataset]
     train, test = (
-        min(count, count if limit is None else limit * published.classes)
-        for count, limit in zip((train, published.images - train), limits, strict=True)
+        count if limit is None else min(count, limit * published.classes)
+        for count, limit in zip(counts, limits, strict=True)
     )
-    return train, test, published.classes, gigabytes
+    return DataSize(train, test, published.classes, side, gigabytes)
 
 
 def estimate(
     params: StudyParams, tflops: float = 312.0, draw_share: float = 0.4, train_share: float = 0.2
 ) -> dict[str, Any]:
-    """Estimate what a profile will need: a row of the table, by column.
+    """Estimate what a profile will need: one row of the table, by column.
 
     By default for an A100, whose data sheet states a half-precision peak of 312 TFLOP/s. Drawing,
     of large matrix products, reaches more of it than training, where layers between convolutions
-    wait for memory. Raises as `data_size`, and ParamsError for many sizes without an image_size.
+    wait for memory. Raises as `data_size`.
     """
-    (train, test, classes, gigabytes), side = data_size(params), _side(params)
-    generation, training = params.generation, params.training
+    size, generation, training = data_size(params), params.generation, params.training
     methods, imported = study_methods(params), generation.pipeline.kind == "import"
     # Of each class a counterpart is drawn at least.
-    drawn = 0 if imported else max(classes, round(generation.generated_share * train))
-    edited = round(max(1.0, generation.generated_share) * train) if "diffusemix" in methods else 0
+    drawn = 0 if imported else max(size.classes, round(generation.generated_share * size.train))
+    restyles = any(METHODS[name].sees == "restyled" for name in methods)
+    restyled = round(max(1.0, generation.generated_share) * size.train) if restyles else 0
     trainings = len(methods) * params.runs.seeds
-    step, weights = training_flops(training, classes, side)
+    step, weights = training_flops(training, size.classes, size.side)
     # At the end each classifier is tested: a forward pass alone.
-    shown = total_steps(training, train) * training.batch_size + test / KNOWN["passes"]
-    drawing = drawing_flops(params, drawn, edited, side)
-    pixels = drawn * generation.height * generation.width + edited * side**2
-    disk = 1e9 * gigabytes + pixels * KNOWN["png_bytes_per_pixel"]
-    if params.data.dataset != "paperbirds":  # all of them are decoded once, and kept
-        disk += 3 * side**2 * (train + test + drawn + edited)
+    shown = total_steps(training, size.train) * training.batch_size + size.test / KNOWN["passes"]
+    drawing = drawing_flops(params, drawn, restyled, size.side)
+    pixels = drawn * generation.image_size**2 + restyled * size.side**2
+    disk = 1e9 * size.gigabytes + pixels * KNOWN["png_bytes_per_pixel"]
+    if not find_dataset(params.data.dataset).keeps_images:  # images are decoded once, and kept
+        disk += 3 * size.side**2 * (size.train + size.test + drawn + restyled)
     disk += 4 * weights * (trainings + KNOWN["checkpoint"])
-    if generation.can_draw and not _model_folder(generation.pipeline).exists():
+    if generation.can_draw and not locate(generation.pipeline.location).exists():
         disk += SDXL_WEIGHTS * getattr(torch, generation.pipeline.dtype).itemsize
     return {
-        "profile": params.profile, "training images": train, "test images": test,
-        "classes": classes, "generated": drawn, "edited": edited, "trainings": trainings,
+        "profile": params.profile,
+        "training images": size.train,
+        "test images": size.test,
+        "classes": size.classes,
+        "generated": drawn,
+        "edited": restyled,
+        "trainings": trainings,
         "hours to draw": drawing / (tflops * draw_share * 1e12) / 3600,
         "hours to train": trainings * shown * step / (tflops * train_share * 1e12) / 3600,
         "GB of disk": disk / 1e9,
-    }  # fmt: skip
+    }
 
 
-def drawing_flops(params: StudyParams, drawn: int, edited: int, side: int) -> int:
-    """Operations of all drawing: counterparts at their size, edits at that of the photographs."""
-    generation, spec, flops = params.generation, params.generation.pipeline, 0
-    steps, guided = generation.num_inference_steps, generation.guidance_scale > 1
+def drawing_flops(params: StudyParams, drawn: int, restyled: int, side: int) -> int:
+    """Count the operations of all drawing: counterparts at their size, restyled ones at `side`."""
+    generation, flops = params.generation, 0
+    passes, steps = 1 + (generation.guidance_scale > 1), generation.num_inference_steps
     if drawn and generation.can_draw:
-        image = image_flops(spec, generation.height, generation.width)
-        calls = steps + guided * (steps - generation.unguided_steps)
-        flops += drawn * (calls * image["denoise"] + image["decode"])
-    if edited:
-        image, steps = image_flops(spec, side, side), int(params.mixing.edit_strength * steps)
-        calls = steps * (1 + guided)
-        flops += edited * (calls * image["denoise"] + image["encode"] + image["decode"])
+        image = image_flops(generation.pipeline, generation.image_size)
+        flops += drawn * (passes * steps * image["denoise"] + image["decode"])
+    if restyled:
+        image, steps = (
+            image_flops(generation.pipeline, side),
+            int(params.mixing.edit_strength * steps),
+        )
+        flops += restyled * (passes * steps * image["denoise"] + image["encode"] + image["decode"])
     return flops
-
-
-def _side(params: StudyParams) -> int:
-    """Side of the images that are trained on, in pixels."""
-    dataset, published = params.data.dataset, PUBLISHED.get(params.data.dataset)
-    side = params.data.image_size or (published and published.side)
-    side = BIRDS["side"] if dataset == "paperbirds" else side
-    if side is None:
-        raise ParamsError(f"data.image_size of {params.profile} must be a number of pixels")
-    return side
 
 
 def rough(value: float | int | str) -> str:
@@ -172,25 +179,25 @@ def rough(value: float | int | str) -> str:
     return value if isinstance(value, str) else f"{value:,}"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Estimate what profiles will need before they are run: hours of a GPU, and disk."""
     parser = argparse.ArgumentParser(prog="diffcore estimate", description=main.__doc__)
-    given = parser.add_argument
-    given("--profile", nargs="*", help="names in params/; all if none is given")
-    given("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    given("--markdown", action="store_true", help="write a table in Markdown")
-    given("--tflops", type=float, default=312.0, help="half-precision peak of the device")
-    given("--draw-share", type=float, default=0.4, help="of it, reached in drawing")
-    given("--train-share", type=float, default=0.2, help="of it, reached in training")
-    told = parser.parse_args(arguments)
-    changes = settings_of.parse_assignments(told.set)
-    names = told.profile or settings_of.list_profiles()
-    studies = [settings_of.load_params(name, changes) for name in names]
-    device = told.tflops, told.draw_share, told.train_share
+    add = parser.add_argument
+    add("--profile", nargs="*", help="names in params/; all if none is named")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    add("--markdown", action="store_true", help="write a table in Markdown")
+    add("--tflops", type=float, default=312.0, help="half-precision peak of the device")
+    add("--draw-share", type=float, default=0.4, help="of it, reached in drawing")
+    add("--train-share", type=float, default=0.2, help="of it, reached in training")
+    options = parser.parse_args(arguments)
+    changes = parse_assignments(options.set)
+    studies = [load_params(name, changes) for name in options.profile or list_profiles()]
+    device = options.tflops, options.draw_share, options.train_share
     table = pd.DataFrame(estimate(study, *device) for study in studies).map(rough)
     rows = [list(table), ["---"] * len(table.columns), *table.to_numpy().tolist()]
     markdown = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    print(markdown if told.markdown else table.T.to_string(header=False))
-    print(f"\nEstimates, not measurements, for {told.tflops:g} TFLOP/s at peak, of which drawing "
-          f"reaches {told.draw_share:.0%} and training {told.train_share:.0%}.")  # fmt: skip
+    print(markdown if options.markdown else table.T.to_string(header=False))
+    shares = f"{options.draw_share:.0%} and training {options.train_share:.0%}"
+    print(f"\nEstimates, not measurements, for a peak of {options.tflops:g} TFLOP/s, of which")
+    print(f"drawing reaches {shares}.")
     return 0

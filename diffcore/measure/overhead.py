@@ -1,42 +1,39 @@
 """What augmentation costs: in a training step, in the images it rests on, and over the epochs.
 
-The paper's Figure 4 lays overhead (CUB, batches of 16) beside accuracy. Here it is (T_method -
-T_vanilla) / T_vanilla, with T the seconds of a step of `diffcore.training`, its images in memory.
-Our choice: what a method does by itself is timed apart, as it would be lost in the spread of whole
-steps, which are a check; what is paid once, before training, is spread over the epochs (`Budget`).
+The paper's Figure 4 shows overhead (CUB, batches of 16) beside accuracy. Here overhead is
+(T_method - T_vanilla) / T_vanilla, with T the seconds of a step of `diffcore.training`, its images
+in memory. Our choice: what a method adds is timed by itself, as it would be lost in the spread of
+whole steps, which are a check; what is paid once, before training, is spread over the epochs
+(`Budget`). Times differ between machines and minutes; ratios of jobs in turn can be compared.
 """
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import DiffusionPipeline
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
+from tqdm.auto import tqdm
 
 from diffcore.data.images import as_pixels
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
-from diffcore.filtering import rules
-from diffcore.filtering.encoders import Encoder, load_encoder
-from diffcore.generation.draw import GeneratedSet
-from diffcore.generation.edit import edit_images, plan_edits
+from diffcore.filtering.image_filter import ImageFilter
+from diffcore.generation.draw import GeneratedSet, generate
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.measure import timing
+from diffcore.generation.restyle import plan_restyled, restyle_images
 from diffcore.measure.mixing import first_pairs
-from diffcore.methods.registry import (
-    GENERATIVE,
-    Method,
-    make_method,
-    method_settings,
-    study_methods,
-)
-from diffcore.params import StudyParams, TrainingParams
+from diffcore.methods import METHODS, method_of, study_methods
+from diffcore.params import GenerationParams, StudyParams, TrainingParams
 from diffcore.stats import median_ratio
 from diffcore.store import decode_png, encode_png
 from diffcore.training.networks import build_classifier
@@ -44,8 +41,97 @@ from diffcore.training.train import Step
 
 VANILLA, OURS = "vanilla", "diffcoremix"
 STEP_PARTS = ("real images", "counterparts", "method", "forward", "backward", "update")
+REST = "text and files"  # what drawing does outside the networks, where our code can save time
+EPOCHS = (1, 10, 100, 1000, 10000)  # over which is spread what is paid once
+_CLASSES = 200  # of the large network; CUB's
+_ADDED = 3  # times that what a method adds is run within a repeat
+
+Jobs = Mapping[str, Callable[[], Any]]  # or the parts of one
+Seconds = dict[str, float]  # of the parts of a job
 
 
+# ------------------------------------------------------------------------------------------- clocks
+def now() -> float:
+    """Return the time in seconds when all work given to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def gpu_gigabytes() -> float:
+    """Return the most GPU memory that tensors took since the last call, in 10^9 bytes, or 0."""
+    if not torch.cuda.is_available():
+        return 0.0
+    most = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return most
+
+
+def laps(parts: Jobs) -> Seconds:
+    """Run the parts of one job in order: part -> seconds that it took."""
+    seconds = {}
+    for name, part in parts.items():
+        start = now()
+        part()
+        seconds[name] = now() - start
+    return seconds
+
+
+def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time") -> pd.DataFrame:
+    """Run jobs that return their `Seconds` in turns: a tidy table of repeat, job, part, seconds.
+
+    They change their order, so that whatever else the machine does meets all alike.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    with tqdm(total=repeats * len(jobs), desc=describe, unit="job") as bar:
+        for repeat in range(repeats):
+            runs = {}
+            for name in rng.permutation(list(jobs)).tolist():
+                runs[name] = jobs[name]()
+                bar.update()
+            rows += [(repeat, name, *part) for name in jobs for part in runs[name].items()]
+    return pd.DataFrame(rows, columns=["repeat", "job", "part", "seconds"])
+
+
+def time_drawing(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> Seconds:
+    """Time a function that draws with a pipeline: in its two networks, and besides (`REST`)."""
+    spent = {"UNet": 0.0, "autoencoder": 0.0}
+    watched = ("UNet", pipeline.unet, "forward"), ("autoencoder", pipeline.vae, "decode")
+    with _clocked(spent, *watched[0]), _clocked(spent, *watched[1]):
+        total = laps({"all": draw})["all"]
+    return spent | {REST: total - sum(spent.values())}
+
+
+@contextmanager
+def _clocked(spent: Seconds, part: str, network: nn.Module, name: str) -> Iterator[None]:
+    """Add the seconds of a network's method to a part while the block runs."""
+    method = getattr(network, name)
+
+    def clocked(*args: Any, **kwargs: Any) -> Any:
+        start = now()
+        result = method(*args, **kwargs)
+        spent[part] += now() - start
+        return result
+
+    setattr(network, name, clocked)  # on the instance, which hides the method of its class
+    try:
+        yield
+    finally:
+        delattr(network, name)
+
+
+def time_generation(
+    plan: pd.DataFrame, pipeline: LazyPipeline, settings: GenerationParams
+) -> Seconds:
+    """Time the drawing of a plan from nothing, after a first small batch as a warm-up."""
+    sampler = settings.sampler
+    with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
+        generate(plan.head(2), pipeline, warm, **sampler, progress=False)
+        draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)
+        return time_drawing(pipeline.load(), draw)
+
+
+# -------------------------------------------------------------------------------------------- steps
 @dataclass(frozen=True)
 class Setting:
     """Where steps are timed: a network, methods ("vanilla" among them), and images in memory."""
@@ -53,46 +139,60 @@ class Setting:
     name: str
     training: TrainingParams
     classifier: nn.Module
-    methods: Mapping[str, Method]
+    methods: Mapping[str, Callable]  # as of `Method.step`
     real: Tensor  # (N, H, W, 3) uint8, on the CPU
     generated: Tensor  # their counterparts, alike
     labels: Tensor  # (N,)
 
 
-def make_settings(pairs: PairedDataset, params: StudyParams) -> list[Setting]:
-    """Make the study's own setting; then the paper's, on the CPU and, where there is one, a GPU.
+def make_settings(
+    pairs: PairedDataset,
+    params: StudyParams,
+    *,
+    model: str,
+    size: int,
+    batch_size: int,
+    images: int,
+) -> list[Setting]:
+    """Return the study's setting; then the paper's, on the CPU and, where there is one, a GPU.
 
-    As what an image shows hardly changes a time, small ones are enlarged, and stand for edits too.
+    What an image shows hardly changes a time: small ones are enlarged, and stand for restyled ones.
     """
-    effort, own, side = params.overhead, params.training, pairs.real.shape[2]
-    every, few = first_pairs(pairs)[:3], first_pairs(pairs, effort.images)[:3]
-    settings = [_make_setting("this study: {}", own, len(pairs.classes), side, every, params)]
+    side = pairs.real.shape[2]
+    every, few = first_pairs(pairs)[:3], first_pairs(pairs, images)[:3]
+    settings = [
+        _make_setting("this study", params.training, len(pairs.classes), side, every, params)
+    ]
     for name, device in (("CPU", "cpu"), ("GPU", "cuda"))[: 1 + torch.cuda.is_available()]:
-        large = TrainingParams(model=effort.model, batch_size=effort.batch_size, device=device)
-        place = "{}, " + name, large, effort.num_classes, effort.size
-        settings.append(_make_setting(*place, few, params))
+        large = TrainingParams(model=model, batch_size=batch_size, device=device)
+        settings.append(_make_setting(name, large, _CLASSES, size, few, params))
     return settings
 
 
 def _make_setting(
-    name: str, training: TrainingParams, num_classes: int, size: int, images: Sequence[Tensor],
+    place: str,
+    training: TrainingParams,
+    num_classes: int,
+    size: int,
+    images: Sequence[Tensor],
     params: StudyParams,
-) -> Setting:  # fmt: skip
+) -> Setting:
     *images, labels = images
-    fractals, square = {"size": size}, {"size": (size, size), "mode": "bilinear"}
-    pixels = (as_pixels(interpolate(each, **square, antialias=True)) for each in images)
-    methods = {
-        method: make_method(method, method_settings(method, params) | fractals, num_classes)
-        for method in study_methods(params)
-    }
+    square = {"size": (size, size), "mode": "bilinear", "antialias": True}
+    real, generated = (torch.from_numpy(as_pixels(interpolate(x, **square))) for x in images)
+    what = f"{training.model}, {size} × {size}, batch {training.batch_size}"
     return Setting(
-        name.format(f"{training.model}, {size} × {size}, batch {training.batch_size}"), training,
-        build_classifier(training, num_classes, params.seed), methods,
-        *map(torch.from_numpy, pixels), labels % num_classes,
-    )  # fmt: skip
+        name=f"{place}: {what}" if place == "this study" else f"{what}, {place}",
+        training=training,
+        classifier=build_classifier(training, num_classes, params.seed),
+        methods={name: method_of(name, params).step(num_classes) for name in study_methods(params)},
+        real=real,
+        generated=generated,
+        labels=labels % num_classes,
+    )
 
 
-def step_phases(setting: Setting, step: Step, method: str, generator: Generator) -> timing.Jobs:
+def step_phases(setting: Setting, step: Step, method: str, generator: Generator) -> Jobs:
     """Return the phases of a training step of a method, from the drawing of a batch on."""
     rows, count = torch.empty(0), setting.training.batch_size
 
@@ -103,42 +203,42 @@ def step_phases(setting: Setting, step: Step, method: str, generator: Generator)
         step.take_real(setting.real[rows], setting.labels[rows], generator)
 
     phases = {"real images": take_real}
-    if method in GENERATIVE:
+    if METHODS[method].sees != "real":
         phases["counterparts"] = lambda: step.take_counterparts(setting.generated[rows])
     network = {"forward": step.forward, "backward": step.backward, "update": step.update}
     return phases | {"method": step.augment} | network
 
 
-def time_steps(setting: Setting, repeats: int, draws: int = 3, seed: int = 0) -> pd.DataFrame:
+def time_steps(setting: Setting, repeats: int, seed: int = 0) -> pd.DataFrame:
     """Time whole steps, without augmentation and of DiffCoRe-Mix, and what each method adds.
 
-    They take turns, after one of each that warms up; what a method adds is the mean of `draws`.
+    They take turns, after a warm-up of each; what a method adds is the mean of a few runs.
     Tidy: setting, run ("step" or "own"), method, repeat, part, seconds, gpu_gigabytes (the most).
     """
-    timing.gpu_gigabytes()
+    gpu_gigabytes()
     step = Step(setting.classifier, setting.methods[VANILLA], setting.training)
     phases = {
         method: step_phases(setting, step, method, Generator().manual_seed(seed))
         for method in setting.methods
     }
-    timing.laps(phases[VANILLA])  # the first is slower than any other
+    laps(phases[VANILLA])  # the first is slower than any other
     for each in phases.values():
-        _time_own(each, 1)
-    jobs = {f"step {method}": partial(timing.laps, phases[method]) for method in (VANILLA, OURS)}
-    jobs |= {f"own {method}": partial(_time_own, each, draws) for method, each in phases.items()}
-    table = timing.take_repeats(jobs, repeats, seed, setting.name)
+        _time_added(each, 1)
+    jobs = {f"step {method}": partial(laps, phases[method]) for method in (VANILLA, OURS)}
+    jobs |= {f"own {method}": partial(_time_added, each, _ADDED) for method, each in phases.items()}
+    table = take_repeats(jobs, repeats, seed, setting.name)
     table[["run", "method"]] = table.pop("job").str.split(" ", n=1, expand=True)
-    return table.assign(setting=setting.name, gpu_gigabytes=timing.gpu_gigabytes())
+    return table.assign(setting=setting.name, gpu_gigabytes=gpu_gigabytes())
 
 
-def _time_own(phases: timing.Jobs, draws: int) -> timing.Seconds:
+def _time_added(phases: Jobs, runs: int) -> Seconds:
     """Mean seconds of each phase that a method adds, after the real images are fetched."""
-    own = {name: phase for name, phase in phases.items() if name in STEP_PARTS[:3]}
-    runs = pd.DataFrame(timing.laps(own) for _ in range(draws))
-    return runs.mean().drop("real images").to_dict()
+    added = {name: phase for name, phase in phases.items() if name in STEP_PARTS[:3]}
+    times = pd.DataFrame(laps(added) for _ in range(runs))
+    return times.mean().drop("real images").to_dict()
 
 
-def step_overheads(times: pd.DataFrame, run: str = "own", confidence: float = 0.95) -> pd.DataFrame:
+def step_overheads(times: pd.DataFrame, run: str = "own") -> pd.DataFrame:
     """Overhead of each method, as a fraction of a step without augmentation, from `time_steps`.
 
     Of what it adds, timed by itself (`run` is "own"), or of the difference of whole steps ("step"),
@@ -152,7 +252,7 @@ def step_overheads(times: pd.DataFrame, run: str = "own", confidence: float = 0.
         vanilla = step[VANILLA]
         for method, added in own.sub(own[VANILLA], axis="index").items():
             row = {"setting": setting, "method": method}
-            row |= median_ratio(added, vanilla, confidence)
+            row |= median_ratio(added, vanilla)
             row |= {"own_ms": 1000 * added.median(), "step_ms": 1000 * vanilla.median()}
             rows.append(row | {"gpu_gigabytes": gigabytes})
     return pd.DataFrame(rows)
@@ -167,47 +267,48 @@ def step_parts(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def time_images(
-    params: StudyParams, plan: pd.DataFrame, train: Split, generated: GeneratedSet,
-    reference: pd.DataFrame, pipeline: LazyPipeline | None,
-) -> pd.DataFrame:  # fmt: skip
+    params: StudyParams,
+    plan: pd.DataFrame,
+    train: Split,
+    generated: GeneratedSet,
+    image_filter: ImageFilter,
+    pipeline: LazyPipeline | None,
+    repeats: int,
+) -> pd.DataFrame:
     """Time, in turns, the making of images that is paid for before training.
 
-    Counterparts of a plan are drawn, `generated` ones are filtered by a `reference` that is there,
-    and training images are edited; without a pipeline only filtered. Nothing on the disk is used,
-    or left there. Tidy: kind ("counterpart" or "edit"), repeat, part, seconds for one image.
+    Counterparts of a plan are drawn, `generated` ones are filtered, and training images restyled;
+    without a pipeline images are filtered only. Nothing on the disk is used, or left there. Tidy:
+    kind ("counterpart" or "edit"), repeat, part, seconds for one image.
     """
-    settings, threshold = params.filtering, rules.choose_threshold(params.filtering, reference)
+    shown = replace(generated, images=generated.images[:])  # not in shards, which hold embeddings
 
-    def judge(encoder: Encoder) -> None:
-        embedded = rules.embed(generated.metadata, generated.images, encoder)
-        rules.hard_filter(rules.cosine_to_reference(embedded, reference, settings.rule), threshold)
-
-    def counterpart() -> timing.Seconds:
-        encoder = load_encoder(settings.encoder)  # its memory is empty
-        judged = timing.laps({"filter": partial(judge, encoder)})
-        judged["filter"] /= len(generated)
+    def counterpart() -> Seconds:
+        fresh = ImageFilter(params.filtering, lambda: train)  # that has embedded nothing yet
+        ready = {"reference": image_filter.reference, "threshold": image_filter.threshold}
+        vars(fresh).update(encoder=fresh.encoder, **ready)
+        scored = laps({"filter": partial(fresh.similarity, shown)})
+        scored["filter"] /= len(generated)
         if pipeline is None:
-            return judged
-        spent = timing.time_generation(plan, pipeline, params.generation)
-        return {part: seconds / len(plan) for part, seconds in spent.items()} | judged
+            return scored
+        spent = time_generation(plan, pipeline, params.generation)
+        return {part: seconds / len(plan) for part, seconds in spent.items()} | scored
 
-    def edit() -> timing.Seconds:
-        edits = plan_edits(train.metadata, params)
-        own = {"strength": params.mixing.edit_strength, "progress": False}
-        options = params.generation.sampler | own
+    def restyle() -> Seconds:
+        restyled = plan_restyled(train.metadata, params)
+        options = params.generation.sampler | {"progress": False}
+        options["strength"] = params.mixing.edit_strength
         with tempfile.TemporaryDirectory() as folder:
-            draw = partial(edit_images, edits, train, pipeline, folder, **options)
-            spent = timing.time_drawing(pipeline.load(), draw)
-        return {part: seconds / len(edits) for part, seconds in spent.items()}
+            draw = partial(restyle_images, restyled, train, pipeline, folder, **options)
+            spent = time_drawing(pipeline.load(), draw)
+        return {part: seconds / len(restyled) for part, seconds in spent.items()}
 
-    jobs = {"counterpart": counterpart} | ({} if pipeline is None else {"edit": edit})
-    times = timing.take_repeats(jobs, params.overhead.image_repeats, params.seed, "images")
+    jobs = {"counterpart": counterpart} | ({} if pipeline is None else {"edit": restyle})
+    times = take_repeats(jobs, repeats, params.seed, "images")
     return times.rename(columns={"job": "kind"})
 
 
-def image_costs(
-    times: pd.DataFrame, drawn_per_kept: float, confidence: float = 0.95
-) -> pd.DataFrame:
+def image_costs(times: pd.DataFrame, drawn_per_kept: float) -> pd.DataFrame:
     """Sum up the table of `time_images`, in seconds for one image: measure, value, low, high, n.
 
     A kept image pays for `drawn_per_kept` images, those of all rounds of filtering.
@@ -220,7 +321,7 @@ def image_costs(
         "kept": "seconds_per_kept", "edit": "seconds_per_edit",
     }  # fmt: skip
     return pd.DataFrame(
-        {"measure": name} | median_ratio(totals[kind], np.ones(len(totals)), confidence)
+        {"measure": name} | median_ratio(totals[kind], np.ones(len(totals)))
         for kind, name in measures.items()
         if kind in totals
     )
@@ -261,13 +362,12 @@ def make_budgets(
     """Budget of each method: rows of `step_overheads` of one setting, and `image_costs`."""
     seconds = costs.set_index("measure")["value"]
     drawn = params.generation.generated_share * seconds["seconds_per_kept"]
+    restyled = params.generation.generated_share * seconds.get("seconds_per_edit", math.nan)
     # The real image is embedded too, once.
-    once = dict.fromkeys(GENERATIVE, drawn + seconds["filter_seconds_per_image"])
-    once["diffusemix"] = params.generation.generated_share * seconds.get(
-        "seconds_per_edit", math.nan
-    )
+    costs_of = {"generated": drawn + seconds["filter_seconds_per_image"], "restyled": restyled}
+    once = {name: costs_of.get(method.sees, 0.0) for name, method in METHODS.items()}
     return {
-        row.method: Budget(once.get(row.method, 0.0), row.step_ms / 1000 / batch_size, row.value)
+        row.method: Budget(once[row.method], row.step_ms / 1000 / batch_size, row.value)
         for row in overheads.itertuples()
     }
 
@@ -301,7 +401,7 @@ def time_decoding(setting: Setting, step_ms: float, images: int) -> dict[str, An
     """
     files = [encode_png(image) for image in setting.generated[:images].numpy()]
     decode = {"decode": lambda: [decode_png(file) for file in files]}
-    times = timing.take_repeats({"decode": partial(timing.laps, decode)}, 5, describe="decode")
+    times = take_repeats({"decode": partial(laps, decode)}, 5, describe="decode")
     ms = 1000 * times["seconds"].median() / len(files)
     return {
         "setting": setting.name, "size": setting.generated.shape[1],

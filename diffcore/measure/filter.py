@@ -1,7 +1,7 @@
-"""The filter measured: what each rule can see, and whether it rejects the images that are wrong.
+"""The filter measured: what each rule compares, and whether it rejects the images that are wrong.
 
-What an oracle knows is never used to filter; here it judges the filter. As a study may have few
-wrong images, errors are injected too: images passed off as another class, and malformed renders.
+The truth about images is never used to filter; here it judges the filter. As a study may have few
+wrong images, errors are injected too, such as images passed off as another class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,86 +13,82 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_curve
 
 from diffcore import stats
+from diffcore.filtering import rules
 from diffcore.filtering.encoders import Encoder
-from diffcore.filtering.rules import (
-    RULES,
-    calibrate_threshold,
-    class_means,
-    cosine,
-    cosine_to_reference,
-    hard_filter,
-    real_similarities,
-    stack,
-)
-from diffcore.prompts.prompt_set import PromptBook, write_prompt
+from diffcore.filtering.rules import RULES, hard_filter, stack
+from diffcore.prompts.prompt_set import PromptSet, write_prompt
 
 #: What two images can have in common.
 SHARED = ["class and context", "class only", "context only", "neither"]
 
 Scores = Mapping[str, np.ndarray]  # rule -> similarities (N,)
+Texts = Mapping[str, np.ndarray]  # class -> embedding (D,) of its plain prompt
 
 
-def class_texts(encoder: Encoder, book: PromptBook, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Embed the plain prompt of each class: class -> (D,); empty if the encoder reads no texts."""
+def class_texts(encoder: Encoder, prompt_set: PromptSet, names: Sequence[str]) -> Texts:
+    """Embed the plain prompt of each class; empty if the encoder reads no texts."""
     if not encoder.reads_texts:
         return {}
-    found = encoder.embed_texts([write_prompt(book, name) for name in names])
-    return dict(zip(names, found, strict=True))
+    embeddings = encoder.embed_texts([write_prompt(prompt_set, name) for name in names])
+    return dict(zip(names, embeddings, strict=True))
 
 
-def similarities(images: pd.DataFrame, reference: pd.DataFrame, texts: Scores) -> Scores:
-    """Cosines of images by all `RULES` and, as ``text``, to the text of their class, if given."""
-    found = {rule: cosine_to_reference(images, reference, rule) for rule in RULES}
+def similarities(images: pd.DataFrame, reference: pd.DataFrame, texts: Texts) -> Scores:
+    """Cosines of images by all `RULES` and, as ``text``, to the text of their class, if any."""
+    scores = {rule: rules.cosine_to_reference(images, reference, rule) for rule in RULES}
     if texts:
-        found["text"] = cosine(stack(images), np.stack([texts[c] for c in images["class_name"]]))
-    return found
+        prompts = np.stack([texts[name] for name in images["class_name"]])
+        scores["text"] = rules.cosine(stack(images), prompts)
+    return scores
 
 
 def encoder_accuracy(
-    train: pd.DataFrame, tests: Mapping[str, pd.DataFrame], texts: Mapping[str, np.ndarray],
-    confidence: float,
-) -> pd.DataFrame:  # fmt: skip
-    """How good the encoder is alone, tidy: by, test, value, low, high, n, over test images.
+    train: pd.DataFrame, tests: Mapping[str, pd.DataFrame], texts: Texts
+) -> pd.DataFrame:
+    """Accuracy of the encoder alone, tidy: by, test, value, low, high, n, over test images.
 
-    By the nearest text of a class ("zero-shot", if `texts` are given) and by logistic regression on
+    By the nearest text of a class ("zero-shot", if there are texts) and by logistic regression on
     the training images ("linear probe"), whose strength is chosen on these alone.
     """
-    parts = min(5, train["class_name"].value_counts().min())
-    probe = LogisticRegressionCV(Cs=np.logspace(-1, 4, 6), cv=parts, max_iter=2000)
+    folds = min(5, train["class_name"].value_counts().min())
+    probe = LogisticRegressionCV(Cs=np.logspace(-1, 4, 6), cv=folds, max_iter=2000)
     probe.fit(stack(train), train["class_name"])
     rows = []
     for test, images in tests.items():
         answers = {"linear probe": probe.predict(stack(images))}
         if texts:
-            nearest = (stack(images) @ np.stack(list(texts.values())).T).argmax(axis=1)
-            answers["zero-shot"] = np.array(list(texts))[nearest]
+            closest = (stack(images) @ np.stack(list(texts.values())).T).argmax(axis=1)
+            answers["zero-shot"] = np.array(list(texts))[closest]
         for by, names in answers.items():
             hits = names == images["class_name"].to_numpy()
-            rows.append({"by": by, "test": test} | stats.proportion(hits, confidence))
+            rows.append({"by": by, "test": test} | stats.proportion(hits))
     return pd.DataFrame(rows)
 
 
-def thresholds(real: pd.DataFrame, texts: Scores, quantile: float) -> dict[str, float]:
-    """Threshold of each rule, and of ``text`` if given, that a share of real images would miss."""
-    alike = {rule: real_similarities(real, rule) for rule in RULES}
+def thresholds(real: pd.DataFrame, texts: Texts, quantile: float) -> dict[str, float]:
+    """Threshold of each rule, and of ``text`` if any, that a share of real images would miss."""
+    alike = {rule: rules.real_similarities(real, rule) for rule in RULES}
     if texts:
         alike["text"] = similarities(real, real, texts)["text"]
-    return {rule: calibrate_threshold(values, quantile) for rule, values in alike.items()}
+    return {rule: rules.calibrate_threshold(values, quantile) for rule, values in alike.items()}
 
 
 def mismatched(
     images: pd.DataFrame, real: pd.DataFrame, *, seed: int, copies: int = 1, alike: bool = False
 ) -> pd.DataFrame:
-    """Pass images off as another class: label-mismatched pairs, which a filter has to reject.
+    """Pass images off as another class, `copies` times each: pairs that a filter has to reject.
 
-    Each image, taken `copies` times, claims a random `real` one of another class as its source; if
-    `alike`, of the class that is most similar by the mean. ValueError if there is one class only.
+    Each claims a random `real` image of another class as its source; if `alike`, of the class with
+    the most similar mean. ValueError if there is one class only.
     """
     classes = real["class_name"].unique()
     if len(classes) < 2:
         raise ValueError("label-mismatched pairs need two classes")
     rng, taken = np.random.default_rng(seed), images.iloc[np.tile(np.arange(len(images)), copies)]
-    nearest = _nearest_class(real)
+    means = rules.class_means(real)
+    apart = means.to_numpy() @ means.to_numpy().T
+    np.fill_diagonal(apart, -np.inf)
+    nearest = dict(zip(means.index, means.index[apart.argmax(axis=1)], strict=True))
     claimed = np.empty(len(taken), int)
     for class_name, rows in taken.groupby("class_name").indices.items():
         others = [nearest[class_name]] if alike else classes[classes != class_name]
@@ -100,16 +96,6 @@ def mismatched(
         claimed[rows] = rng.choice(candidates, size=len(rows))
     claims = real.iloc[claimed][["class_name", "source_id"]].reset_index(drop=True)
     return claims.assign(embedding=taken["embedding"].to_numpy())
-
-
-def _nearest_class(real: pd.DataFrame) -> dict[str, str]:
-    """Map each class to the other class with the most similar mean."""
-    means = class_means(real)
-    pairs = means.to_numpy() @ means.to_numpy().T
-    np.fill_diagonal(pairs, -np.inf)
-    return dict(zip(means.index, means.index[pairs.argmax(axis=1)], strict=True))
-
-
 
 
 def pair_cosines(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +128,7 @@ def gallery(
 ) -> dict[str, np.ndarray]:
     """Places of up to `count` images of each group, the least similar first.
 
-    Where `judged` tells the truth, groups are what the filter does rightly and wrongly; elsewhere
+    If `judged` holds the truth, groups are what the filter does rightly and wrongly; otherwise
     those far from the threshold and at it, on both sides.
     """
     order = np.argsort(similarity, kind="stable")
@@ -166,27 +152,21 @@ def gallery(
 
 def captions(similarity: np.ndarray, threshold: float, judged: pd.DataFrame) -> list[str]:
     """Caption each image: class and context, similarity and verdict, and, if known, its fault."""
-    notes = [""] * len(judged)
+    notes = pd.Series("", judged.index)
     if "wrong" in judged:
         other = judged["fault"].str.startswith("another")
-        seen = judged["fault"].where(~other, judged["seen_species"])
-        notes = ("\nwrong: " + seen).where(judged["wrong"], "")
-    asked = judged["class_name"] + (", " + judged["context"]).where(judged["context"] != "", "")
+        fault = judged["fault"].where(~other, judged["seen_species"])
+        notes = ("\nwrong: " + fault).where(judged["wrong"], "")
+    prompts = judged["class_name"] + (", " + judged["context"]).where(judged["context"] != "", "")
     verdicts = np.where(hard_filter(similarity, threshold), "accepted", "rejected")
-    rows = zip(asked, similarity, verdicts, notes, strict=True)
+    rows = zip(prompts, similarity, verdicts, notes, strict=True)
     return [
-        f"asked: {text}\nsimilarity {value:.3f}: {said}{note}" for text, value, said, note in rows
+        f"prompt: {text}\nsimilarity {at:.3f}: {verdict}{note}" for text, at, verdict, note in rows
     ]
 
 
 def auc(wrong: np.ndarray, similarity: np.ndarray) -> float:
-    """Chance that a wrong image is less similar than a right one; ties count half.
-
-    It is 0.5, as by guessing, where all images are right or all are wrong.
-
-    >>> auc(np.array([True, False, False]), np.array([0.2, 0.1, 0.9]))
-    0.5
-    """
+    """Chance that a wrong image is less similar than a right one; 0.5 if one kind is missing."""
     count, right = int(np.sum(wrong)), int(np.sum(~wrong))
     if not count or not right:
         return 0.5
@@ -196,14 +176,13 @@ def auc(wrong: np.ndarray, similarity: np.ndarray) -> float:
 
 
 def auc_table(
-    scores: Scores, wrong: np.ndarray, confidence: float, seed: int,
-    sources: Sequence[str] | None = None,
-) -> pd.DataFrame:  # fmt: skip
+    scores: Scores, wrong: np.ndarray, seed: int, sources: Sequence[str] | None = None
+) -> pd.DataFrame:
     """AUC of several similarities, with a bootstrap: rule, value, low, high, n, wrong.
 
-    Resampled are images, or `sources` (of N images) with all of their images, since what is drawn
-    for one real image is compared with the same. Where all images are right or all wrong, nothing
-    is known of it: the interval is 0 to 1.
+    The bootstrap draws images, or `sources` (of N images) with all of their images, since what is
+    drawn for one real image is compared with the same. Where all images are right or all wrong,
+    nothing is known: the interval is 0 to 1.
     """
     known, rows = wrong.any() and not wrong.all(), []
     together = np.arange(len(wrong)) if sources is None else np.asarray(sources)
@@ -216,39 +195,39 @@ def auc_table(
 
         row = {"value": 0.5, "low": 0.0, "high": 1.0}
         if known:
-            row = stats.bootstrap(area, np.arange(len(units)), confidence, seed)
+            row = stats.bootstrap(area, np.arange(len(units)), seed)
         rows.append({"rule": rule, **row, "n": len(wrong), "wrong": int(wrong.sum())})
     return pd.DataFrame(rows)
 
 
 def auc_by_cause(
-    scores: Scores, truth: pd.DataFrame, confidence: float, seed: int, sources: Sequence[str]
+    scores: Scores, truth: pd.DataFrame, seed: int, sources: Sequence[str]
 ) -> pd.DataFrame:
-    """AUC for each way of being wrong, against the right images: `auc_table` and cause."""
+    """AUC for each kind of fault, against the right images: `auc_table` and cause."""
     tables = [pd.DataFrame(columns=["rule", "value", "low", "high", "n", "wrong", "cause"])]
     for cause in sorted(set(truth["fault"]) - {""}):
         hit = (truth["fault"] == cause).to_numpy()
         used = hit | ~truth["wrong"].to_numpy()
         chosen = {rule: values[used] for rule, values in scores.items()}
-        table = auc_table(chosen, hit[used], confidence, seed, np.asarray(sources)[used])
+        table = auc_table(chosen, hit[used], seed, np.asarray(sources)[used])
         tables.append(table.assign(cause=cause))
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def auc_injected(right: Scores, injected: Scores, confidence: float, seed: int) -> pd.DataFrame:
+def auc_injected(right: Scores, injected: Scores, seed: int) -> pd.DataFrame:
     """AUC for injected errors, by their similarities and those of right images: `auc_table`."""
     scores = {rule: np.concatenate([injected[rule], right[rule]]) for rule in right}
-    counts = [len(next(iter(values.values()))) for values in (injected, right)]
-    return auc_table(scores, np.repeat([True, False], counts), confidence, seed)
+    first = np.arange(len(next(iter(scores.values())))) < len(next(iter(injected.values())))
+    return auc_table(scores, first, seed)
 
 
-def arms(
+def conditions(
     scores: Scores, limits: Mapping[str, float], in_use: str, wrong: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
-    """Which of N images each way of filtering keeps: arm -> (N,) bool.
+    """Which of N images each condition keeps: name -> (N,) bool.
 
-    Arms: ``no filter``; ``at random``, which rejects as many as the rule `in_use`; each rule of
-    `scores` at its limit; and ``the oracle``, which rejects what is wrong and nothing else.
+    ``no filter``; ``at random``, which rejects as many as the rule `in_use`; each rule of `scores`
+    at its limit; and ``the oracle``, which rejects what is wrong and nothing else.
     """
     by_rule = {rule: hard_filter(values, limits[rule]) for rule, values in scores.items()}
     blind = np.random.default_rng(seed).permutation(by_rule[in_use])
@@ -256,19 +235,18 @@ def arms(
 
 
 def roc_table(scores: Scores, wrong: np.ndarray) -> pd.DataFrame:
-    """Points of the ROC curves, tidy: rule, false_alarms, caught; none where AUC has no meaning.
+    """Points of the ROC curves, tidy: rule, false_alarms and caught (of right and wrong images).
 
-    ``caught`` is the share of wrong images below a threshold, ``false_alarms`` that of right ones.
+    Without right or without wrong images there are none.
     """
-    names, tables = ["false_alarms", "caught"], []
-    if wrong.any() and not wrong.all():
-        for rule, values in scores.items():
-            points = dict(zip(names, roc_curve(wrong, -values)[:2], strict=True))
-            tables.append(pd.DataFrame({"rule": rule, **points}))
-    return pd.concat(tables or [pd.DataFrame(columns=["rule", *names])], ignore_index=True)
+    columns, tables = ["false_alarms", "caught"], []
+    for rule, values in scores.items() if wrong.any() and not wrong.all() else ():
+        points = np.stack(roc_curve(wrong, -values)[:2], axis=1)
+        tables.append(pd.DataFrame(points, columns=columns).assign(rule=rule))
+    return pd.concat(tables or [pd.DataFrame(columns=["rule", *columns])], ignore_index=True)
 
 
-def detection(wrong: np.ndarray, accepted: np.ndarray, confidence: float) -> dict[str, stats.Row]:
+def detection(wrong: np.ndarray, accepted: np.ndarray) -> dict[str, stats.Row]:
     """The filter as a detector of wrong images: measure -> value, low, high, n.
 
     Measures are rejection_rate, precision (of the rejected, how many are wrong), recall (of the
@@ -281,4 +259,4 @@ def detection(wrong: np.ndarray, accepted: np.ndarray, confidence: float) -> dic
         "wrong_rate": wrong,
         "wrong_rate_kept": wrong[accepted],
     }
-    return {name: stats.proportion(hits, confidence) for name, hits in questions.items()}
+    return {name: stats.proportion(hits) for name, hits in questions.items()}

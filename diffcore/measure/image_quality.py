@@ -1,43 +1,41 @@
-"""What generated images show, beside what their prompts asked for: tables in, tables out.
+"""What generated images show beside what their prompts name, and how varied they are.
 
-An oracle exists for Paperbirds alone, and is used here and nowhere before: neither to filter nor to
-train. Everything but `judge_images` asks only for its table.
+Whatever judges the images, here are only tables of its judgements; nothing filters or trains by
+them. Distance and diversity need embeddings alone, so that a sampler's setting may rest on them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+from scipy.linalg import sqrtm
 
 from diffcore import stats
 from diffcore.generation.draw import GeneratedSet
-from diffcore.prompts.prompt_set import PromptBook, negatives_for, write_prompt
+from diffcore.prompts.prompt_set import PromptSet, negatives_for, write_prompt
 
-SWEPT = ("species_right", "context_right", "wellformed", "wrong")  # what a sweep looks at
-
-
-
-
+SWEPT = ("species_right", "context_right", "wellformed", "wrong")  # measures of a sweep
 
 
 def ablations(
-    plan: pd.DataFrame, book: PromptBook, count: int, seed: int
+    plan: pd.DataFrame, prompt_set: PromptSet, count: int, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """`count` samples of a plan, by chance, each from the same noise under three prompts."""
+    """Take `count` random samples of a plan, each from the same noise under three prompts."""
     chosen = plan.sample(min(count, len(plan)), random_state=seed).sort_index(ignore_index=True)
     return {
-        "plain prompt": without_context(chosen, book).assign(negative_prompt=""),
+        "plain prompt": without_context(chosen, prompt_set).assign(negative_prompt=""),
         "with context": chosen.assign(negative_prompt=""),
         "context and negatives": chosen,
     }
 
 
-def without_context(plan: pd.DataFrame, book: PromptBook) -> pd.DataFrame:
-    """The same samples of a plan, from the same noise, with negatives but without a context."""
+def without_context(plan: pd.DataFrame, prompt_set: PromptSet) -> pd.DataFrame:
+    """Return the same samples from the same noise, with negatives but without a context."""
     names = plan["class_name"]
     return plan.assign(
         context="",
-        prompt=[write_prompt(book, name) for name in names],
-        negative_prompt=[", ".join(negatives_for(book, "", name)) for name in names],
+        prompt=[write_prompt(prompt_set, name) for name in names],
+        negative_prompt=[", ".join(negatives_for(prompt_set, "", name)) for name in names],
     )
 
 
@@ -47,9 +45,9 @@ def sweep(
     judge: Callable[[GeneratedSet], pd.DataFrame],
     points: Mapping[str, Sequence[float]],
 ) -> pd.DataFrame:
-    """Draw the same plan at several settings, one changed at a time, and judge, as a `Study` does.
+    """Draw a plan at several values of each setting, and return the judged images of all.
 
-    Takes setting -> its values. Returns the judged images of all, with columns setting and point.
+    One setting is changed at a time, and named with its value in the columns setting and point.
     """
     return pd.concat(
         judge(draw(plan, **{setting: point})).assign(setting=setting, point=point)
@@ -58,36 +56,63 @@ def sweep(
     )
 
 
-
-
-
-
-
-
-def compare(
-    tables: Mapping[str, pd.DataFrame], measures: Sequence[str], confidence: float
-) -> pd.DataFrame:
+def compare(tables: Mapping[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
     """Rates of measures under several conditions, tidy: condition, measure, value, low, high, n."""
     named = pd.concat(table.assign(condition=name) for name, table in tables.items())
-    return stats.tabulate(named, "condition", measures, stats.proportion, confidence)
+    return stats.tabulate(named, "condition", measures, stats.proportion)
 
 
-def context_statistics(
-    seen: dict[str, pd.DataFrame], training: pd.DataFrame, confidence: float
-) -> pd.DataFrame:
+def context_statistics(judged: Mapping[str, pd.DataFrame], training: pd.DataFrame) -> pd.DataFrame:
     """How varied contexts are, and how many pairs of class and context the training set lacks.
 
-    Takes condition -> table of `judge`. Returns a tidy table: condition, the training set first,
-    measure ("entropy" of the contexts within a class in bits, "new_pairs" as a share), value, low,
-    high, n.
+    Takes tables of judgements by condition. Returns a tidy table: condition, the training set
+    first, measure ("entropy" of the contexts within a class in bits, or "new_pairs", a share),
+    value, low, high, n.
     """
-    known = set(zip(training["class_name"], training["context"], strict=True))
-    tables, rows = {"training set": training.assign(seen_context=training["context"])} | seen, []
+    tables = {"training set": training.assign(seen_context=training["context"]), **judged}
+    known, rows = set(zip(training["class_name"], training["context"], strict=True)), []
     for name, table in tables.items():
-        pairs = zip(table["class_name"], table["seen_context"], strict=True)
-        found = {
-            "entropy": stats.entropy_within(table["seen_context"], table["class_name"], confidence),
-            "new_pairs": stats.proportion([pair not in known for pair in pairs], confidence),
-        }
-        rows += [{"condition": name, "measure": measure, **row} for measure, row in found.items()]
+        classes, contexts = table["class_name"], table["seen_context"]
+        new = [pair not in known for pair in zip(classes, contexts, strict=True)]
+        entropy, share = stats.entropy_within(contexts, classes), stats.proportion(new)
+        rows.append({"condition": name, "measure": "entropy", **entropy})
+        rows.append({"condition": name, "measure": "new_pairs", **share})
     return pd.DataFrame(rows)
+
+
+def frechet_distance(left: np.ndarray, right: np.ndarray) -> float:
+    """Fréchet distance of two sets of embeddings, (N, D) and (M, D), as if each were Gaussian.
+
+    In squared units of the embedding; it needs more images than dimensions (Heusel et al., GANs
+    Trained by a Two Time-Scale Update Rule, 2017; there with Inception's features).
+    """
+    apart = left.mean(axis=0) - right.mean(axis=0)
+    spread, other = np.cov(left, rowvar=False), np.cov(right, rowvar=False)
+    joint = np.trace(sqrtm(spread @ other)).real
+    return float(apart @ apart + np.trace(spread) + np.trace(other) - 2 * joint)
+
+
+def spread_within(embeddings: np.ndarray, groups: Sequence[Hashable]) -> pd.Series:
+    """Mean cosine distance of the images of each group to each other; groups of one are left out.
+
+    >>> spread_within(np.eye(3)[[0, 0, 1, 2]], ["a", "a", "b", "b"]).to_dict()
+    {'a': 0.0, 'b': 1.0}
+    """
+    spreads = {}
+    for name, places in pd.Series(list(groups)).groupby(list(groups)).indices.items():
+        if (count := len(places)) > 1:
+            inner = embeddings[places] @ embeddings[places].T
+            spreads[name] = float(1 - (inner.sum() - np.trace(inner)) / (count * (count - 1)))
+    return pd.Series(spreads)
+
+
+def diversity(generated: pd.Series, reference: pd.Series, seed: int) -> stats.Row:
+    """Spread within a prompt as a share of the reference's: the ratio of means over prompts.
+
+    Takes two of `spread_within`; the interval is a bootstrap over the prompts that both have.
+    Without any, it is 0 in [0, 1].
+    """
+    pairs = pd.concat([generated, reference], axis=1, join="inner").to_numpy()
+    if not len(pairs):
+        return {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
+    return stats.bootstrap(lambda p: p[:, 0].mean() / p[:, 1].mean(), pairs, seed)

@@ -1,7 +1,6 @@
-"""What mixing makes of images and labels: λ as it is used, objects kept, classes still seen.
+"""What mixing does to images: galleries over λ, and the λ that results.
 
-Any set's images can be mixed and looked at. Object shares need masks, and label curves an oracle;
-for generated images no mask is known, so renders of the same species stand in (Paperbirds only).
+What needs the objects' masks or a judge of the images is measured by the data set's package.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +16,13 @@ from diffcore.data.pairs import PairedDataset
 from diffcore.mixing.mix import DiffCoReMix, patch_mix
 
 #: (real, generated (N, 3, H, W), λ, one for all or (N,)) -> mixed images.
-_Mix = Callable[[Tensor, Tensor, float | Tensor], Tensor]
+Mix = Callable[[Tensor, Tensor, float | Tensor], Tensor]
 
 
 def first_pairs(
     pairs: PairedDataset, most: int = 512
 ) -> tuple[Tensor, Tensor, Tensor, np.ndarray | None, pd.DataFrame]:
-    """Read training images that have a counterpart, each with its first; some spread over all.
+    """Read some training images, spread over all that have a counterpart, with the first of each.
 
     Returns real and generated images (N, 3, H, W) in [0, 1], labels (N,), masks of the objects in
     the real images (N, H, W) bool or None, and the metadata of the generated ones.
@@ -31,23 +30,20 @@ def first_pairs(
     real, first = np.unique(pairs.source, return_index=True)
     some = spread(len(real), most)
     real, first = real[some], first[some]
-    return (
-        as_batch(pairs.real[real]),
-        as_batch(pairs.generated[first]),
-        torch.as_tensor(pairs.labels[real]),
-        None if pairs.masks is None else pairs.masks[real],
-        pairs.metadata.iloc[first].reset_index(drop=True),
-    )
+    images = as_batch(pairs.real[real]), as_batch(pairs.generated[first])
+    masks = None if pairs.masks is None else pairs.masks[real]
+    metadata = pairs.metadata.iloc[first].reset_index(drop=True)
+    return *images, torch.as_tensor(pairs.labels[real]), masks, metadata
 
 
-def gallery(mix: _Mix, real: Tensor, generated: Tensor, lams: Sequence[float]) -> list[np.ndarray]:
+def gallery(mix: Mix, real: Tensor, generated: Tensor, lams: Sequence[float]) -> list[np.ndarray]:
     """Mix each pair (N, 3, H, W) at every λ: N arrays (len(lams), H, W, 3) uint8."""
     lam, size = torch.tensor(lams), (len(lams), -1, -1, -1)
     pairs = zip(real, generated, strict=True)
     return [as_pixels(mix(one.expand(size), other.expand(size), lam)) for one, other in pairs]
 
 
-def same_patches(seed: int) -> _Mix:
+def same_patches(seed: int) -> Mix:
     """`patch_mix` with the same centres at every call; returns the images alone."""
     return lambda *pair_and_lam: patch_mix(*pair_and_lam, torch.Generator().manual_seed(seed))[0]
 
@@ -63,17 +59,3 @@ def draw_lams(
         lam = weight.mean(dim=(1, 2, 3)).numpy()
         tables.append(pd.DataFrame({"alpha": alpha, "level": level, "lam": lam}))
     return pd.concat(tables, ignore_index=True)
-
-
-
-
-
-
-
-
-
-
-
-
-
-

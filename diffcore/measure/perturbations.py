@@ -1,20 +1,28 @@
-"""Common corruptions of images: ten of the fifteen of Hendrycks and Dietterich (arXiv 1903.12261).
+"""Common corruptions of images, and attacks by who knows the classifier.
 
-With the authors' numbers for 64 x 64 pixels (Tiny-ImageNet-C). Our choice: no glass blur, snow,
-frost, elastic transform and impulse noise (a kind of each is in); lengths in pixels grow with the
-image; fog is drawn in the spectrum; nothing is saved as JPEG on the way.
+Corruptions: ten of the fifteen of Hendrycks and Dietterich (arXiv 1903.12261), with their numbers
+for 64 x 64 pixels (Tiny-ImageNet-C). Our choice: no glass blur, snow, frost, elastic transform and
+impulse noise; lengths in pixels grow with the image; fog is drawn in the spectrum; nothing is saved
+as JPEG on the way. Attacks: captum's FGSM (arXiv 1412.6572) and PGD (Madry et al., 1706.06083),
+which return images in [0, 1] with no pixel further than ε from the original.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from captum.robust import FGSM, PGD
 from PIL import Image
-from torch import Generator, Tensor
-from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
+from torch import Generator, Tensor, nn
+from torch.nn.functional import affine_grid, conv2d, cross_entropy, grid_sample, pad
 from torchvision.transforms.v2 import functional as tv
 
 from diffcore.data.images import as_batch, as_pixels
+
+_BATCH = 128  # images that are attacked together
+_loss = partial(cross_entropy, reduction="none")
 
 
 def gaussian_noise(images: Tensor, generator: Generator, sigma: float) -> Tensor:
@@ -44,7 +52,7 @@ def disk(radius: float, softness: float) -> Tensor:
 
 
 def motion_blur(images: Tensor, generator: Generator, radius: int, sigma: float) -> Tensor:
-    """Smear each image along a direction of its own, up to 45° from the horizontal."""
+    """Smear each image along its random direction, up to 45° from the horizontal."""
     scale = images.shape[-1] / 64
     radius, sigma = round(radius * scale), sigma * scale
     angle = (torch.rand(len(images), generator=generator) - 0.5) * (torch.pi / 2)
@@ -55,9 +63,18 @@ def motion_blur(images: Tensor, generator: Generator, radius: int, sigma: float)
 
 
 def zoom_blur(images: Tensor, generator: Generator, most: int) -> Tensor:
-    """Average an image with enlargements of itself, as a camera that moves towards the object."""
+    """Average an image with its enlargements, as a camera that moves towards the object."""
     zoomed = [_warp(images, zoom=1 + percent / 100) for percent in range(most)]
     return (images + sum(zoomed)) / (most + 1)
+
+
+def _warp(images: Tensor, *, zoom: float = 1.0, shift: Tensor | float = 0.0) -> Tensor:
+    """Enlarge images about their centre and move them by pixels (B, 2), x first; edges repeat."""
+    maps = torch.zeros(len(images), 2, 3)
+    maps[:, 0, 0] = maps[:, 1, 1] = 1 / zoom
+    maps[:, :, 2] = -2 * shift / torch.tensor([images.shape[3], images.shape[2]])
+    grid = affine_grid(maps, list(images.shape), align_corners=False)
+    return grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def fog(images: Tensor, generator: Generator, strength: float, decay: float) -> Tensor:
@@ -70,8 +87,8 @@ def fog(images: Tensor, generator: Generator, strength: float, decay: float) -> 
 def draw_clouds(count: int, height: int, width: int, decay: float, generator: Generator) -> Tensor:
     """Draw smooth random fields (N, 1, H, W), each from 0 to 1.
 
-    Each octave is weaker than the one below it by `decay`, as by the `wibbledecay` of the
-    original's diamond-square; in two dimensions an amplitude of f^-(1 + log2(decay)).
+    Each octave is weaker than the one below it by `decay`, the `wibbledecay` of the original's
+    diamond-square; in two dimensions an amplitude of f^-(1 + log2(decay)).
     """
     white = torch.fft.rfft2(torch.randn(count, 1, height, width, generator=generator))
     frequency = (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width) ** 2).sqrt()
@@ -98,8 +115,7 @@ def pixelate(images: Tensor, generator: Generator, share: float) -> Tensor:
     height, width = images.shape[2:]
     small, box = (int(width * share), int(height * share)), Image.Resampling.BOX
     whole = (Image.fromarray(image) for image in as_pixels(images))
-    coarse = (image.resize(small, box).resize((width, height), box) for image in whole)
-    return as_batch([np.asarray(image) for image in coarse])
+    return as_batch([np.asarray(i.resize(small, box).resize((width, height), box)) for i in whole])
 
 
 def jpeg(images: Tensor, generator: Generator, quality: int) -> Tensor:
@@ -107,8 +123,8 @@ def jpeg(images: Tensor, generator: Generator, quality: int) -> Tensor:
     return tv.jpeg((images * 255).round().byte(), quality) / 255
 
 
-#: name -> (images (B, C, H, W) in [0, 1], generator, strengths) -> images, not clipped, and of each
-#: strength the values at severities 1 to 5; in the original's order: noise, blur, weather, digital
+#: name -> function of images (B, C, H, W), a generator and strengths, and for each strength its
+#: values at severities 1 to 5. In the original's order: noise, blur, weather, digital.
 CORRUPTIONS: dict[str, tuple[Callable[..., Tensor], *tuple[Sequence[float], ...]]] = {
     "Gaussian noise": (gaussian_noise, (0.04, 0.08, 0.12, 0.15, 0.18)),
     "shot noise": (shot_noise, (250, 100, 50, 30, 15)),
@@ -124,24 +140,46 @@ CORRUPTIONS: dict[str, tuple[Callable[..., Tensor], *tuple[Sequence[float], ...]
 
 
 def corrupt(images: Tensor, name: str, severity: int, seed: int) -> Tensor:
-    """Corrupt images (B, 3, H, W) in [0, 1]; all severities of one seed share their noise.
-
-    Raises ValueError for an unknown name or severity.
-    """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
-    if severity not in range(1, 6):
-        raise ValueError(f"severity is {severity}; it must be a whole number from 1 to 5")
+    """Corrupt images (B, 3, H, W) in [0, 1]; all severities of one seed share their noise."""
+    if name not in CORRUPTIONS or severity not in range(1, 6):
+        known = ", ".join(CORRUPTIONS)
+        raise ValueError(f"no corruption {name!r} of severity {severity}; 1 to 5 of {known}")
     generator = torch.Generator().manual_seed(seed)
     change, *strengths = CORRUPTIONS[name]
     return change(images, generator, *(each[severity - 1] for each in strengths)).clamp(0, 1)
 
 
-def _warp(images: Tensor, *, zoom: float = 1.0, shift: Tensor | None = None) -> Tensor:
-    """Enlarge images about their centre and move them by pixels (B, 2), x first; edges repeat."""
-    maps = torch.zeros(len(images), 2, 3)
-    maps[:, 0, 0] = maps[:, 1, 1] = 1 / zoom
-    if shift is not None:
-        maps[:, :, 2] = -2 * shift / torch.tensor([images.shape[3], images.shape[2]])
-    grid = affine_grid(maps, list(images.shape), align_corners=False)
-    return grid_sample(images, grid, padding_mode="border", align_corners=False)
+def fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+    """Move every pixel of images (B, 3, H, W) by `eps` up the loss (fast gradient sign method)."""
+    technique = FGSM(model, _loss, 0.0, 1.0)
+    technique.zero_thresh = 0.0  # captum's 1e-6 would spare pixels about which a model is sure
+    return technique.perturb(images.detach().requires_grad_(), eps, labels).detach()
+
+
+def pgd(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int = 10) -> Tensor:
+    """Climb the loss in small steps within `eps` of each pixel (projected gradient descent).
+
+    From a random point of that box, by torch's global generator. A step is 2.5 · eps / steps, as in
+    Madry et al., so that any point of the box can be reached.
+    """
+    technique = PGD(model, _loss, 0.0, 1.0)
+    technique.fgsm.zero_thresh = 0.0
+    step = 2.5 * eps / steps
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of gradients turned on
+        return technique.perturb(images.detach(), eps, step, steps, labels, random_start=True)
+
+
+def attack(
+    model: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], steps: int, seed: int
+) -> dict[tuple[str, float], Tensor]:
+    """Attack N images at each size: ("none", 0), ("FGSM", eps) and ("PGD", eps) -> images."""
+    device = next(model.parameters()).device
+    images = images.to(device, memory_format=torch.channels_last)
+    batches = list(zip(images.split(_BATCH), labels.to(device).split(_BATCH), strict=True))
+    attacked = {("none", 0.0): images}
+    for size in eps:
+        for name, move in (("FGSM", fgsm), ("PGD", partial(pgd, steps=steps))):
+            with torch.random.fork_rng():  # so that one attack does not change another
+                torch.manual_seed(seed)
+                attacked[name, size] = torch.cat([move(model, x, y, size) for x, y in batches])
+    return attacked

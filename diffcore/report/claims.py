@@ -4,28 +4,28 @@
 are the functions that apply the rules to what the notebooks recorded.
 """
 
-import json
 import math
 from collections import ChainMap
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 import yaml
 from jinja2 import StrictUndefined, UndefinedError
 
-from diffcore.report.pages import ENVIRONMENT, executed_notebooks, read_numbers
+from diffcore.report.pages import ENVIRONMENT, read_numbers
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold"
 UNDECIDED = "not decided"
 UNTESTED, NOT_RUN = "cannot be tested here", "not run yet"
 VERDICTS = (HOLDS, PARTLY, UNDECIDED, FAILS, UNTESTED, NOT_RUN)
-#: name -> claim, source, notebook, figure, rule, measured (template), needs_generated
-CLAIMS = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
+_TEXTS = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
+#: name -> claim, source, notebook, figure, rule, measured (a template), needs_generated
+CLAIMS = _TEXTS["claims"]
 _JUDGED = sorted({claim["notebook"] for claim in CLAIMS.values()})
-_TEXTS = ENVIRONMENT.overlay(undefined=StrictUndefined)
+_STRICT = ENVIRONMENT.overlay(undefined=StrictUndefined)
 _CLEAR = 0.05  # p, corrected for the number of comparisons, up to which a difference is clear
 
 Numbers = Mapping[str, Any]  # what a notebook recorded, by name
@@ -56,32 +56,24 @@ def _judge(name: str, claim: Mapping[str, Any], metrics: Mapping[str, Numbers]) 
         return NOT_RUN, f"no {claim['notebook']}"
     substitutes = metrics.get("04_training", {}).get("counterparts") == "substitute"
     numbers = {"substitutes": substitutes} | metrics[claim["notebook"]]
+    text = '{% from "numbers.j2" import share, points %}' + claim["measured"]
     try:
-        verdict = _verdict(*_RULES[name](numbers)) if name in _RULES else UNTESTED
-        measured = _TEXTS.from_string(claim["measured"]).render(numbers)
+        conditions = _RULES[name](numbers) if name in _RULES else []
+        filled = _STRICT.from_string(text).render(numbers, row=partial(_row, numbers))
+        measured = " ".join(filled.split())
     except (KeyError, UndefinedError):
-        verdict, measured = UNTESTED, "this data set does not have what the rule needs"
+        conditions, measured = [], "this data set does not have what the rule needs"
     if substitutes and claim.get("needs_generated", True):
         return UNTESTED, f"{measured} (photographs stood in for generated images)"
-    return verdict, measured
+    return _verdict(conditions) if conditions else UNTESTED, measured
 
 
-def _verdict(*met: Met) -> str:
+def _verdict(conditions: list[Met]) -> str:
     """All met, none met, some met and others not; where none of these is clear, not decided."""
-    if None not in met and len(set(met)) == 1:
-        return HOLDS if met[0] else FAILS
-    return PARTLY if {True, False} <= set(met) else UNDECIDED
-
-
-# ---------------------------------------------------------------------------------- what is shown
-def durations(folder: Path) -> pd.DataFrame:
-    """Return how long each executed notebook of a report took: notebook, minutes, on (device)."""
-    rows = []
-    for path in (path for path in executed_notebooks(folder) if path.stem in _JUDGED):
-        minutes = nbformat.read(path, as_version=4).metadata["duration_seconds"] / 60
-        versions = json.loads((path.parent / "versions.json").read_text(encoding="utf-8"))
-        rows.append((path.stem, minutes, versions["device"]))
-    return pd.DataFrame(rows, columns=["notebook", "minutes", "on"])
+    met = set(conditions)
+    if met in ({True}, {False}):
+        return HOLDS if True in met else FAILS
+    return PARTLY if {True, False} <= met else UNDECIDED
 
 
 def effects(metrics: Mapping[str, Numbers]) -> pd.DataFrame:
@@ -95,13 +87,9 @@ def effects(metrics: Mapping[str, Numbers]) -> pd.DataFrame:
     for row in numbers.get("mixed_minus_added", []):
         if row["method"] == "both levels":
             rows[f"top-1, {row['test']}, above adding, same share of generated pixels"] = row
-    gains = {
-        "saliency in the mask, above vanilla": "energy_in_mask_gain_vs_vanilla",
-        "saliency beyond the centre, above vanilla": "energy_beyond_centre_gain_vs_vanilla",
-        "top-1 under corruptions, above vanilla": "corruption_gain_vs_vanilla",
-        "top-1 under PGD, above vanilla": "pgd_gain_vs_vanilla",
-    }
-    rows |= {effect: _row(numbers, name) for effect, name in gains.items() if name in numbers}
+    for name, effect in _TEXTS["effects"].items():
+        if f"{name}_low" in numbers:
+            rows[effect] = _row(numbers, name)
     values = [(effect, row["value"], row["low"], row["high"]) for effect, row in rows.items()]
     return pd.DataFrame(values, columns=["effect", "value", "low", "high"])
 
@@ -118,6 +106,13 @@ def results_table(folder: Path) -> str:
 
 
 # -------------------------------------------------------------------------------------- conditions
+def _row(numbers: Numbers, name: str) -> dict[str, float]:
+    """Gather a row that was recorded as several numbers with one beginning of their names."""
+    parts = {key: f"{name}_{key}" for key in ("low", "high", "p_holm")}
+    ends = {key: numbers[part] for key, part in parts.items() if part in numbers}
+    return {"value": numbers[name], **ends}
+
+
 def _within(row: Numbers, least: float = -math.inf, most: float = math.inf) -> Met:
     """Return whether an interval lies between two bounds as a whole, or outside as a whole."""
     low, high = float(row["low"]), float(row["high"])  # the text "inf" is infinity
@@ -133,18 +128,13 @@ def _above(row: Numbers) -> Met:
     return row["low"] > 0
 
 
-def _row(numbers: Numbers, name: str) -> dict[str, float]:
-    """Gather a row that was recorded as several numbers with one beginning of their names."""
-    parts = {key: f"{name}_{key}" for key in ("low", "high", "p_holm")}
-    ends = {key: numbers[part] for key, part in parts.items() if part in numbers}
-    return {"value": numbers[name], **ends}
+def _above_on_hardest(numbers: Numbers, name: str, method: str | None = None) -> list[Met]:
+    """Return whether differences on the hardest test are clear of zero: one method's, or all."""
+    rows = [row for row in numbers[name] if row["test"] == numbers["tests"][-1]]
+    return [_above(row) for row in rows if method in (None, row["method"])]
 
 
-def _on_hardest(numbers: Numbers, name: str) -> list[Numbers]:
-    return [row for row in numbers[name] if row["test"] == numbers["tests"][-1]]
-
-
-# ------------------------------------------------------------------- the rules: conditions by claim
+# --------------------------------------------------------------------- rules: conditions of a claim
 def _steering(numbers: Numbers) -> list[Met]:
     context, negatives = numbers["in_use"]["context_accuracy"], numbers["negatives"]
     return [_within(context, least=0.9), _within(negatives, least=3)]
@@ -153,20 +143,18 @@ def _steering(numbers: Numbers) -> list[Met]:
 def _rejection(numbers: Numbers) -> list[Met]:
     if "wrong_rate" not in numbers.get("at_threshold", {}):
         return [_within(_row(numbers, "rejection_rate"), 0.05, 0.15)]
+    wrong = _within(numbers["at_threshold"]["wrong_rate"], 0.05, 0.15)
     separates = _within(numbers["auc_intervals"][numbers["rule"]], least=0.85)
-    if numbers["substitutes"]:  # how many are wrong was our choice
-        return [separates]
-    return [_within(numbers["at_threshold"]["wrong_rate"], 0.05, 0.15), separates]
+    return [separates] if numbers["substitutes"] else [wrong, separates]  # whose share we chose
 
 
 def _filter_worth(numbers: Numbers) -> list[Met]:
-    gains = {row["method"]: row for row in _on_hardest(numbers, "filter_gains")}
-    return [_above(gains[numbers["rule"]])]
+    return _above_on_hardest(numbers, "filter_gains", numbers["rule"])
 
 
 def _labels(numbers: Numbers) -> list[Met]:
-    rows = {row["name"]: row for row in numbers["label_seen"]}
-    return [_within(rows[level], least=0.95) for level in ("pixel", "patch")]
+    rows = [row for row in numbers["label_seen"] if row["name"] in ("pixel", "patch")]
+    return [_within(row, least=0.95) for row in rows]
 
 
 def _accuracy(numbers: Numbers) -> list[Met]:
@@ -176,27 +164,16 @@ def _accuracy(numbers: Numbers) -> list[Met]:
     return [_above(row) for row in rows if row["dose"] in ends]
 
 
-def _mixing_or_adding(numbers: Numbers) -> list[Met]:
-    """Judge both levels, as the paper mixes."""
-    gains = {row["method"]: row for row in _on_hardest(numbers, "mixed_minus_added")}
-    return [_above(gains["both levels"])]
-
-
-def _retrieval(numbers: Numbers) -> list[Met]:
-    return [_above(row) for row in _on_hardest(numbers, "drawn_minus_retrieved")]
-
-
 def _overhead(numbers: Numbers) -> list[Met]:
-    names = ("diffcoremix_step_overhead", "diffcoremix_own_step_overhead")
+    steps = ("diffcoremix_step_overhead", "diffcoremix_own_step_overhead")
     drawing = numbers["amortised_overhead"][f"{numbers['epochs']:.0f}"]
-    return [*(_within(_row(numbers, name), most=0.05) for name in names), drawing <= 0.05]
+    return [*(_within(_row(numbers, name), most=0.05) for name in steps), drawing <= 0.05]
 
 
 def _saliency(numbers: Numbers) -> list[Met]:
-    if not numbers["sanity_check_passes"]:
-        return [False]
-    rivals = ("vanilla", "cutmix")
-    return [_above(_row(numbers, f"energy_beyond_centre_gain_vs_{name}")) for name in rivals]
+    names = (f"energy_beyond_centre_gain_vs_{rival}" for rival in ("vanilla", "cutmix"))
+    gains = [_above(_row(numbers, name)) for name in names]
+    return gains if numbers["sanity_check_passes"] else [False]
 
 
 def _robustness(numbers: Numbers) -> list[Met]:
@@ -204,19 +181,19 @@ def _robustness(numbers: Numbers) -> list[Met]:
 
 
 def _copies(numbers: Numbers) -> list[Met]:
-    among_real = numbers["near_copy_rate_real"]
-    return [_within(_row(numbers, "near_copy_rate"), most=max(among_real, 0.01))]
+    most = max(numbers["near_copy_rate_real"], 0.01)
+    return [_within(_row(numbers, "near_copy_rate"), most=most)]
 
 
-#: Claim -> its rule. A claim without one cannot be tested here.
+#: Claim -> its rule. A claim without one cannot be tested here. Both levels: as the paper mixes.
 _RULES = {
     "steering": _steering,
     "rejection": _rejection,
     "filter_worth": _filter_worth,
     "labels": _labels,
     "accuracy": _accuracy,
-    "mixing_or_adding": _mixing_or_adding,
-    "retrieval": _retrieval,
+    "mixing_or_adding": partial(_above_on_hardest, name="mixed_minus_added", method="both levels"),
+    "retrieval": partial(_above_on_hardest, name="drawn_minus_retrieved"),
     "overhead": _overhead,
     "saliency": _saliency,
     "robustness": _robustness,

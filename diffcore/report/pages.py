@@ -1,12 +1,11 @@
 """Pages of a report: an executed notebook as HTML, and the index of a profile.
 
-They load nothing from other hosts; so maths in a notebook is written in Unicode, not TeX. Figures
-are linked from the folder beside the page, not embedded once more.
+They load nothing from other hosts, so notebooks write maths in Unicode, not TeX. A page links the
+figures in the folder beside it.
 """
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,12 @@ from pygments.formatters import HtmlFormatter
 from diffcore.figures.style import label_of
 
 TEMPLATES = Path(__file__).with_name("templates")
-
-
-def share(row: Mapping[str, float]) -> str:
-    """Write a share with its interval, in per cent.
-
-    >>> share({"value": 0.5, "low": 0.4, "high": 0.6})
-    '50.0 % [40.0, 60.0]'
-    """
-    value, low, high = (100 * row[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
-
-
-def points(row: Mapping[str, float], unit: str = "points") -> str:
-    """Write a difference with its interval, in points, or in per cent of something."""
-    value, low, high = (100 * row[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} {unit} [{low:+.1f}, {high:+.1f}]"
-
-
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(TEMPLATES),
     autoescape=select_autoescape(["html.j2"], default_for_string=False),
     trim_blocks=True,
 )
-ENVIRONMENT.filters |= {"share": share, "points": points, "label": label_of}
+ENVIRONMENT.filters["label"] = label_of
 
 
 def notebook_page(notebook: NotebookNode) -> str:

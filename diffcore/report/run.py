@@ -10,7 +10,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,11 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from diffcore.checks import CAPABILITIES, capabilities, require
-from diffcore.params import (
-    ParamsError,
-    StudyParams,
-    UserError,
-    load_params,
-    project_files,
-    project_root,
-)
+from diffcore.params import ParamsError, UserError, load_params, project_files, project_root
 from diffcore.report.pages import ENVIRONMENT, executed_notebooks, index_page, notebook_page
 from diffcore.store import folder_whole, naming_folder, write_text
 
-#: Capabilities whose cells a reader may miss.
-_MISSED = ("renders", "truth", "pipeline", "masks", "sweeps")
-_STUDY = ("profile", "overrides")  # parameters that every notebook has
+_MISSED = ("renders", "truth", "pipeline", "masks", "sweeps")  # whose cells a reader may miss
 # What passes between kernel and papermill is kept from other users of the machine.
 _ENCRYPTED = Config(KernelManager={"transport_encryption": "auto"})
 
@@ -53,19 +44,20 @@ def notebooks() -> dict[str, Path]:
 def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
     """Execute a notebook; return the executed copy in ``runs/<profile>/report/<name>/``.
 
-    A UserError is raised before any kernel starts for parameters that are not legal, and for what
+    Before any kernel starts, a UserError is raised for parameters that are not legal and for what
     `diffcore.checks.require` reports. NotebookError names a cell that raises, or another study of
     the profile that is running.
     """
     with contextlib.chdir(project_root()):
-        params = load_params(profile, overrides)
-        if name not in (paths := notebooks()):
+        params, paths = load_params(profile, overrides), notebooks()
+        if name not in paths:
             raise NotebookError(f"no notebook {name}; there are: {', '.join(paths) or 'none'}")
         require(params)
         check_values(params.notebooks, paths)
-        notebook = fit(nbformat.read(paths[name], as_version=4), params)
-        values = {"profile": profile, "overrides": dict(overrides or {})}
-        values |= params.notebooks.get(name, {})
+        values = dict(params.notebooks.get(name, {}))
+        values |= {"profile": profile, "overrides": dict(overrides or {})}
+        full = nbformat.read(paths[name], as_version=4)
+        notebook = fit(full, params.profile, capabilities(params))
         folder = Path("runs", params.profile, "report", name).resolve()
         with _alone(folder.parents[1]), folder_whole(folder) as aside:
             with _report_in(aside):
@@ -76,32 +68,31 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
 
 
 def check_values(values: Mapping[str, dict[str, Any]], paths: Mapping[str, Path]) -> None:
-    """Raise ParamsError for a profile's value that does not fit a notebook's ``parameters`` cell.
+    """Raise ParamsError for a profile's value that fits no notebook's ``parameters`` cell.
 
     Notebook and parameter must exist, and the value must have the type of the default.
     """
-    for name, changes in values.items():
-        _require_name(name, paths, "notebooks")
-        defaults = _own_parameters(nbformat.read(paths[name], as_version=4))
-        for key, value in changes.items():
-            _require_name(key, defaults, f"notebooks.{name}")
-            if not _fits(value, defaults[key]):
-                like = f"it must be of the type of its default, {defaults[key]!r}"
-                raise ParamsError(f"notebooks.{name}: {key} is {value!r}; {like}")
+    changes = {f"{name}.{key}": value for name in values for key, value in values[name].items()}
+    defaults = {}
+    for name in paths if changes else ():
+        defaults |= _read_defaults(name, paths[name])
+    for key, value in changes.items():
+        if key not in defaults:
+            nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0)
+            raise ParamsError(
+                f"notebooks: unknown key {key}; nearest: {''.join(nearest) or 'none'}"
+            )
+        if not _fits(value, defaults[key]):
+            like = f"it must be of the type of its default, {defaults[key]!r}"
+            raise ParamsError(f"notebooks: {key} is {value!r}; {like}")
 
 
-def _own_parameters(notebook: NotebookNode) -> dict[str, Any]:
-    """Return the defaults in a notebook's ``parameters`` cell, without profile and overrides."""
-    tagged = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    lines = [line for cell in tagged for line in ast.parse(cell.source).body]
-    values = {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
-    return {name: value for name, value in values.items() if name not in _STUDY}
-
-
-def _require_name(name: str, known: Iterable[str], place: str) -> None:
-    if name not in known:
-        nearest = " ".join(difflib.get_close_matches(name, known, n=1, cutoff=0)) or "none"
-        raise ParamsError(f"{place}: unknown name {name!r}; nearest: {nearest}")
+def _read_defaults(name: str, path: Path) -> dict[str, Any]:
+    """Read the ``parameters`` cell of a notebook: defaults by ``<notebook>.<parameter>``."""
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = ast.parse("\n".join(tagged)).body
+    return {f"{name}.{line.targets[0].id}": ast.literal_eval(line.value) for line in lines}
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -111,16 +102,15 @@ def _fits(value: Any, default: Any) -> bool:
     return type(value) in ((int, float) if isinstance(default, float) else (type(default),))
 
 
-def fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
-    """Leave out the cells that need what the study lacks, and say so under the title."""
-    has = capabilities(params)
+def fit(notebook: NotebookNode, profile: str, has: Collection[str]) -> NotebookNode:
+    """Leave out the cells that need a capability that the study lacks, and say so at the top."""
     tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
     lacking = [name for name in CAPABILITIES if name not in has and f"needs-{name}" in tags]
     remover = TagRemovePreprocessor(remove_cell_tags={f"needs-{name}" for name in lacking})
     notebook, _ = remover.preprocess(notebook, {})
     missed = [CAPABILITIES[name] for name in lacking if name in _MISSED]
     template = ENVIRONMENT.get_template("left_out.md.j2")
-    note = template.render(profile=params.profile, missed=missed, substitutes="substitutes" in has)
+    note = template.render(profile=profile, missed=missed, substitutes="substitutes" in has)
     if note.strip():
         notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note.strip(), id="left-out"))
     return notebook

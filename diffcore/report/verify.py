@@ -4,10 +4,9 @@
 ``times/``, which no other run can equal, and texts, which repeat the numbers or name the machine.
 """
 
-import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,30 @@ from diffcore.params import UserError, project_root
 
 EQUAL, WITHIN, DIFFERENT = "equal", "within tolerance", "different"
 MISSING, NEW = "missing", "new"
-TOLERANCE = 1e-3  # relative difference that the arithmetic of another machine may make
+_TOLERANCE = 1e-3  # relative difference that the arithmetic of another machine may make
 _ROUNDING = 1e-6  # relative; numbers are saved with six digits
 _NOTHING = 1e-9  # smaller numbers are zero but for rounding
 
 
-def verify(fresh: Path, committed: Path, tolerance: float = TOLERANCE) -> pd.DataFrame:
+def verify(fresh: Path, committed: Path) -> pd.DataFrame:
     """Compare the numbers of two folders of reports: file, number, committed, fresh, status."""
-    return compare(_read(fresh), _read(committed), tolerance)
+    return compare(_read(fresh), _read(committed))
 
 
-def compare(fresh: dict, committed: dict, tolerance: float = TOLERANCE) -> pd.DataFrame:
-    """Compare numbers by (file, name): file, number, committed, fresh, status."""
+def compare(fresh: dict, committed: dict) -> pd.DataFrame:
+    """Compare numbers by (file, name), those of the committed report first."""
     rows = [(*key, committed.get(key), fresh.get(key)) for key in committed | fresh]
     table = pd.DataFrame(rows, columns=["file", "number", "committed", "fresh"])
-    return table.assign(status=[_status(new, old, tolerance) for *_, old, new in rows])
+    return table.assign(status=[_status(new, old) for *_, old, new in rows])
 
 
-def _status(fresh: float | None, committed: float | None, tolerance: float) -> str:
+def _status(fresh: float | None, committed: float | None) -> str:
     if fresh is None or committed is None:
         return MISSING if fresh is None else NEW
     both_empty = math.isnan(fresh) and math.isnan(committed)
     if both_empty or math.isclose(fresh, committed, rel_tol=_ROUNDING, abs_tol=_NOTHING):
         return EQUAL
-    return WITHIN if math.isclose(fresh, committed, rel_tol=tolerance) else DIFFERENT
+    return WITHIN if math.isclose(fresh, committed, rel_tol=_TOLERANCE) else DIFFERENT
 
 
 def _read(folder: Path) -> dict[tuple[str, str], float]:
@@ -60,11 +59,7 @@ def _read(folder: Path) -> dict[tuple[str, str], float]:
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers in nested mappings and lists, each with its dotted name.
-
-    >>> dict(numbers({"a": {"b": 1, "c": "text"}, "d": [2.5, True]}))
-    {'a.b': 1.0, 'd.0': 2.5, 'd.1': 1.0}
-    """
+    """Yield the numbers in nested mappings and lists, each with its dotted name: ``a.0.b``."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
@@ -73,15 +68,10 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what is not equal; return 1 if a number is different or missing."""
-    parser = argparse.ArgumentParser(prog="diffcore verify", description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="demo", help="file in params/, or path of one")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="relative, %(default)s")
-    options = parser.parse_args(arguments)
-    root, profile = project_root(), Path(options.profile).stem
-    fresh, committed = root / "runs" / profile / "report", root / "reports" / profile
-    table = verify(fresh, committed, options.tolerance)
+def verify_profile(profile: str) -> int:
+    """Print what is not equal in a profile's reports; return 1 for what is different or missing."""
+    root, name = project_root(), Path(profile).stem
+    table = verify(root / "runs" / name / "report", root / "reports" / name)
     unequal = table[table["status"] != EQUAL]
     if len(unequal):
         print(unequal.to_string(index=False))

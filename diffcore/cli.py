@@ -82,8 +82,7 @@ def _tune(options: argparse.Namespace) -> None:
         method_of(name, study.params)  # checked before hours of training
     table = tuning.tune_profile(study, methods)
     print(table.to_string(index=False, float_format="{:.3f}".format))
-    path = tuning.write_choice(table, study.params.profile)
-    print(f"Written to {path}; copy what is chosen into the profile.")
+    print("Written to", tuning.write_choice(table, study.params.profile))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Measure how many faults the tests notice, by room: `make mutants`.
+"""Measure how many faults the tests notice, by package: `make mutants`.
 
 mutmut writes copies of each function that differ in one place, and tries on each the quick tests
 that call the function. Its results stay in `mutants/`: what was killed goes on where it was.
@@ -17,21 +17,21 @@ import pandas as pd
 
 from diffcore.stats import proportion
 
-ROOMS = ("prompts", "generation", "filtering", "mixing", "training", "stats", "store")
-WANTED = 0.85  # share of mutants that the tests of a room are to notice
+PACKAGES = ("prompts", "generation", "filtering", "mixing", "methods", "training", "stats", "store")
+WANTED = 0.85  # share of mutants that the tests of a package are to notice
 #: Of mutmut's codes: a test failed, could not be imported (2), or came to no end.
 NOTICED = {1, 2, 3, -24, 24, 36, 152, 255}
 
 
-def find_mutants(room: str) -> Iterator[dict[str, str]]:
-    """Yield the mutants of a room: mutmut's name for each, its file, and the change with its line.
+def find_mutants(package: str) -> Iterator[dict[str, str]]:
+    """Yield the mutants of a package: mutmut's name, the file, and the change with its line.
 
     They are known before mutmut has run, so that a sample can be drawn.
     """
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
 
-    folder = Path("diffcore", room)
+    folder = Path("diffcore", package)
     for path in sorted(folder.glob("*.py")) or [folder.with_suffix(".py")]:
         text = path.read_text(encoding="utf-8")
         mutated = mutate_file_contents(str(path), text)
@@ -65,21 +65,21 @@ def read_codes(paths: Iterable[str]) -> dict[str, int | None]:
 
 
 def main() -> None:
-    """Try the mutants, list those that no test notices, and print the score of each room."""
+    """Try the mutants, list those that no test notices, and print the score of each package."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--room", choices=["", *ROOMS], default="", help="all by default")
-    parser.add_argument("--sample", default="", help="mutants to try, shared among the rooms")
+    parser.add_argument("--package", choices=["", *PACKAGES], default="", help="all by default")
+    parser.add_argument("--sample", default="", help="mutants to try, shared among the packages")
     parser.add_argument("--processes", default="2", help="mutants to try at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--again", action="store_true", help="also try those that no test noticed")
     asked = parser.parse_args()
-    rooms = [asked.room] if asked.room else ROOMS
+    packages = [asked.package] if asked.package else PACKAGES
     known = {
-        room: pd.DataFrame(find_mutants(room)).sample(frac=1, random_state=asked.seed)
-        for room in rooms
+        package: pd.DataFrame(find_mutants(package)).sample(frac=1, random_state=asked.seed)
+        for package in packages
     }
-    count = -(-int(asked.sample) // len(rooms)) if asked.sample else None
-    tried = pd.concat(table[:count].assign(room=room) for room, table in known.items())
+    count = -(-int(asked.sample) // len(packages)) if asked.sample else None
+    tried = pd.concat(table[:count].assign(package=package) for package, table in known.items())
     paths = tried["path"].unique()
     codes = tried["name"].map(read_codes(paths))
     left = tried.loc[~codes.isin(NOTICED) if asked.again else codes.isna(), "name"]
@@ -92,12 +92,12 @@ def main() -> None:
     for mutant in tried[~tried["noticed"]].sort_values("name").itertuples():
         print(f"\n{mutant.path}:{mutant.change}")
     short = []
-    for room, mutants in tried.groupby("room", sort=False)["noticed"]:
+    for package, mutants in tried.groupby("package", sort=False)["noticed"]:
         row = proportion(mutants)
-        sampled = len(mutants) < len(known[room])
+        sampled = len(mutants) < len(known[package])
         interval = f", of all {row['low']:.0%} to {row['high']:.0%}" if sampled else ""
-        print(f"{room}: {mutants.sum()} of {len(mutants)} noticed, {row['value']:.1%}{interval}")
-        short += [room] * (row["high" if sampled else "value"] < WANTED)
+        print(f"{package}: {mutants.sum()} of {len(mutants)} noticed, {row['value']:.1%}{interval}")
+        short += [package] * (row["high" if sampled else "value"] < WANTED)
     sys.exit(f"Below {WANTED:.0%}: {', '.join(short)}" if short else 0)
 
 

@@ -152,7 +152,6 @@ def test_a_base_is_another_profile_that_exists(study_folder):
     [
         ("generation.guidence_scale", "generation.guidance_scale"),
         ("guidance_scale", "generation.guidance_scale"),
-        ("generation.pipeline.class", "generation.pipeline.scheduler.class_name"),
         ("promts", "prompts"),
         ("generation.steps", "generation.num_inference_steps"),
     ],

@@ -52,14 +52,15 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
         params, paths = load_params(profile, overrides), notebooks()
         if name not in paths:
             raise NotebookError(f"no notebook {name}; there are: {', '.join(paths) or 'none'}")
-        require(params)
+        folder = Path("runs", params.profile, "report", name).resolve()
+        run_dir = folder.parents[1]
+        require(params, run_dir)
         check_values(params.notebooks, paths)
         values = dict(params.notebooks.get(name, {}))
         values |= {"profile": profile, "overrides": dict(overrides or {})}
         full = nbformat.read(paths[name], as_version=4)
         notebook = fit(full, params.profile, capabilities(params))
-        folder = Path("runs", params.profile, "report", name).resolve()
-        with _alone(folder.parents[1]), folder_whole(folder) as aside:
+        with _alone(run_dir), folder_whole(folder) as aside:
             with _report_in(aside):
                 executed = _execute(notebook, values, aside, folder)
             write_text(aside / f"{name}.html", notebook_page(executed))

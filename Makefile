@@ -7,8 +7,8 @@ SET ?=
 # Any Python of at least 3.11; where this one is older, newer names are tried.
 PYTHON ?= python3
 VENV ?= .venv
-# What `make mutants` tries: one room, such as filtering, or so many mutants; by default all.
-ROOM ?=
+# What `make mutants` tries: one package, such as filtering, or so many mutants; by default all.
+PACKAGE ?=
 MUTANTS ?=
 # An index of torch's builds for CPUs, as torch's own page names it: gigabytes less to download.
 TORCH_INDEX ?=
@@ -21,7 +21,12 @@ RUN := $(VENV)/bin/python
 READY := $(INSTALLED)
 endif
 
-SOURCES := $(shell find diffcore -type f ! -path '*/__pycache__/*' ! -name '.*')
+SOURCES := $(shell find diffcore paperbirds -type f ! -path '*/__pycache__/*' ! -path '*.egg-info/*' ! -name '.*')
+# The profile with those that it inherits from, at most three levels up.
+bases = $(foreach name,$(1),$(shell sed -n 's/^base: *\([^ ]*\).*/\1/p' params/$(name).yaml 2>/dev/null))
+BASE := $(call bases,$(PROFILE))
+BASES := $(BASE) $(call bases,$(BASE)) $(call bases,$(call bases,$(BASE)))
+PARAMS := $(patsubst %,params/%.yaml,$(sort $(PROFILE) $(filter-out %.yaml,$(BASES))))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 NAMES := $(basename $(notdir $(NOTEBOOKS)))
 REPORT := runs/$(PROFILE)/report
@@ -37,7 +42,7 @@ SETTINGS := runs/$(PROFILE)/.set
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: $(READY) ## create .venv with the locked packages and this one
+setup: $(READY) ## create .venv with the locked packages and these two
 
 study: $(REPORT)/index.html ## run the notebooks of PROFILE (demo) that are out of date
 	@echo "The study is in $<"
@@ -54,10 +59,10 @@ quick: $(READY) ## run the tests that need no kernel, subprocess or dummy model:
 test: $(READY) ## run all tests
 	$(RUN) -m pytest -n 2 --dist loadscope
 
-mutants: $(READY) ## count the faults that tests notice: hours, or less with MUTANTS=200 or ROOM=mixing
+mutants: $(READY) ## count the faults that tests notice: hours, or less with MUTANTS=200 or PACKAGE=mixing
 	@$(RUN) -c 'import mutmut' 2>/dev/null || \
 	    $(RUN) -m pip install --quiet --no-build-isolation --editable '.[mutants]'
-	OMP_NUM_THREADS=1 $(RUN) tests/mutants.py --room '$(ROOM)' --sample '$(MUTANTS)'
+	OMP_NUM_THREADS=1 $(RUN) tests/mutants.py --package '$(PACKAGE)' --sample '$(MUTANTS)'
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(RUN) -m jupyter lab --notebook-dir=notebooks
@@ -65,20 +70,20 @@ lab: $(READY) ## open the notebooks in JupyterLab
 tune: $(READY) ## choose each method's settings on the training images of PROFILE
 	$(RUN) -m diffcore tune --profile '$(PROFILE)'
 
-choose: $(READY) ## choose guidance, steps and solver of the shipped model, without the oracle
-	$(RUN) -m diffcore choose --profile '$(PROFILE)'
+choose: $(READY) ## choose guidance, steps and solver of Paperbirds' model, without the oracle
+	$(RUN) -m paperbirds choose --profile '$(PROFILE)'
 
-bench: $(READY) ## measure the parts against each other, as ratios in one run
-	$(RUN) -m diffcore bench
+bench: $(READY) ## time the library against other ways, as ratios in one run
+	$(RUN) -m benchmarks
 
-pretrain: $(READY) ## train the shipped models again, from seeds
-	$(RUN) -m diffcore pretrain
+pretrain: $(READY) ## train the models of Paperbirds again, from seeds
+	$(RUN) -m paperbirds pretrain
 
 clean: ## remove caches, and data and fresh report of PROFILE; committed reports and .venv stay
 	rm -rf runs/$(PROFILE) mutants .pytest_cache .ruff_cache .hypothesis
-	find diffcore tests -name __pycache__ -prune -exec rm -rf {} +
+	find diffcore paperbirds benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml paperbirds/pyproject.toml
 	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
 	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        exec $$python -m venv $(VENV); \
@@ -96,7 +101,8 @@ ifdef TORCH_INDEX
 else
 	$(VENV)/bin/python -m pip install --quiet -r requirements.lock
 endif
-	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation \
+	    --editable . --editable ./paperbirds
 	@touch $@
 
 # Holds the parameters of the last run, and is touched only when they change; with the plus sign
@@ -106,7 +112,7 @@ $(SETTINGS): always
 	+@echo '$(SET)' | cmp -s - $@ || echo '$(SET)' > $@
 
 # The environment comes first but does not date a report: its packages are pinned.
-$(EXECUTED): $(REPORT)/%.ipynb: params/$(PROFILE).yaml $(SOURCES) $(SETTINGS) | $(READY)
+$(EXECUTED): $(REPORT)/%.ipynb: $(PARAMS) $(SOURCES) $(SETTINGS) | $(READY)
 	$(RUN) -m diffcore study --profile '$(PROFILE)' --notebook '$(*F)' \
 	    $(foreach assignment,$(SET),--set '$(assignment)')
 
@@ -116,7 +122,7 @@ $(foreach name,$(NAMES),$(eval $(REPORT)/$(name)/$(name).ipynb: notebooks/$(name
 REPORTED := $(REPORT)/08_report/08_report.ipynb
 $(REPORTED): $(filter-out $(REPORTED),$(EXECUTED))
 
-$(REPORT)/index.html: $(EXECUTED) params/$(PROFILE).yaml $(SOURCES) | $(READY)
+$(REPORT)/index.html: $(EXECUTED) $(PARAMS) $(SOURCES) | $(READY)
 	$(RUN) -m diffcore index --profile '$(PROFILE)'
 
 params/%.yaml:

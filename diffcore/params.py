@@ -519,8 +519,10 @@ def _place(names: list[str], layers: Sequence[_Layer]) -> str:
     """Name the uppermost layer that holds a key; the profile's file where none does."""
     for place, node in reversed(layers):
         for name in names:
-            node = node.get(name) if isinstance(node, Mapping) else None
-        if node is not None:
+            if not (isinstance(node, Mapping) and name in node):
+                break
+            node = node[name]
+        else:
             return place
     return layers[0][0]
 

@@ -1,12 +1,11 @@
 """Pages of a report: an executed notebook as HTML, and the index of a profile.
 
-They load nothing from other hosts; so maths in a notebook is written in Unicode, not TeX. Figures
-are linked from the folder beside the page, not embedded once more.
+They load nothing from other hosts, so notebooks write maths in Unicode, not TeX. A page links the
+figures in the folder beside it.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,16 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
-from traitlets.config import Config
+
+from diffcore.figures.style import label_of
 
 TEMPLATES = Path(__file__).with_name("templates")
 ENVIRONMENT = Environment(
-    loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["html.j2"]), trim_blocks=True
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=select_autoescape(["html.j2"], default_for_string=False),
+    trim_blocks=True,
 )
-#: Of several forms of one output the first listed is shown; widgets, as progress bars, are not.
-_SHOWN = ["application/vnd.jupyter.widget-view+json", "image/svg+xml", "image/png", "image/jpeg",
-          "text/html", "text/markdown", "text/plain"]  # fmt: skip
+ENVIRONMENT.filters["label"] = label_of
 
 
 def notebook_page(notebook: NotebookNode) -> str:
@@ -34,11 +34,9 @@ def notebook_page(notebook: NotebookNode) -> str:
         # `Report.show` named the figure, whose file lies beside the page.
         if name := output.get("metadata", {}).get("image/png", {}).get("figure"):
             output.metadata["filenames"] = {"image/png": f"figures/{name}.png"}
-    exporter = HTMLExporter(
-        config=Config(NbConvertBase={"display_data_priority": _SHOWN}), template_name="basic",
-        raw_template=(TEMPLATES / "cells.html.j2").read_text(encoding="utf-8"),
-        exclude_input_prompt=True, exclude_output_prompt=True,
-    )  # fmt: skip
+    cells = (TEMPLATES / "cells.html.j2").read_text(encoding="utf-8")
+    exporter = HTMLExporter(template_name="basic", raw_template=cells)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     body, _ = exporter.from_notebook_node(linked)
     # A link to another notebook, right in JupyterLab, leads to that notebook's page.
     body = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="../\1/\1.html"', body)
@@ -65,19 +63,17 @@ def _card(executed: Path) -> dict[str, Any]:
     """Sum up one executed notebook: its title, first sentence, first figure and key numbers."""
     notebook = nbformat.read(executed, as_version=4)
     title, sentence = _title_and_sentence(notebook)
-    return {
-        "name": executed.stem, "title": title, "sentence": sentence,
-        "figure": min((path.name for path in executed.parent.glob("figures/*.png")), default=None),
-        "numbers": list(_numbers(read_numbers(executed.parent))),
-        "minutes": notebook.metadata["duration_seconds"] / 60,
-    }  # fmt: skip
+    figures = sorted(path.name for path in executed.parent.glob("figures/*.png"))
+    numbers, minutes = read_numbers(executed.parent), notebook.metadata["duration_seconds"] / 60
+    card = {"name": executed.stem, "title": title, "sentence": sentence, "minutes": minutes}
+    return card | {"figure": next(iter(figures), None), "numbers": numbers}
 
 
 def read_numbers(folder: Path) -> dict[str, Any]:
     """Read what a notebook recorded: its metrics, and the times beside them."""
     files = (folder / "metrics.json", folder / "times.json")
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    return {name: value for numbers in found for name, value in numbers.items()}
+    read = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    return {name: value for numbers in read for name, value in numbers.items()}
 
 
 def _title_and_sentence(notebook: NotebookNode) -> tuple[str, str]:
@@ -87,14 +83,3 @@ def _title_and_sentence(notebook: NotebookNode) -> tuple[str, str]:
     title, _, rest = text.lstrip("# ").partition("\n")
     sentence = re.match(r"\s*(.*?[.?!])(?=\s|$)", rest, re.DOTALL)
     return title.strip(), " ".join(sentence[1].split()) if sentence else ""
-
-
-def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each number of a notebook with its name, and its interval where it has one."""
-    for name, value in values.items():
-        if name.endswith(("_low", "_high", "_p")) or type(value) not in (int, float):
-            continue
-        text = f"{value:.4g}"
-        if f"{name}_low" in values:
-            text += f" [{values[f'{name}_low']:.3g}, {values[f'{name}_high']:.3g}]"
-        yield name.replace("_", " "), text

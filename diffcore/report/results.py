@@ -1,12 +1,12 @@
 """Where the results of one notebook go: figures, tables, numbers, and what they rest on.
 
-What a clock decided, which no other run can equal, is kept apart in ``times.json`` and ``times/``.
+Times, which no other run can equal, are kept apart in ``times.json`` and ``times/``.
 """
 
 import io
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,24 @@ from PIL import Image
 from diffcore.params import SAVED, StudyParams, dump_params
 from diffcore.store import write_bytes, write_text, written_whole
 
-_DIGITS = 6  # that count in a saved number: more would differ between machines
+_DIGITS = 6  # of a saved number: more would differ between machines
 
 
 class Report:
     """The folder of one notebook's results."""
 
-    def __init__(self, report_dir: Path, exports: Collection[str] = ()):
-        """Take the folder, and what else tables and figures are written as: "latex", "pdf"."""
-        self.report_dir, self.exports = report_dir, exports
+    def __init__(self, report_dir: Path):
+        self.report_dir = report_dir
         self._numbers: dict[str, dict[str, Any]] = {"metrics": {}, "times": {}}
 
     def begin(self, params: StudyParams, versions: Mapping[str, Any]) -> None:
         """Print and save the parameters and versions that all results rest on."""
-        write_text(self.report_dir / SAVED, dump_params(params))
+        settings = dump_params(params)
+        write_text(self.report_dir / SAVED, settings)
         write_text(self.report_dir / "versions.json", json.dumps(versions, indent=2) + "\n")
-        told = {name: value for name, value in versions.items() if name != "packages"}
-        print("\n".join(f"{name}: {value}" for name, value in told.items()))
-        print(", ".join(f"{name} {version}" for name, version in versions["packages"].items()))
-        print("\n" + dump_params(params), end="")
+        lines = [f"{name}: {value}" for name, value in versions.items() if name != "packages"]
+        packages = [f"{name} {version}" for name, version in versions["packages"].items()]
+        print("\n".join([*lines, ", ".join(packages), "", settings]), end="")
 
     def show(self, fig: Figure, name: str) -> None:
         """Save a figure as PNG, and as SVG unless it holds images, and show it."""
@@ -48,16 +47,13 @@ class Report:
             svg = folder / f"{name}.svg"
             with plt.rc_context({"svg.hashsalt": name}), written_whole(svg) as at:
                 fig.savefig(at, format="svg", bbox_inches="tight", metadata={"Date": None})
-        if "pdf" in self.exports:
-            with written_whole(folder / f"{name}.pdf") as at:
-                fig.savefig(at, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
         drawn = io.BytesIO()
         fig.savefig(drawn, format="png", bbox_inches="tight", dpi=110)
-        slim = _in_256_colours(Image.open(drawn).convert("RGB"), holds_images)
-        write_bytes(folder / f"{name}.png", slim)
-        plt.close(fig)  # or the notebook would show it once more
-        told = {"figure": name, "alt": f"Figure {name}"}  # by its name a page links the file
-        display.display(display.Image(slim, metadata=told))
+        png = _in_256_colours(Image.open(drawn).convert("RGB"), holds_images)
+        write_bytes(folder / f"{name}.png", png)
+        plt.close(fig)  # else the notebook would show it once more
+        metadata = {"figure": name, "alt": f"Figure {name}"}  # a page links the file by its name
+        display.display(display.Image(png, metadata=metadata))
 
     def table(
         self, table: pd.DataFrame, name: str, precision: int = 3, times: bool = False
@@ -65,22 +61,18 @@ class Report:
         """Save a table, of measured times or not, as CSV with six digits; return it to be shown."""
         path = self.report_dir / ("times" if times else "tables") / f"{name}.csv"
         write_text(path, table.to_csv(index=False, float_format=f"%.{_DIGITS}g"))
-        styled = table.style.format(precision=precision, na_rep="").hide(axis="index")
-        if "latex" in self.exports:
-            plain = table.style.format(precision=precision, na_rep="", escape="latex")
-            write_text(path.with_suffix(".tex"), plain.hide(axis="index").to_latex(hrules=True))
-        return styled
+        return table.style.format(precision=precision, na_rep="").hide(axis="index")
 
     def record(self, **numbers: Any) -> None:
         """Add numbers, texts, mappings or lists to ``metrics.json``.
 
-        ValueError for a number that is not finite, but for the upper end ("high") of an interval
-        that has none. JSON knows no infinity: it is the text "inf".
+        ValueError for a number that is not finite. Only the upper end ("high") of an interval may
+        be infinite; as JSON has no infinity, it is saved as the text "inf".
         """
         self._save("metrics", numbers)
 
     def record_times(self, **numbers: Any) -> None:
-        """Add numbers that a clock decided to ``times.json``."""
+        """Add measured times, or what follows from them, to ``times.json``."""
         self._save("times", numbers)
 
     def _save(self, kind: str, numbers: Mapping[str, Any]) -> None:
@@ -90,7 +82,7 @@ class Report:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """Turn numpy's and torch's numbers into Python's, rounded to the digits that count."""
+    """Turn numpy's and torch's numbers into Python's, rounded to six digits."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -107,9 +99,9 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def _in_256_colours(picture: Image.Image, dithered: bool) -> bytes:
-    """Compress to a PNG of 256 colours of its own, less than half the bytes that look the same."""
+    """Compress to a PNG with a palette of 256 colours: it looks the same in half the bytes."""
     slim, file = picture.quantize(256, kmeans=1), io.BytesIO()
-    if dithered:  # or a sky would show bands; but the paper stays white
+    if dithered:  # else a sky would show bands; but the paper stays white
         paper, plain = picture.convert("L").point(lambda grey: 255 * (grey == 255)), slim
         slim = picture.quantize(palette=plain)
         slim.paste(plain, mask=paper)

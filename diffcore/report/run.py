@@ -1,17 +1,18 @@
 """Run the notebooks of the study, and put each report in its place as a whole.
 
-A notebook writes its results aside, to the folder that DIFFCORE_REPORT names; when it ran through,
+A notebook writes its results aside, to the folder that DIFFCORE_REPORT names. When it ran through,
 that folder takes the place of the earlier one. A notebook that fails leaves the earlier report as
 it was, and itself beside it as ``<name>.failed.ipynb``.
 """
 
+import ast
 import contextlib
+import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import nbformat
 import papermill
@@ -22,11 +23,11 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from diffcore.checks import CAPABILITIES, capabilities, require
-from diffcore.params import StudyParams, UserError, load_params, project_files, project_root
-from diffcore.report.pages import executed_notebooks, index_page, notebook_page
+from diffcore.params import ParamsError, UserError, load_params, project_files, project_root
+from diffcore.report.pages import ENVIRONMENT, executed_notebooks, index_page, notebook_page
 from diffcore.store import folder_whole, naming_folder, write_text
 
-_TOLD = ("paperbirds", "truth", "pipeline", "masks", "sweeps")  # what a reader may look for
+_MISSED = ("renders", "truth", "pipeline", "masks", "sweeps")  # whose cells a reader may miss
 # What passes between kernel and papermill is kept from other users of the machine.
 _ENCRYPTED = Config(KernelManager={"transport_encryption": "auto"})
 
@@ -36,53 +37,96 @@ class NotebookError(UserError, RuntimeError):
 
 
 def notebooks() -> dict[str, Path]:
-    """Find the notebooks of the project by name, in order: or, without any, the package's own."""
+    """Return the notebooks of the project by name, in order; without any, the package's."""
     return {path.stem: path for path in project_files("notebooks/*.ipynb", "notebooks")}
 
 
 def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
     """Execute a notebook; return the executed copy in ``runs/<profile>/report/<name>/``.
 
-    No kernel is started, but a UserError raised, for what `diffcore.checks.require` finds wrong;
-    NotebookError names a cell that raises, or another study of the profile that is at work.
+    Before any kernel starts, a UserError is raised for parameters that are not legal and for what
+    `diffcore.checks.require` reports. NotebookError names a cell that raises, or another study of
+    the profile that is running.
     """
     with contextlib.chdir(project_root()):
-        params = load_params(profile, overrides)
-        if name not in (known := notebooks()):
-            raise NotebookError(f"no notebook {name}; there are: {', '.join(known) or 'none'}")
-        notebook = fit(nbformat.read(known[name], as_version=4), params)
-        given = {"profile": profile, "overrides": dict(overrides or {})}
+        params, paths = load_params(profile, overrides), notebooks()
+        if name not in paths:
+            raise NotebookError(f"no notebook {name}; there are: {', '.join(paths) or 'none'}")
         folder = Path("runs", params.profile, "report", name).resolve()
-        require(params)
-        with _alone(folder.parents[1]), folder_whole(folder) as aside:
-            with mock.patch.dict(os.environ, DIFFCORE_REPORT=str(aside)):  # `Study.open` reads it
-                executed = _execute(notebook, given, aside, folder)
+        run_dir = folder.parents[1]
+        require(params, run_dir)
+        check_values(params.notebooks, paths)
+        values = dict(params.notebooks.get(name, {}))
+        values |= {"profile": profile, "overrides": dict(overrides or {})}
+        full = nbformat.read(paths[name], as_version=4)
+        notebook = fit(full, params.profile, capabilities(params))
+        with _alone(run_dir), folder_whole(folder) as aside:
+            with _report_in(aside):
+                executed = _execute(notebook, values, aside, folder)
             write_text(aside / f"{name}.html", notebook_page(executed))
             write_text(aside / f"{name}.ipynb", nbformat.writes(executed) + "\n")
     return folder / f"{name}.ipynb"
 
 
-def fit(notebook: NotebookNode, params: StudyParams) -> NotebookNode:
-    """Leave out the cells that need what the study lacks, and say so under the title."""
-    has = capabilities(params)
+def check_values(values: Mapping[str, dict[str, Any]], paths: Mapping[str, Path]) -> None:
+    """Raise ParamsError for a profile's value that fits no notebook's ``parameters`` cell.
+
+    Notebook and parameter must exist, and the value must have the type of the default.
+    """
+    changes = {f"{name}.{key}": value for name in values for key, value in values[name].items()}
+    defaults = {}
+    for name in paths if changes else ():
+        defaults |= _read_defaults(name, paths[name])
+    for key, value in changes.items():
+        if key not in defaults:
+            nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0)
+            raise ParamsError(
+                f"notebooks: unknown key {key}; nearest: {''.join(nearest) or 'none'}"
+            )
+        if not _fits(value, defaults[key]):
+            like = f"it must be of the type of its default, {defaults[key]!r}"
+            raise ParamsError(f"notebooks: {key} is {value!r}; {like}")
+
+
+def _read_defaults(name: str, path: Path) -> dict[str, Any]:
+    """Read the ``parameters`` cell of a notebook: defaults by ``<notebook>.<parameter>``."""
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = ast.parse("\n".join(tagged)).body
+    return {f"{name}.{line.targets[0].id}": ast.literal_eval(line.value) for line in lines}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Return whether a value has the type of a default; whole numbers may stand for others."""
+    if isinstance(default, list):
+        return isinstance(value, list) and all(_fits(item, default[0]) for item in value)
+    return type(value) in ((int, float) if isinstance(default, float) else (type(default),))
+
+
+def fit(notebook: NotebookNode, profile: str, has: Collection[str]) -> NotebookNode:
+    """Leave out the cells that need a capability that the study lacks, and say so at the top."""
     tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
     lacking = [name for name in CAPABILITIES if name not in has and f"needs-{name}" in tags]
     remover = TagRemovePreprocessor(remove_cell_tags={f"needs-{name}" for name in lacking})
     notebook, _ = remover.preprocess(notebook, {})
-    notes = []
-    if told := [CAPABILITIES[name] for name in lacking if name in _TOLD]:
-        notes.append(
-            f"*This page is of the profile {params.profile}. The notebook holds more, which is "
-            f"left out here as it needs what this study does not have: {'; '.join(told)}.*"
-        )
-    if "surrogates" in has:
-        notes.append(
-            "*Where it says generated, other photographs of the data set are meant, which stand in "
-            "for generated images.*"
-        )
-    if notes:
-        notebook.cells.insert(1, nbformat.v4.new_markdown_cell("\n\n".join(notes), id="left-out"))
+    missed = [CAPABILITIES[name] for name in lacking if name in _MISSED]
+    template = ENVIRONMENT.get_template("left_out.md.j2")
+    note = template.render(profile=profile, missed=missed, substitutes="substitutes" in has)
+    if note.strip():
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note.strip(), id="left-out"))
     return notebook
+
+
+@contextlib.contextmanager
+def _report_in(folder: Path) -> Iterator[None]:
+    """Name the folder that `Study.open` takes for the report, while the block runs."""
+    before = dict(os.environ)
+    os.environ["DIFFCORE_REPORT"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
@@ -90,26 +134,24 @@ def _alone(run_dir: Path) -> Iterator[None]:
     """Refuse a second study of a profile, whose report would replace that of the first."""
     with naming_folder(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / ".lock", timeout=0)  # the system lets it go with the process
     try:
-        held = lock.acquire()
+        with FileLock(run_dir / ".lock", timeout=0):  # the system releases it with the process
+            yield
     except Timeout:
         raise NotebookError(
             f"another study of {run_dir.name} is at work in {run_dir}; wait for it, or give this "
             "one a name of its own, as with --set profile=mine"
         ) from None
-    with held:
-        yield
 
 
-def _execute(notebook: NotebookNode, given: dict, aside: Path, folder: Path) -> NotebookNode:
+def _execute(notebook: NotebookNode, values: dict, aside: Path, folder: Path) -> NotebookNode:
     """Execute a notebook in the working directory; return it without papermill's bookkeeping."""
     running = aside / f"{folder.name}.ipynb"  # saved after every cell, so it shows how far it came
+    kernel = {"kernel_name": "python3", "language": "python", "config": _ENCRYPTED}
     try:
         executed = papermill.execute_notebook(
-            notebook, running, given, kernel_name="python3", language="python", cwd=Path.cwd(),
-            coalesce_streams=True, config=_ENCRYPTED,
-        )  # fmt: skip
+            notebook, running, values, cwd=Path.cwd(), coalesce_streams=True, **kernel
+        )
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
         if getattr(error, "ename", "") in {kind.__name__ for kind in UserError.__subclasses__()}:
             raise NotebookError(error.evalue) from None  # it says it all

@@ -1,14 +1,12 @@
-"""Compare two reports of a profile number by number: the fresh one, and the one that is committed.
+"""Compare two reports of a profile number by number: the fresh one with the committed one.
 
-Compared are ``metrics.json`` and ``tables/*.csv`` of all notebooks. Times, which no other run can
-equal, lie in ``times.json`` and ``times/``, and are no part of it; nor are texts, which repeat the
-numbers or name the machine.
+``metrics.json`` and ``tables/*.csv`` of all notebooks are compared. Left out are ``times.json`` and
+``times/``, which no other run can equal, and texts, which repeat the numbers or name the machine.
 """
 
-import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +16,50 @@ from diffcore.params import UserError, project_root
 
 EQUAL, WITHIN, DIFFERENT = "equal", "within tolerance", "different"
 MISSING, NEW = "missing", "new"
+_TOLERANCE = 1e-3  # relative difference that the arithmetic of another machine may make
 _ROUNDING = 1e-6  # relative; numbers are saved with six digits
-_NOTHING = 1e-9  # so small, numbers are zero but for rounding
+_NOTHING = 1e-9  # smaller numbers are zero but for rounding
 
 
-def verify(fresh: Path, committed: Path, tolerance: float = 1e-3) -> pd.DataFrame:
-    """Compare two folders with a folder a notebook: file, number, committed, fresh, status.
-
-    The tolerance is the relative difference that the arithmetic of another machine may make.
-    """
-    return compare(dict(_read(fresh)), dict(_read(committed)), tolerance)
+def verify(fresh: Path, committed: Path) -> pd.DataFrame:
+    """Compare the numbers of two folders of reports: file, number, committed, fresh, status."""
+    return compare(_read(fresh), _read(committed))
 
 
-def compare(fresh: dict, committed: dict, tolerance: float = 1e-3) -> pd.DataFrame:
+def compare(fresh: dict, committed: dict) -> pd.DataFrame:
     """Compare numbers by (file, name), those of the committed report first."""
     rows = [(*key, committed.get(key), fresh.get(key)) for key in committed | fresh]
     table = pd.DataFrame(rows, columns=["file", "number", "committed", "fresh"])
-    return table.assign(status=[_status(new, old, tolerance) for *_, old, new in rows])
+    return table.assign(status=[_status(new, old) for *_, old, new in rows])
 
 
-def _status(fresh: float | None, committed: float | None, tolerance: float) -> str:
+def _status(fresh: float | None, committed: float | None) -> str:
     if fresh is None or committed is None:
         return MISSING if fresh is None else NEW
     both_empty = math.isnan(fresh) and math.isnan(committed)
     if both_empty or math.isclose(fresh, committed, rel_tol=_ROUNDING, abs_tol=_NOTHING):
         return EQUAL
-    return WITHIN if math.isclose(fresh, committed, rel_tol=tolerance) else DIFFERENT
+    return WITHIN if math.isclose(fresh, committed, rel_tol=_TOLERANCE) else DIFFERENT
 
 
-def _read(folder: Path) -> Iterator[tuple[tuple[str, str], float]]:
-    """Yield every number of a report: (file, its name in it), value."""
+def _read(folder: Path) -> dict[tuple[str, str], float]:
+    """Read every number of a report, by its file and its name in it."""
+    found = {}
     for path in sorted([*folder.glob("[!.]*/metrics.json"), *folder.glob("[!.]*/tables/*.csv")]):
         if path.suffix == ".csv":
             records = pd.read_csv(path).to_dict("records")
-            found = {f"row {place}": record for place, record in enumerate(records, 1)}
+            values = {f"row {place}": record for place, record in enumerate(records, 1)}
         else:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in numbers(found):
-            yield (path.relative_to(folder).as_posix(), name), value
+            values = json.loads(path.read_text(encoding="utf-8"))
+        file = path.relative_to(folder).as_posix()
+        found |= {(file, name): value for name, value in numbers(values)}
+    if not found:
+        raise UserError(f"{folder} holds no numbers to compare; run `make study` first")
+    return found
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers in nested mappings and lists, each with its dotted name.
-
-    >>> dict(numbers({"a": {"b": 1, "c": "text"}, "d": [2.5, True]}))
-    {'a.b': 1.0, 'd.0': 2.5, 'd.1': 1.0}
-    """
+    """Yield the numbers in nested mappings and lists, each with its dotted name: ``a.0.b``."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
@@ -72,24 +68,13 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what is not equal; return 1 if a number is different or missing."""
-    parser = argparse.ArgumentParser(prog="diffcore verify", description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="demo", help="whose reports are compared")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="relative (%(default)s)")
-    for name in ("fresh", "committed"):
-        parser.add_argument(f"--{name}", type=Path, help="folder, in place of the profile's")
-    given = parser.parse_args(arguments)
-    root = project_root()
-    fresh = given.fresh or root / "runs" / given.profile / "report"
-    committed = given.committed or root / "reports" / given.profile
-    for folder in (fresh, committed):
-        if not any(folder.glob("*/metrics.json")):
-            raise UserError(f"{folder} holds no numbers to compare; run `make study` first")
-    found = verify(fresh, committed, given.tolerance)
-    unequal = found[found["status"] != EQUAL]
+def verify_profile(profile: str) -> int:
+    """Print what is not equal in a profile's reports; return 1 for what is different or missing."""
+    root, name = project_root(), Path(profile).stem
+    table = verify(root / "runs" / name / "report", root / "reports" / name)
+    unequal = table[table["status"] != EQUAL]
     if len(unequal):
         print(unequal.to_string(index=False))
-    counts = found["status"].value_counts()
+    counts = table["status"].value_counts()
     print(", ".join(f"{counts.get(s, 0)} {s}" for s in (EQUAL, WITHIN, DIFFERENT, MISSING, NEW)))
-    return int(not len(found) or unequal["status"].isin([DIFFERENT, MISSING]).any())
+    return int(unequal["status"].isin([DIFFERENT, MISSING]).any())

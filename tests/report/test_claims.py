@@ -3,13 +3,12 @@
 import copy
 import json
 
-import nbformat
 import pytest
 from conftest import PROJECT
-from nbformat.v4 import new_notebook
 
 from diffcore.report import claims
 from diffcore.report.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, PARTLY, UNDECIDED, UNTESTED
+from diffcore.store import write_text
 
 
 def gain(name, value, reach=0.01, **more):
@@ -155,15 +154,15 @@ def test_photographs_leave_untested_what_only_a_known_world_shows():
     left = {"steering", "filter_worth", "labels", "mixing_or_adding", "retrieval", "real_sets"}
     assert {name for name, verdict in found.items() if verdict == UNTESTED} == left
     assert (found["rejection"], found["accuracy"]) == (HOLDS, HOLDS)
-    assert "not known on this data set" in table["measured"][0]
+    assert "does not have what the rule needs" in table["measured"][0]
     assert "DiffCoRe-Mix 60.0%" in table["measured"].iloc[-1]
     effects = claims.effects(photographs())["effect"].tolist()
     assert effects[0] == "top-1, test, above the best other, 0.3 images"
 
 
-def test_surrogates_say_nothing_of_generated_images():
+def test_substitutes_say_nothing_of_generated_images():
     metrics = copy.deepcopy(GOOD)
-    metrics["04_training"]["counterparts"] = "surrogate"
+    metrics["04_training"]["counterparts"] = "substitute"
     table = claims.judge_claims(metrics)
     tested = table[table["verdict"] != UNTESTED]
     assert tested["verdict"].tolist() == [HOLDS, HOLDS]  # of the filter, and of mixing or adding
@@ -179,37 +178,12 @@ def test_effects_have_their_intervals():
     assert claims.effects({}).empty
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A report; its numbers on overhead are times."""
+def test_numbers_and_times_are_read_but_not_those_of_an_earlier_summary(tmp_path):
     for name, numbers in (GOOD | {"08_report": {"minutes": 7}}).items():
-        (tmp_path / name / "figures").mkdir(parents=True)
         kept = {"metrics": {}, "times": numbers} if "overhead" in name else {"metrics": numbers}
-        for kind, found in kept.items():
-            (tmp_path / name / f"{kind}.json").write_text(json.dumps(found))
-        (tmp_path / name / "versions.json").write_text(json.dumps({"device": "CPU"}))
-        notebook = new_notebook(metadata={"duration_seconds": 90})
-        for end in ("ipynb", "failed.ipynb"):
-            nbformat.write(notebook, tmp_path / name / f"{name}.{end}")
-    return tmp_path
-
-
-def test_numbers_and_durations_are_read_but_not_those_of_an_earlier_summary(folder):
-    assert claims.read_metrics(folder) == GOOD
-    found = claims.durations(folder)
-    assert found["notebook"].tolist() == list(GOOD)
-    assert (found["minutes"] == 1.5).all()
-
-
-def test_links_name_each_claims_figure_if_it_is_there(folder):
-    judged = claims.judge_claims(GOOD)
-    for row in judged[judged["notebook"] != ""].itertuples():
-        (folder / row.notebook / "figures" / f"{row.figure}.png").touch()
-    text = claims.links(judged, folder)
-    assert text.count("\n- ") == len(CLAIMS) - 2
-    assert "- [04_training](04_training.ipynb), figure `01_main`: accuracy above" in text
-    (folder / "04_training" / "figures" / "01_main.png").unlink()
-    assert "`01_main`" not in claims.links(judged, folder)
+        for kind, values in kept.items():
+            write_text(tmp_path / name / f"{kind}.json", json.dumps(values))
+    assert claims.read_metrics(tmp_path) == GOOD
 
 
 def test_the_results_in_the_documents_are_those_of_the_committed_report():

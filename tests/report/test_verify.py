@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from diffcore.params import UserError
-from diffcore.report.verify import DIFFERENT, EQUAL, MISSING, NEW, WITHIN, main, verify
+from diffcore.report.verify import DIFFERENT, EQUAL, MISSING, NEW, WITHIN, verify, verify_profile
 
 
 @pytest.fixture
@@ -71,17 +71,26 @@ def test_times_and_texts_are_no_part_of_it(reports):
     assert statuses(reports) == {}
 
 
-def test_the_command_says_what_is_unequal_and_fails_for_it(reports, capsys):
-    arguments = [f"--fresh={reports[0]}", f"--committed={reports[1]}"]
-    change(reports[0], curve=[1.0, 2.0002])
-    assert main(arguments) == 0
+def test_the_command_prints_what_is_unequal_and_fails_for_it(reports, monkeypatch, capsys):
+    fresh, committed = reports
+    root = fresh.parent
+    (root / "params").mkdir()
+    (root / "params" / "mine.yaml").touch()
+    (root / "runs" / "mine").mkdir(parents=True)
+    (root / "reports").mkdir()
+    fresh = fresh.rename(root / "runs" / "mine" / "report")
+    committed.rename(root / "reports" / "mine")
+    monkeypatch.chdir(root)
+    change(fresh, curve=[1.0, 2.0002])
+    assert verify_profile("mine") == 0
     assert "5 equal, 1 within tolerance, 0 different, 0 missing, 0 new" in capsys.readouterr().out
-    assert main([*arguments, "--tolerance=1e-5"]) == 1
+    change(fresh, curve=[1.0, 3.0])
+    assert verify_profile("mine") == 1
     shown = capsys.readouterr().out
     assert "curve.1" in shown
     assert "different" in shown
 
 
-def test_reports_without_a_number_verify_nothing(tmp_path, capsys):
-    with pytest.raises(UserError, match=f"{tmp_path} holds no numbers to compare"):
-        main([f"--fresh={tmp_path}", f"--committed={tmp_path}"])
+def test_reports_without_a_number_verify_nothing(tmp_path, reports):
+    with pytest.raises(UserError, match=f"{tmp_path}/none holds no numbers to compare"):
+        verify(tmp_path / "none", reports[1])

@@ -35,7 +35,7 @@ from diffcore.params import (
     resolve_device,
     resolve_precision,
 )
-from diffcore.prompts.prompt_set import choose_book
+from diffcore.prompts.prompt_set import choose_prompt_set
 from diffcore.store import write_text
 
 #: What a cell can need, in words that end "it needs ...".
@@ -137,10 +137,10 @@ def require(params: StudyParams) -> None:
     ParamsError for the prompts and the methods; MissingFilesError lists everything `missing`, and
     PhotosError the photographs that cannot be used.
     """
-    choose_book(params.prompts)
+    choose_prompt_set(params.prompts)
     if params.generation.can_draw:
         styles = PromptParams(domain=params.prompts.domain, contexts=params.mixing.edit_prompts)
-        choose_book(styles)
+        choose_prompt_set(styles)
     study_methods(params)
     if gaps := missing(params):
         count = "1 thing is" if len(gaps) == 1 else f"{len(gaps)} things are"

@@ -34,7 +34,7 @@ from diffcore.measure.image_quality import judge_images
 from diffcore.params import StudyParams, UserError, change_params, load_params, project_root
 from diffcore.processes import end_with
 from diffcore.prompts.plan import PLAN_COLUMNS, plan_generation
-from diffcore.prompts.prompt_set import PromptBook, choose_book
+from diffcore.prompts.prompt_set import PromptSet, choose_prompt_set
 from diffcore.report.results import Report
 from diffcore.store import digest, read_kept, written_whole
 from diffcore.training.networks import Classifier, load_classifier
@@ -119,9 +119,9 @@ class Study(Report):
 
     # ---------------------------------------------------------------------------------- generation
     @cached_property
-    def book(self) -> PromptBook:
-        """The prompt book, with the parts that the parameters replace."""
-        return choose_book(self.params.prompts)
+    def prompt_set(self) -> PromptSet:
+        """The prompt set, with the parts that the parameters replace."""
+        return choose_prompt_set(self.params.prompts)
 
     @cached_property
     def pipeline(self) -> LazyPipeline:
@@ -136,7 +136,7 @@ class Study(Report):
             return self._others.plan if attempt == 0 else self._others.plan.head(0)
         return plan_generation(
             self.train.metadata,
-            self.book,
+            self.prompt_set,
             generated_share=self.params.generation.generated_share,
             seed=self.seed,
             use_context=prompts.use_context,
@@ -218,7 +218,7 @@ class Study(Report):
         self.need("truth")
         if self.has("surrogates"):
             return self._others.judge(generated.metadata)
-        return judge_images(generated.metadata, generated.images[:], self.book)
+        return judge_images(generated.metadata, generated.images[:], self.prompt_set)
 
     @cached_property
     def truth(self) -> pd.DataFrame:
@@ -260,7 +260,7 @@ class Study(Report):
         Arms: `diffcore.measure.filter.arms`.
         """
         settings, wrong = self.params.filtering, self.judge(generated)["wrong"].to_numpy()
-        texts = measured.class_texts(self.encoder, self.book, self.train.classes)
+        texts = measured.class_texts(self.encoder, self.prompt_set, self.train.classes)
         scores = measured.similarities(self.embed(generated), self.reference, texts)
         limits = measured.thresholds(self.reference, texts, settings.quantile)
         limits[settings.rule] = self.threshold

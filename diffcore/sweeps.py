@@ -127,11 +127,11 @@ def _some_of(study: Study, images: Any, dose: DoseParams) -> np.ndarray:
 def _parts(study: Study) -> Iterator[Run]:
     """DiffCoRe-Mix without one of its parts, all on as many samples of the plan, none resampled."""
     count, seed = study.params.measure.ablation_images, study.params.seed
-    plans = ablations(study.plan, study.book, count, seed)
+    plans = ablations(study.plan, study.prompt_set, count, seed)
     whole = plans["context and negatives"]
     drawn = {
         "full method": study.draw(whole),
-        "no context": study.draw(without_context(whole, study.book)),
+        "no context": study.draw(without_context(whole, study.prompt_set)),
         "no negatives": study.draw(plans["with context"]),
     }
     pairs = {part: _filtered(study, generated) for part, generated in drawn.items()}
@@ -208,7 +208,7 @@ def _lengths(study: Study) -> Iterator[Run]:
 
 def _sources(study: Study) -> Iterator[Run]:
     """Images of the generator, what it learned from in their place, and half of its contexts."""
-    methods, contexts = SIDE_METHODS[1:], list(study.book.contexts)
+    methods, contexts = SIDE_METHODS[1:], list(study.prompt_set.contexts)
     named = study.accepted.metadata["context"].isin(contexts[::2])
     pools = {
         "drawn": study.pairs,

@@ -11,7 +11,7 @@ NAMES = {
         "Study load_params plan_generation load_pipeline generate load_encoder hard_filter "
         "pixel_mix patch_mix DiffCoReMix PairedDataset"
     ),
-    "diffcore.prompts": "clean_class_name load_prompt_book find_conflicts plan_generation",
+    "diffcore.prompts": "clean_class_name load_prompt_set find_conflicts plan_generation",
     "diffcore.generation": "load_pipeline generate read_generated",
     "diffcore.filtering": "load_encoder cosine_to_reference calibrate_threshold hard_filter",
     "diffcore.mixing": "pixel_mix patch_mix DiffCoReMix",

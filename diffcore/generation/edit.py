@@ -26,18 +26,18 @@ from diffcore.generation.draw import (
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import StudyParams
 from diffcore.prompts.plan import plan_generation
-from diffcore.prompts.prompt_set import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_set
 from diffcore.store import digest
 
 
 def plan_edits(sources: pd.DataFrame, params: StudyParams) -> pd.DataFrame:
     """Plan edits of training images (source_id, class_name): a style in place of the context."""
     prompts, styles = params.prompts, params.mixing.edit_prompts
-    book = load_prompt_book(prompts.domain, template=prompts.template, contexts=styles)
+    prompt_set = load_prompt_set(prompts.domain, template=prompts.template, contexts=styles)
     # As many as other methods have counterparts, and one of each image to be looked at.
     share = max(1.0, params.generation.generated_share)
     return plan_generation(
-        sources, book, generated_share=share, seed=params.seed, use_negatives=False
+        sources, prompt_set, generated_share=share, seed=params.seed, use_negatives=False
     )
 
 

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from diffcore.data.splits import Split
 from diffcore.prompts.plan import plan_generation
-from diffcore.prompts.prompt_set import PromptBook
+from diffcore.prompts.prompt_set import PromptSet
 from diffcore.store import digest
 
 #: What `transform` draws from, evenly; "mirror" is a probability.
@@ -35,7 +35,7 @@ TRANSFORM_HASH = digest(RANGES, 1)
 
 #: Share that shows another class: as many images as the paper's generator misaligns.
 NOISE_SHARE = 0.1
-_BOOK = PromptBook("surrogates", "a {class_name}", ("unknown",))  # of its words none is kept
+_PROMPT_SET = PromptSet("surrogates", "a {class_name}", ("unknown",))  # of its words none is kept
 
 
 def plan_surrogates(
@@ -61,7 +61,7 @@ def plan_surrogates(
     is the class that it claims to show. ``seed`` is of its transformation.
     """
     plan = plan_generation(
-        sources, _BOOK, generated_share=generated_share, seed=seed, use_context=False
+        sources, _PROMPT_SET, generated_share=generated_share, seed=seed, use_context=False
     )
     ids = spare.metadata["source_id"].groupby(spare.metadata["class_name"])
     classes = plan["class_name"].unique()

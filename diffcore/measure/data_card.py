@@ -10,11 +10,11 @@ import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from diffcore.params import StudyParams
-from diffcore.prompts.prompt_set import PromptBook
+from diffcore.prompts.prompt_set import PromptSet
 
 
 def data_card(
-    params: StudyParams, book: PromptBook, generated: pd.DataFrame, decisions: pd.DataFrame,
+    params: StudyParams, prompt_set: PromptSet, generated: pd.DataFrame, decisions: pd.DataFrame,
     copies: pd.DataFrame, wrong: float | None = None,
 ) -> DatasetCard:  # fmt: skip
     """Write the card of a study's generated images; its `save` and `push_to_hub` are the hub's.
@@ -33,6 +33,6 @@ def data_card(
     )  # fmt: skip
     return DatasetCard.from_template(
         header, template_path=str(Path(__file__).with_name("data_card.md.j2")),
-        params=params, book=book, generated=generated, decisions=decisions, wrong=wrong,
+        params=params, prompt_set=prompt_set, generated=generated, decisions=decisions, wrong=wrong,
         copies=copies[~known].to_dict("records"), missed=searched.iloc[0].to_dict(),
     )  # fmt: skip

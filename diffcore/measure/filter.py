@@ -24,7 +24,7 @@ from diffcore.filtering.rules import (
     real_similarities,
     stack,
 )
-from diffcore.prompts.prompt_set import PromptBook, write_prompt
+from diffcore.prompts.prompt_set import PromptSet, write_prompt
 
 #: What two images can have in common.
 SHARED = ["class and context", "class only", "context only", "neither"]
@@ -32,11 +32,13 @@ SHARED = ["class and context", "class only", "context only", "neither"]
 Scores = Mapping[str, np.ndarray]  # rule -> similarities (N,)
 
 
-def class_texts(encoder: Encoder, book: PromptBook, names: Sequence[str]) -> dict[str, np.ndarray]:
+def class_texts(
+    encoder: Encoder, prompt_set: PromptSet, names: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Embed the plain prompt of each class: class -> (D,); empty if the encoder reads no texts."""
     if not encoder.reads_texts:
         return {}
-    found = encoder.embed_texts([write_prompt(book, name) for name in names])
+    found = encoder.embed_texts([write_prompt(prompt_set, name) for name in names])
     return dict(zip(names, found, strict=True))
 
 

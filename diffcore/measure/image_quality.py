@@ -10,7 +10,7 @@ import pandas as pd
 
 from diffcore import stats
 from diffcore.generation.draw import GeneratedSet
-from diffcore.prompts.prompt_set import PromptBook, negatives_for, write_prompt
+from diffcore.prompts.prompt_set import PromptSet, negatives_for, write_prompt
 
 SWEPT = ("species_right", "context_right", "wellformed", "wrong")  # what a sweep looks at
 
@@ -20,24 +20,24 @@ SWEPT = ("species_right", "context_right", "wellformed", "wrong")  # what a swee
 
 
 def ablations(
-    plan: pd.DataFrame, book: PromptBook, count: int, seed: int
+    plan: pd.DataFrame, prompt_set: PromptSet, count: int, seed: int
 ) -> dict[str, pd.DataFrame]:
     """`count` samples of a plan, by chance, each from the same noise under three prompts."""
     chosen = plan.sample(min(count, len(plan)), random_state=seed).sort_index(ignore_index=True)
     return {
-        "plain prompt": without_context(chosen, book).assign(negative_prompt=""),
+        "plain prompt": without_context(chosen, prompt_set).assign(negative_prompt=""),
         "with context": chosen.assign(negative_prompt=""),
         "context and negatives": chosen,
     }
 
 
-def without_context(plan: pd.DataFrame, book: PromptBook) -> pd.DataFrame:
+def without_context(plan: pd.DataFrame, prompt_set: PromptSet) -> pd.DataFrame:
     """The same samples of a plan, from the same noise, with negatives but without a context."""
     names = plan["class_name"]
     return plan.assign(
         context="",
-        prompt=[write_prompt(book, name) for name in names],
-        negative_prompt=[", ".join(negatives_for(book, "", name)) for name in names],
+        prompt=[write_prompt(prompt_set, name) for name in names],
+        negative_prompt=[", ".join(negatives_for(prompt_set, "", name)) for name in names],
     )
 
 

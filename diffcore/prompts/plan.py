@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from diffcore.prompts.prompt_set import PromptBook, negatives_for, write_prompt
+from diffcore.prompts.prompt_set import PromptSet, negatives_for, write_prompt
 
 PLAN_COLUMNS = (
     "sample_id", "class_name", "source_id", "context", "prompt", "negative_prompt", "seed",
@@ -20,7 +20,7 @@ PLAN_COLUMNS = (
 
 
 def plan_generation(
-    sources: pd.DataFrame, book: PromptBook, *, generated_share: float, seed: int,
+    sources: pd.DataFrame, prompt_set: PromptSet, *, generated_share: float, seed: int,
     use_context: bool = True, use_negatives: bool = True, attempt: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Make the table of what to draw: one row per generated image, in the order of the sources.
@@ -45,13 +45,13 @@ def plan_generation(
     order = {source_id: place for place, source_id in enumerate(sources["source_id"])}
     rows = []
     for class_name, members in sources.groupby("class_name", sort=False):
-        contexts = _dealt(book.contexts, seed, class_name, attempt) if use_context else [""]
+        contexts = _dealt(prompt_set.contexts, seed, class_name, attempt) if use_context else [""]
         for place, (source_id, copy) in enumerate(_draws(members, generated_share, seed)):
             context = contexts[place % len(contexts)]
-            negatives = negatives_for(book, context, class_name) if use_negatives else ()
+            negatives = negatives_for(prompt_set, context, class_name) if use_negatives else ()
             rows.append((
                 order[source_id], copy, f"{source_id}-{copy}-{attempt}", class_name, source_id,
-                context, write_prompt(book, class_name, context), ", ".join(negatives),
+                context, write_prompt(prompt_set, class_name, context), ", ".join(negatives),
                 _hash("draw", seed, source_id, copy, attempt) >> 1,  # signed 64 bits hold it
             ))  # fmt: skip
     plan = pd.DataFrame(rows, columns=["place", "copy", *PLAN_COLUMNS])

@@ -30,7 +30,7 @@ _SHOWN_BY = {shown: frozenset(words) for shown, words in _WORDS["shown_by"].item
 
 
 @dataclass(frozen=True)
-class PromptBook:
+class PromptSet:
     """What the prompts of one domain are made of; ParamsError for what breaks these rules.
 
     The template is clauses joined by ", " with the placeholders ``{class_name}`` (needed),
@@ -53,7 +53,7 @@ class PromptBook:
         frozen = {context: tuple(names) for context, names in self.exceptions.items()}
         object.__setattr__(self, "exceptions", MappingProxyType(frozen))
         if not self.contexts:
-            raise ParamsError(f"prompt book {self.domain!r}: contexts must name at least one scene")
+            raise ParamsError(f"prompt set {self.domain!r}: contexts must name at least one scene")
         _check_template(self)
 
 
@@ -67,29 +67,29 @@ class Conflict:
     why: str
 
 
-def list_prompt_books() -> list[str]:
-    """Name the books that ship with the package, sorted."""
-    return sorted(book.name.removesuffix(".yaml") for book in _BOOKS.iterdir())
+def list_prompt_sets() -> list[str]:
+    """Name the prompt set that ship with the package, sorted."""
+    return sorted(prompt_set.name.removesuffix(".yaml") for prompt_set in _BOOKS.iterdir())
 
 
-def load_prompt_book(domain: str, **parts: str | Sequence[str] | None) -> PromptBook:
-    """Load the book of a domain, with its template, contexts or negatives replaced if given.
+def load_prompt_set(domain: str, **parts: str | Sequence[str] | None) -> PromptSet:
+    """Load the prompt set of a domain, with its template, contexts or negatives replaced if given.
 
-    ParamsError for an unknown domain, with the nearest known one, or a part that makes no book.
+    ParamsError for an unknown domain, with the nearest known one, or a part that makes no prompt_set.
 
-    >>> load_prompt_book("flowers").domain_noun
+    >>> load_prompt_set("flowers").domain_noun
     'flower'
     """
-    known = list_prompt_books()
+    known = list_prompt_sets()
     if domain.endswith((".yaml", ".yml")):
-        return PromptBook(**(_read_file(domain) | _without_none(parts)))
+        return PromptSet(**(_read_file(domain) | _without_none(parts)))
     if domain not in known:
         nearest = difflib.get_close_matches(domain, known, n=1, cutoff=0.0)[0]
         raise ParamsError(
-            f"no prompt book {domain!r}; there are {', '.join(known)} (nearest: {nearest})"
+            f"no prompt set {domain!r}; there are {', '.join(known)} (nearest: {nearest})"
         )
-    book = yaml.safe_load((_BOOKS / f"{domain}.yaml").read_text("utf-8"))
-    return PromptBook(**(book | _without_none(parts)))
+    prompt_set = yaml.safe_load((_BOOKS / f"{domain}.yaml").read_text("utf-8"))
+    return PromptSet(**(prompt_set | _without_none(parts)))
 
 
 def _read_file(location: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _read_file(location: str) -> dict[str, Any]:
         values = yaml.safe_load(locate(location).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ParamsError(f"prompts.domain: {location} cannot be read: {error}") from None
-    fields = set(PromptBook.__dataclass_fields__)
+    fields = set(PromptSet.__dataclass_fields__)
     if not isinstance(values, dict) or set(values) - fields:
         raise ParamsError(f"prompts.domain: {location} must hold {', '.join(sorted(fields))}")
     return values
@@ -108,28 +108,28 @@ def _without_none(parts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in parts.items() if value is not None}
 
 
-def choose_book(settings: PromptParams) -> PromptBook:
-    """Load the book of a study, with the parts that its parameters replace."""
+def choose_prompt_set(settings: PromptParams) -> PromptSet:
+    """Load the prompt set of a study, with the parts that its parameters replace."""
     given = settings.model_dump(include={"template", "contexts", "negatives"})
-    return load_prompt_book(settings.domain, **given)
+    return load_prompt_set(settings.domain, **given)
 
 
-def _distinct(book: PromptBook, name: str) -> tuple[str, ...]:
-    """Return a list of the book as a tuple of distinct, non-empty texts."""
-    items = getattr(book, name)
+def _distinct(prompt_set: PromptSet, name: str) -> tuple[str, ...]:
+    """Return a list of the prompt set as a tuple of distinct, non-empty texts."""
+    items = getattr(prompt_set, name)
     if isinstance(items, str) or not all(isinstance(item, str) and item.strip() for item in items):
-        raise ParamsError(f"prompt book {book.domain!r}: {name} must be a list of texts")
+        raise ParamsError(f"prompt set {prompt_set.domain!r}: {name} must be a list of texts")
     if twice := sorted({item for item in items if list(items).count(item) > 1}):
-        raise ParamsError(f"prompt book {book.domain!r}: {name} holds {twice} more than once")
+        raise ParamsError(f"prompt set {prompt_set.domain!r}: {name} holds {twice} more than once")
     return tuple(items)
 
 
-def _check_template(book: PromptBook) -> None:
+def _check_template(prompt_set: PromptSet) -> None:
     """Raise ParamsError unless every placeholder can be filled and the context left out."""
-    start = f"prompt book {book.domain!r}: template {book.template!r} "
+    start = f"prompt set {prompt_set.domain!r}: template {prompt_set.template!r} "
     try:
-        used = _placeholders(book.template)
-        formatted = [name for _, name, *how in string.Formatter().parse(book.template) if any(how)]
+        used = _placeholders(prompt_set.template)
+        formatted = [name for _, name, *how in string.Formatter().parse(prompt_set.template) if any(how)]
     except ValueError as error:
         raise ParamsError(f"{start}cannot be read: {error}") from None
     if formatted:
@@ -138,9 +138,9 @@ def _check_template(book: PromptBook) -> None:
         raise ParamsError(f"{start}has {sorted(unknown)}; legal are {sorted(_PLACEHOLDERS)}")
     if "class_name" not in used:
         raise ParamsError(f"{start}does not name the {{class_name}}")
-    if "domain_noun" in used and not book.domain_noun:
-        raise ParamsError(f"{start}uses {{domain_noun}}, but the book's domain_noun is empty")
-    if any({"class_name", "context"} <= _placeholders(part) for part in _clauses(book.template)):
+    if "domain_noun" in used and not prompt_set.domain_noun:
+        raise ParamsError(f"{start}uses {{domain_noun}}, but the prompt set's domain_noun is empty")
+    if any({"class_name", "context"} <= _placeholders(part) for part in _clauses(prompt_set.template)):
         raise ParamsError(f"{start}has class and context in one clause; put a comma between them")
 
 
@@ -173,54 +173,54 @@ def clean_class_name(name: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def write_prompt(book: PromptBook, class_name: str, context: str = "") -> str:
+def write_prompt(prompt_set: PromptSet, class_name: str, context: str = "") -> str:
     """Write the prompt of a class, in a context or, for an empty one, in none.
 
     An "a" before a vowel becomes "an".
 
-    >>> write_prompt(load_prompt_book("birds"), "021.Eastern_Towhee", "open desert")
+    >>> write_prompt(load_prompt_set("birds"), "021.Eastern_Towhee", "open desert")
     'an eastern towhee, a bird, open desert'
     """
-    parts = [part for part in _clauses(book.template) if context or "{context}" not in part]
+    parts = [part for part in _clauses(prompt_set.template) if context or "{context}" not in part]
     filled = ", ".join(parts).format(
-        class_name=clean_class_name(class_name), domain_noun=book.domain_noun, context=context
+        class_name=clean_class_name(class_name), domain_noun=prompt_set.domain_noun, context=context
     )
     return re.sub(r"\ba (?=[aeiou])", "an ", filled)
 
 
-def find_conflicts(book: PromptBook, class_names: Iterable[str] = ()) -> list[Conflict]:
+def find_conflicts(prompt_set: PromptSet, class_names: Iterable[str] = ()) -> list[Conflict]:
     """Name every negative that contradicts a context, the domain or one of the classes.
 
     A negative contradicts a text if each of its words is in the text or is implied by it, both
-    reduced to stems. What the book lists under `exceptions` is settled and not reported.
+    reduced to stems. What the prompt set lists under `exceptions` is settled and not reported.
 
-    >>> book = PromptBook("boats", "a {class_name}, {context}", ("open sea",), ("water", "car"))
-    >>> [(found.negative, found.contradicts, found.why) for found in find_conflicts(book)]
+    >>> prompt_set = PromptSet("boats", "a {class_name}, {context}", ("open sea",), ("water", "car"))
+    >>> [(found.negative, found.contradicts, found.why) for found in find_conflicts(prompt_set)]
     [('water', 'open sea', '"sea" implies water')]
     """
-    texts = [("context", context) for context in book.contexts]
-    texts += [("domain", book.domain_noun)] if book.domain_noun else []
+    texts = [("context", context) for context in prompt_set.contexts]
+    texts += [("domain", prompt_set.domain_noun)] if prompt_set.domain_noun else []
     texts += [("class", clean_class_name(name)) for name in class_names]
     return [
         Conflict(negative, text, where, why)
-        for negative in book.negatives
+        for negative in prompt_set.negatives
         for where, text in texts
-        if negative not in book.exceptions.get(text, ()) and (why := _contradiction(negative, text))
+        if negative not in prompt_set.exceptions.get(text, ()) and (why := _contradiction(negative, text))
     ]
 
 
-def negatives_for(book: PromptBook, context: str = "", class_name: str = "") -> tuple[str, ...]:
-    """Return the negatives that fit one prompt: the book's without those that contradict it.
+def negatives_for(prompt_set: PromptSet, context: str = "", class_name: str = "") -> tuple[str, ...]:
+    """Return the negatives that fit one prompt: the prompt set's without those that contradict it.
 
-    >>> book = PromptBook("birds", "a {class_name}, {context}", ("forest",), ("tree", "car"))
-    >>> negatives_for(book, "forest", "blue jay")
+    >>> prompt_set = PromptSet("birds", "a {class_name}, {context}", ("forest",), ("tree", "car"))
+    >>> negatives_for(prompt_set, "forest", "blue jay")
     ('car',)
     """
-    texts = (context, book.domain_noun, clean_class_name(class_name) if class_name else "")
+    texts = (context, prompt_set.domain_noun, clean_class_name(class_name) if class_name else "")
     return tuple(
         negative
-        for negative in book.negatives
-        if negative not in book.exceptions.get(context, ())
+        for negative in prompt_set.negatives
+        if negative not in prompt_set.exceptions.get(context, ())
         and not any(_contradiction(negative, text) for text in texts)
     )
 

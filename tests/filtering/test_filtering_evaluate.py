@@ -15,7 +15,7 @@ from diffcore.filtering import cosine_to_reference, hard_filter, rules
 from diffcore.measure import filter as evaluate
 from diffcore.filtering.rules import RULES
 from paperbirds.birds import MALFORMATIONS
-from diffcore.prompts import load_prompt_book
+from diffcore.prompts import load_prompt_set
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def test_text_similarity_is_to_the_text_of_the_class(generated, real):
 
 
 def test_the_text_of_a_class_is_its_plain_prompt():
-    book, names = load_prompt_book("birds"), ["blue jay", "american crow"]
+    prompt_set, names = load_prompt_set("birds"), ["blue jay", "american crow"]
     reader = SimpleNamespace(reads_texts=True, embed_texts=list)
     prompts = ["a blue jay, a bird", "an american crow, a bird"]
-    assert evaluate.class_texts(reader, book, names) == dict(zip(names, prompts, strict=True))
-    assert evaluate.class_texts(SimpleNamespace(reads_texts=False), book, names) == {}
+    assert evaluate.class_texts(reader, prompt_set, names) == dict(zip(names, prompts, strict=True))
+    assert evaluate.class_texts(SimpleNamespace(reads_texts=False), prompt_set, names) == {}
 
 
 def test_pairs_leave_out_an_image_and_its_own_counterparts(generated, real):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from diffcore.filtering import cosine_to_reference, hard_filter, rules
 from diffcore.filtering.rules import RULES
 from diffcore.params import FilteringParams
-from diffcore.prompts import load_prompt_book, plan_generation
+from diffcore.prompts import load_prompt_set, plan_generation
 
 
 @pytest.fixture
@@ -166,8 +166,8 @@ def resampled():
         drawn = []
 
         def replan(attempt):
-            book = load_prompt_book("birds")
-            return plan_generation(sources, book, generated_share=2, seed=0, attempt=attempt)
+            prompt_set = load_prompt_set("birds")
+            return plan_generation(sources, prompt_set, generated_share=2, seed=0, attempt=attempt)
 
         def draw_and_score(plan):
             drawn.extend(plan["sample_id"])

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from diffcore.generation import generate, load_pipeline
 from paperbirds import SPECIES
 from diffcore.params import PipelineSpec
-from diffcore.prompts import load_prompt_book, plan_generation
+from diffcore.prompts import load_prompt_set, plan_generation
 
 SAMPLER = {"guidance_scale": 3.0, "num_inference_steps": 3, "height": 64, "width": 64}
 
@@ -36,8 +36,8 @@ def make_plan(images, **options):
         "source_id": [f"train/{place}" for place in range(images)],
         "class_name": [SPECIES[place % 3] for place in range(images)],
     })  # fmt: skip
-    book = load_prompt_book("paperbirds")
-    return plan_generation(sources, book, generated_share=1, seed=0, **options)
+    prompt_set = load_prompt_set("paperbirds")
+    return plan_generation(sources, prompt_set, generated_share=1, seed=0, **options)
 
 
 def draw(plan, pipeline, folder, **options):

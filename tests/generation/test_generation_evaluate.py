@@ -19,11 +19,11 @@ from diffcore.measure.image_quality import (
 from paperbirds import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Reading
 from paperbirds.web import expected_errors, is_seen
-from diffcore.prompts import load_prompt_book
+from diffcore.prompts import load_prompt_set
 from diffcore.prompts.prompt_set import negatives_for
 from diffcore.prompts.plan import PLAN_COLUMNS
 
-BOOK = load_prompt_book("paperbirds")
+PROMPT_SET = load_prompt_set("paperbirds")
 ASKED = pd.DataFrame({
     "sample_id": ["1", "2", "3", "4"],
     "class_name": ["jay", "jay", "wren", "wren"],
@@ -47,7 +47,7 @@ def judged():
         distractors=distractors, malformed=np.array([0.1, 0.2, 0.7, 0.3]),
         empty=np.array([0.1, 0.1, 0.1, 0.4]),
     )  # fmt: skip
-    return judge(ASKED, seen, BOOK)
+    return judge(ASKED, seen, PROMPT_SET)
 
 
 def test_an_image_is_judged_by_what_its_prompt_asked_for(judged):
@@ -56,7 +56,7 @@ def test_an_image_is_judged_by_what_its_prompt_asked_for(judged):
     assert judged["wellformed"].tolist() == [True, True, False, True]
     assert judged["wrong"].tolist() == [False, True, True, False]
     assert judged["fault"].tolist() == ["", "another species", "malformed", ""]
-    assert "tree" not in negatives_for(BOOK, "forest canopy")  # where it is no clutter
+    assert "tree" not in negatives_for(PROMPT_SET, "forest canopy")  # where it is no clutter
     assert judged["uninvited: tree"].tolist() == [False, True, False, False]
     assert judged["uninvited: car"].tolist() == [False, False, True, False]
     assert judged["uninvited"].tolist() == [False, True, True, False]
@@ -64,22 +64,22 @@ def test_an_image_is_judged_by_what_its_prompt_asked_for(judged):
 
 def test_ablations_differ_in_their_prompts_alone():
     plan = make_plan(30)
-    parts = ablations(plan, BOOK, count=12, seed=0)
+    parts = ablations(plan, PROMPT_SET, count=12, seed=0)
     plain, context, both = parts.values()
     assert list(parts) == ["plain prompt", "with context", "context and negatives"]
     assert both.merge(plan).shape == (12, len(PLAN_COLUMNS))
-    contextless = without_context(both, BOOK)
+    contextless = without_context(both, PROMPT_SET)
     for column in ("sample_id", "class_name", "source_id", "seed"):
         for other in (plain, context, contextless):
             assert other[column].tolist() == both[column].tolist()
     assert (plain[["context", "negative_prompt"]] == "").all(axis=None)
     assert (plain["prompt"] == contextless["prompt"]).all()
     assert plain["prompt"][0] == f"a {plain['class_name'][0]}, a bird"
-    assert (contextless["negative_prompt"] == ", ".join(BOOK.negatives)).all()
+    assert (contextless["negative_prompt"] == ", ".join(PROMPT_SET.negatives)).all()
     assert (context["prompt"] == both["prompt"]).all()
     assert (context["negative_prompt"] == "").all()
-    swallow = without_context(both[:1].assign(class_name="tree swallow"), BOOK)
-    expected = [name for name in BOOK.negatives if name != "tree"]
+    swallow = without_context(both[:1].assign(class_name="tree swallow"), PROMPT_SET)
+    expected = [name for name in PROMPT_SET.negatives if name != "tree"]
     assert swallow["negative_prompt"].tolist() == [", ".join(expected)]
 
 
@@ -89,7 +89,7 @@ def test_of_several_faults_the_first_counts():
         distractors=np.zeros((4, len(DISTRACTORS))), malformed=np.array([0.9, 0.9, 0.9, 0.1]),
         empty=np.array([0.9, 0.2, 0.9, 0.1]),
     )  # fmt: skip
-    judged = judge(ASKED, seen, BOOK)
+    judged = judge(ASKED, seen, PROMPT_SET)
     assert judged["fault"].tolist() == ["no bird", "another species", "no bird", ""]
     assert judged["wrong"].tolist() == [True, True, True, False]
 
@@ -162,7 +162,7 @@ def test_context_statistics_know_what_is_new():
 def test_the_oracle_recognises_what_the_shipped_model_draws(pipeline, tmp_path):
     """It errs in one name of seven, as the web taught it, and hardly in a context."""
     drawn = draw(make_plan(24), pipeline, tmp_path, num_inference_steps=16)
-    judged = judge_images(drawn.metadata, drawn.images[:], BOOK)
+    judged = judge_images(drawn.metadata, drawn.images[:], PROMPT_SET)
     assert judged["species_right"].mean() >= 0.65
     assert judged["context_right"].mean() >= 0.9
     assert 0 < judged["wrong"].mean() <= 0.4

@@ -43,7 +43,7 @@ def test_a_plan_is_one_of_generation_with_a_photograph_for_each_row():
     spare = make_spare()
     plan = plan_surrogates(make_sources(), spare, **SHARES)
     assert tuple(plan.columns) == (*PLAN_COLUMNS, "photograph", "shows")
-    drawn = plan_generation(make_sources(), surrogates._BOOK, generated_share=1.0, seed=0)
+    drawn = plan_generation(make_sources(), surrogates._PROMPT_SET, generated_share=1.0, seed=0)
     same = ["sample_id", "class_name", "source_id", "seed"]
     pd.testing.assert_frame_equal(plan[same], drawn[same])
     assert (plan[["context", "negative_prompt"]] == "").all(axis=None)

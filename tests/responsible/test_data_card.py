@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from diffcore.params import load_params
-from diffcore.prompts.prompt_set import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_set
 from diffcore.measure.data_card import data_card
 
 GENERATED = pd.DataFrame({
@@ -25,17 +25,17 @@ COPIES = pd.DataFrame(
 
 def card(profile="smoke", wrong=0.12345, **overrides):
     params = load_params(profile, overrides)
-    book = load_prompt_book(params.prompts.domain)
-    return data_card(params, book, GENERATED, DECISIONS, COPIES, wrong)
+    prompt_set = load_prompt_set(params.prompts.domain)
+    return data_card(params, prompt_set, GENERATED, DECISIONS, COPIES, wrong)
 
 
 def test_a_card_says_all_that_it_must():
-    found, book = card(), load_prompt_book("paperbirds")
+    found, prompt_set = card(), load_prompt_set("paperbirds")
     for part in (
         "\n# Data card: generated counterparts, profile smoke\n", "3 images of 2 classes, drawn",
         "| model | tiny |\n| model hash | `abc` |", "| guidance scale | 12 |",
-        "| seeds of the samples | 2 different ones |", f"Template: `{book.template}`",
-        ", ".join(book.contexts), ", ".join(book.negatives), "| threshold | 0.4112 |",
+        "| seeds of the samples | 2 different ones |", f"Template: `{prompt_set.template}`",
+        ", ".join(prompt_set.contexts), ", ".join(prompt_set.negatives), "| threshold | 0.4112 |",
         "| rejected of these | 33.3% |", "| accepted in all | 3 |", "| class | images |\n|---",
         "| jay | 2 |", r"| wren \| king | 1 |", "| generated, by pixels | 0 of 3 |",
         "finds 12.3% of the images wrong", "found 50% of the kind that it finds least (cropped)",
@@ -43,7 +43,7 @@ def test_a_card_says_all_that_it_must():
     ):  # fmt: skip
         assert part in found.text
     assert "\n\n\n" not in found.text
-    assert "{" not in found.text.replace(book.template, "")
+    assert "{" not in found.text.replace(prompt_set.template, "")
     assert "copy: mirrored" not in found.text
 
 

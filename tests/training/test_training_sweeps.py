@@ -8,7 +8,7 @@ from dummy_study import DummyStudy
 from diffcore.methods.pixel_share import mass_of
 from diffcore.methods.registry import GENERATIVE, METHODS, REQUIRED, study_methods
 from diffcore.params import ParamsError, change_params, load_params
-from diffcore.prompts.prompt_set import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_set
 from diffcore import sweeps
 from diffcore.sweeps import plan_doses, plan_main, plan_sweep
 
@@ -73,7 +73,7 @@ def test_worlds_have_seeds_apart_and_weights_are_kept_of_the_first_alone(study):
 
 # --------------------------------------------------------------------------------------- the sweeps
 def test_the_ablation_takes_one_part_away(study, monkeypatch):
-    study.book, drawn = load_prompt_book("birds"), []
+    study.prompt_set, drawn = load_prompt_set("birds"), []
     study.plan = study.generated.metadata.assign(
         context="garden", prompt="a jay, a bird, garden", negative_prompt="tree"
     )
@@ -137,14 +137,14 @@ def test_longer_trainings_take_their_own_schedule(study):
 
 
 def test_retrieved_images_take_the_place_of_drawn_ones(study):
-    study.book = load_prompt_book("birds")
+    study.prompt_set = load_prompt_set("birds")
     runs = plan_sweep(study, "source of the images")
     pools = {r.columns["part"]: r.pairs for r in reversed(runs) if r.method in ("added", "vanilla")}
     drawn, retrieved = pools["drawn"], pools["retrieved"]
     assert drawn.source.tolist() == retrieved.source.tolist()
     assert drawn.generated[0].tolist() == retrieved.generated[-1].tolist()
     assert not len(pools["none"].generated)
-    named = "garden" in study.book.contexts[::2]
+    named = "garden" in study.prompt_set.contexts[::2]
     assert len(pools["drawn, half the contexts"].generated) == 18 * named
 
 

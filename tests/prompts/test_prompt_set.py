@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
 from paperbirds.captions import full_caption
 from diffcore.params import ParamsError, PromptParams
-from diffcore.prompts import clean_class_name, find_conflicts, load_prompt_book
+from diffcore.prompts import clean_class_name, find_conflicts, load_prompt_set
 from diffcore.prompts.prompt_set import (
-    PromptBook,
-    choose_book,
-    list_prompt_books,
+    PromptSet,
+    choose_prompt_set,
+    list_prompt_sets,
     negatives_for,
     write_prompt,
 )
 
-BIRDS, PAPERBIRDS = load_prompt_book("birds"), load_prompt_book("paperbirds")
+BIRDS, PAPERBIRDS = load_prompt_set("birds"), load_prompt_set("paperbirds")
 
 
 @pytest.mark.parametrize(
@@ -57,15 +57,15 @@ def test_the_prompt_follows_the_papers_template():
     assert write_prompt(BIRDS, "{context}", "garden") == "a {context}, a bird, garden"
 
 
-@pytest.mark.parametrize("domain", list_prompt_books())
+@pytest.mark.parametrize("domain", list_prompt_sets())
 def test_every_book_is_whole_and_all_but_the_released_lists_agree_with_themselves(domain):
-    book = load_prompt_book(domain)
-    assert book.domain == domain
-    assert 12 <= len(book.contexts) <= 16
-    assert set(book.exceptions) <= set(book.contexts)
-    assert {name for names in book.exceptions.values() for name in names} <= set(book.negatives)
-    assert write_prompt(book, "thing", book.contexts[0]).endswith(f", {book.contexts[0]}")
-    assert (find_conflicts(book) == []) == (domain != "birds_released")
+    prompt_set = load_prompt_set(domain)
+    assert prompt_set.domain == domain
+    assert 12 <= len(prompt_set.contexts) <= 16
+    assert set(prompt_set.exceptions) <= set(prompt_set.contexts)
+    assert {name for names in prompt_set.exceptions.values() for name in names} <= set(prompt_set.negatives)
+    assert write_prompt(prompt_set, "thing", prompt_set.contexts[0]).endswith(f", {prompt_set.contexts[0]}")
+    assert (find_conflicts(prompt_set) == []) == (domain != "birds_released")
 
 
 def test_the_book_of_paperbirds_speaks_the_words_that_its_models_learned():
@@ -76,13 +76,13 @@ def test_the_book_of_paperbirds_speaks_the_words_that_its_models_learned():
 
 
 def test_parts_of_a_book_can_be_replaced_but_not_changed():
-    book = load_prompt_book("cars", contexts=["ice rink"], negatives=[], template="{class_name}")
-    assert (book.contexts, book.negatives, book.domain_noun) == (("ice rink",), (), "car")
-    assert write_prompt(book, "Fiat 500", "ice rink") == "fiat 500"
+    prompt_set = load_prompt_set("cars", contexts=["ice rink"], negatives=[], template="{class_name}")
+    assert (prompt_set.contexts, prompt_set.negatives, prompt_set.domain_noun) == (("ice rink",), (), "car")
+    assert write_prompt(prompt_set, "Fiat 500", "ice rink") == "fiat 500"
     parts = {"contexts": ["ice rink"], "negatives": ["toy"], "template": "{class_name}"}
-    asked = choose_book(PromptParams(domain="cars", **parts))
-    assert asked == load_prompt_book("cars", **parts)
-    assert choose_book(PromptParams(domain="cars")) == load_prompt_book("cars")
+    asked = choose_prompt_set(PromptParams(domain="cars", **parts))
+    assert asked == load_prompt_set("cars", **parts)
+    assert choose_prompt_set(PromptParams(domain="cars")) == load_prompt_set("cars")
     with pytest.raises(FrozenInstanceError):
         BIRDS.contexts = ()
     with pytest.raises(TypeError):
@@ -92,7 +92,7 @@ def test_parts_of_a_book_can_be_replaced_but_not_changed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"domain": "bird"}, r"no prompt book 'bird'; .*nearest: birds"),
+        ({"domain": "bird"}, r"no prompt set 'bird'; .*nearest: birds"),
         ({"template": "a {"}, "cannot be read: Single '{'"),
         ({"template": "a {classname}"}, r"\['classname'\]; legal are"),
         ({"template": "a bird, {context}"}, "does not name the {class_name}"),
@@ -105,13 +105,13 @@ def test_parts_of_a_book_can_be_replaced_but_not_changed():
 )
 def test_a_book_that_cannot_work_is_refused(change, message):
     with pytest.raises(ParamsError, match=message):
-        load_prompt_book(**({"domain": "birds"} | change))
+        load_prompt_set(**({"domain": "birds"} | change))
     with pytest.raises(ParamsError, match="domain_noun is empty"):
-        PromptBook("boats", "a {class_name}, a {domain_noun}", ("sea",))
+        PromptSet("boats", "a {class_name}, a {domain_noun}", ("sea",))
 
 
 def test_the_released_lists_contradict_their_contexts_and_one_data_set():
-    found = find_conflicts(load_prompt_book("birds_released"), ["BMW M3 Coupe 2012"])
+    found = find_conflicts(load_prompt_set("birds_released"), ["BMW M3 Coupe 2012"])
     by_context = {conflict.negative for conflict in found if conflict.where == "context"}
     assert {"sky", "landscape", "tree", "road", "cityscape"} <= by_context
     assert not by_context & {"train", "newspaper", "people", "human", "bus", "desk", "computer"}
@@ -136,19 +136,19 @@ def test_the_released_lists_contradict_their_contexts_and_one_data_set():
     ],
 )
 def test_contradiction_goes_by_whole_words_and_what_they_imply(negative, text, contradicts):
-    book = PromptBook("any", "{class_name}, {context}", (text,), (negative,))
-    assert bool(find_conflicts(book)) is contradicts
-    assert (negatives_for(book, text) == ()) is contradicts
+    prompt_set = PromptSet("any", "{class_name}, {context}", (text,), (negative,))
+    assert bool(find_conflicts(prompt_set)) is contradicts
+    assert (negatives_for(prompt_set, text) == ()) is contradicts
 
 
 def test_negatives_fit_context_class_and_domain():
     assert negatives_for(PAPERBIRDS, "garden") == PAPERBIRDS.negatives
     assert "house" not in negatives_for(PAPERBIRDS, "city skyline at twilight")
     assert "tree" not in negatives_for(PAPERBIRDS, "garden", "014.Tree_Swallow")
-    book = PromptBook("any", "{class_name}, {context}", ("sea", "hill"), ("fog", "toy"),
+    prompt_set = PromptSet("any", "{class_name}, {context}", ("sea", "hill"), ("fog", "toy"),
                       exceptions={"sea": ("fog",)})  # fmt: skip
-    assert [negatives_for(book, context) for context in book.contexts] == [("toy",), ("fog", "toy")]
-    found = find_conflicts(load_prompt_book("cars", negatives=["vehicles", "toy"]))
+    assert [negatives_for(prompt_set, context) for context in prompt_set.contexts] == [("toy",), ("fog", "toy")]
+    found = find_conflicts(load_prompt_set("cars", negatives=["vehicles", "toy"]))
     assert [(c.negative, c.where, c.why) for c in found] == [
         ("vehicles", "domain", '"car" implies vehicle')
     ]

@@ -28,13 +28,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 # As Pillow, and what else reads the files of a set, raises it.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError,
-           Image.DecompressionBombError)  # fmt: skip
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError)
+_DAMAGE += (Image.DecompressionBombError,)
 
 
 @contextmanager
-def told(problem: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
-    """Turn what others raise over a file into a ValueError that tells the problem."""
+def as_value_error(problem: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Turn what libraries raise over a file into a ValueError that states the problem."""
     try:
         yield
     except _DAMAGE as error:
@@ -47,7 +47,7 @@ def find_images(top: str | Path) -> list[str]:
     What is hidden is left out, and a folder counts once however many links lead to it. ValueError
     names a folder that cannot be read, and a name that is not UTF-8.
     """
-    found, seen = [], {*map(str, Path(top).resolve().parents)}
+    files, seen = [], {*map(str, Path(top).resolve().parents)}
     for place, folders, names in os.walk(top, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
@@ -56,8 +56,8 @@ def find_images(top: str | Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         folders.sort(key=lambda name: Path(place, name).is_symlink())  # what links lead to is first
         images = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
-        found += [os.path.relpath(f"{place}/{name}", top) for name in images]
-    return sorted(in_utf8(found, top), key=lambda file: file.split("/"))
+        files += [os.path.relpath(f"{place}/{name}", top) for name in images]
+    return sorted(in_utf8(files, top), key=lambda file: file.split("/"))
 
 
 def _refuse(error: OSError) -> None:
@@ -83,7 +83,7 @@ def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
 
     A side in pixels fits it to a square; a JPEG is then decoded no larger than is needed.
     """
-    with told(f"{path} is damaged or no image"), Image.open(path) as image:
+    with as_value_error(f"{path} is damaged or no image"), Image.open(path) as image:
         return to_pixels(image, side)
 
 
@@ -95,7 +95,7 @@ def to_pixels(image: Image.Image, side: int | None = None) -> np.ndarray:
 
 def read_head(path: str | Path) -> tuple[tuple[int, int], int]:
     """Read width and height as an image is stored, and its EXIF orientation; decode nothing."""
-    with told(f"{path} is damaged or no image"), Image.open(path) as image:
+    with as_value_error(f"{path} is damaged or no image"), Image.open(path) as image:
         return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
 
 

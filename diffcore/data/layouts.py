@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR100
 
-from diffcore.data.images import Box, Images, Lazy, find_images, in_utf8, to_pixels, told
+from diffcore.data.images import Box, Images, Lazy, as_value_error, find_images, in_utf8, to_pixels
 from diffcore.data.published import PUBLISHED, advice, fetch
 from diffcore.params import DataParams, UserError
 from diffcore.prompts.prompt_set import clean_class_name
@@ -29,7 +29,7 @@ _LISTED = frozenset({"cub200", "cars", "flowers102", "tiny_imagenet"})  # not re
 
 
 class PhotosError(UserError, ValueError):
-    """Photographs that are not there or cannot be used: a line a problem, for a person."""
+    """Photographs that are not there or cannot be used: one line per problem, with its remedy."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Catalogue:
     pixels: Images | None = None  # (N, H, W, 3) uint8, of a file that holds many images
 
 
-_told = partial(told, kind=PhotosError)
+_as_photos_error = partial(as_value_error, kind=PhotosError)
 
 
 def read_catalogue(settings: DataParams) -> Catalogue:
@@ -84,7 +84,7 @@ def download(settings: DataParams) -> None:
         raise PhotosError(f"{target} is not whole; move it away, and it is downloaded anew")
     aside = target.parent / f".{target.name}.download"
     aside.mkdir(parents=True, exist_ok=True)
-    with _told(f"{published.page} could not be fetched whole; try again, or by hand"):
+    with _as_photos_error(f"{published.page} could not be fetched whole; try again, or by hand"):
         fetch(settings.dataset, aside)
     (aside / published.folder).replace(target)
     shutil.rmtree(aside)
@@ -163,7 +163,7 @@ def _read_hub_set(home: Path) -> Catalogue:
     """Read a set of Hugging Face's `datasets`, one part or several, as `save_to_disk` left it."""
     from datasets import Dataset, concatenate_datasets, load_from_disk  # slow to import
 
-    with _told(f"{home} is no data set that save_to_disk wrote"):
+    with _as_photos_error(f"{home} is no data set that save_to_disk wrote"):
         found = load_from_disk(home)
     parts = {"": found} if isinstance(found, Dataset) else found
     tests = [name for name in (*_TEST_FOLDERS, "validation") if name in parts]
@@ -238,7 +238,7 @@ def _read_cub(home: Path) -> Catalogue:
     )
     labels, rows = {number: label for label, number in enumerate(classes)}, []
     for number, (file,) in images.items():
-        with _told(f"a list in {home} has no line for image {number}, {file}"):
+        with _as_photos_error(f"a list in {home} has no line for image {number}, {file}"):
             (label,), (train,), box = class_of[number], training[number], boxes[number]
         x, y, width, height = map(float, box)
         part, box = "train" if train == "1" else "test", (x, y, x + width, y + height)
@@ -262,7 +262,7 @@ def _read_cars(home: Path) -> Catalogue:
 def _read_flowers(home: Path) -> Catalogue:
     """Read Oxford Flowers; a class is called by its own number, from 1."""
     rows = []
-    with _told(f"{home} does not hold the lists of Oxford Flowers"):
+    with _as_photos_error(f"{home} does not hold the lists of Oxford Flowers"):
         class_of = _read_mat(home / "imagelabels.mat", "labels").tolist()
         for key, part in (("trnid", "train"), ("valid", "train"), ("tstid", "test")):
             for number in _read_mat(home / "setid.mat", key):
@@ -276,7 +276,7 @@ def _read_flowers(home: Path) -> Catalogue:
 
 def _read_cifar100(home: Path) -> Catalogue:
     """Read CIFAR-100, from pickles that torchvision opens only if it knows their checksums."""
-    with _told(f"{home} is not CIFAR-100 as published"):
+    with _as_photos_error(f"{home} is not CIFAR-100 as published"):
         parts = {part: CIFAR100(home.parent, train=part == "train") for part in ("train", "test")}
     rows = [
         (f"{found.classes[label]}/{part}_{place:05d}", label, part, part, None)
@@ -334,7 +334,7 @@ def _lines(path: Path, fields: int) -> list[list[str]]:
 
 def _read_mat(path: Path, key: str) -> np.ndarray:
     """Read a list from a MATLAB file, which holds arrays and runs nothing."""
-    with path.open("rb") as file, _told(f"{path} is no MATLAB file with {key!r}"):
+    with path.open("rb") as file, _as_photos_error(f"{path} is no MATLAB file with {key!r}"):
         return np.atleast_1d(loadmat(file, squeeze_me=True)[key])
 
 

@@ -184,9 +184,9 @@ class Lazy:
         return len(self.items)
 
     def __getitem__(self, key: Any) -> np.ndarray:
+        if isinstance(key, int | np.integer):
+            return self.read(self.items[range(len(self))[key]])
         places = np.arange(len(self))[key]
-        if not places.ndim:
-            return self.read(self.items[int(places)])
         if not len(places):
             return np.empty((0, *self.shape[1:]), self.dtype)
         return np.stack([self.read(self.items[place]) for place in places.tolist()])

@@ -6,6 +6,7 @@ seed, settings and its model's digest beside it; and nothing is written into the
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,37 @@ from diffcore.data.images import as_pixels
 from diffcore.generation.pipelines import FAMILIES, LazyPipeline
 
 
+@dataclass(frozen=True)
+class Sampler:
+    """The settings of drawing."""
+
+    guidance_scale: float  # classifier-free; at 1 and below the negatives have no effect
+    num_inference_steps: int  # denoising steps
+    height: int  # pixels, a multiple of 8
+    width: int
+    batch_size: int = 8  # images denoised together; changes speed and memory only
+    shard_size: int = 256  # images per Parquet file, the most that a kill can lose
+
+    @property
+    def steps(self) -> dict[str, float]:
+        """The settings that decide about the denoising."""
+        steps, guidance = self.num_inference_steps, float(self.guidance_scale)
+        return {"num_inference_steps": steps, "guidance_scale": guidance}
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The size of the images."""
+        return {"height": self.height, "width": self.width}
+
+
 def generate(
     plan: pd.DataFrame,
     pipeline: LazyPipeline | DiffusionPipeline,
     out_dir: str | Path,
     *,
-    guidance_scale: float,
-    num_inference_steps: int,
-    height: int,
-    width: int,
-    batch_size: int = 8,
-    shard_size: int = 256,
     progress: bool = True,
     encoder: Callable[[], Any] | None = None,
+    **sampler: float,
 ) -> GeneratedSet:
     """Draw every row of a plan that is not yet in a folder; open all of them in the plan's order.
 
@@ -42,12 +61,9 @@ def generate(
     Args:
         plan: table with `PLAN_COLUMNS`, as from `diffcore.prompts.plan_generation`.
         pipeline: loaded only if a row is missing.
-        guidance_scale: classifier-free guidance; at 1 and below the negatives have no effect.
-        num_inference_steps, height, width: denoising steps; pixels, multiples of 8.
-        batch_size: images denoised together; changes speed and memory only.
-        shard_size: images per Parquet file, the most that a kill can lose.
         encoder: returns what embeds the images, as of `diffcore.filtering.encoders.load_encoder`;
             embeddings lie in the same file.
+        sampler: the fields of `Sampler`.
 
     Raises:
         ValueError: for a plan with missing values or repeated sample ids.
@@ -55,24 +71,40 @@ def generate(
         FloatingPointError: if the model draws infinities or NaN, as half precision may.
         torch.OutOfMemoryError: for a batch that a GPU has no room for; it is never made smaller.
     """
-    pipeline = LazyPipeline.of(pipeline)
-    steps, guidance = num_inference_steps, float(guidance_scale)
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance}
-    settings |= {"height": height, "width": width}
+    pipeline, sampler = LazyPipeline.of(pipeline), Sampler(**sampler)
 
     @lru_cache(maxsize=1024)  # 1.3 MB each with SDXL's encoders in half precision
     def encode(prompt: str, negative: str) -> dict[str, torch.Tensor]:
         return _encode(pipeline.load(), prompt, negative)
 
-    def draw_rows(rows: pd.DataFrame) -> Iterator[np.ndarray]:
-        for batch in in_batches(rows, batch_size):
-            pairs = zip(batch["prompt"], batch["negative_prompt"], strict=True)
-            encoded = [encode(*pair) for pair in pairs]
-            yield from _draw(pipeline.load(), batch["seed"].tolist(), encoded, **settings)
+    def draw_batch(rows: pd.DataFrame) -> np.ndarray:
+        pairs = zip(rows["prompt"], rows["negative_prompt"], strict=True)
+        encoded, seeds = [encode(*pair) for pair in pairs], rows["seed"].tolist()
+        return _draw(pipeline.load(), seeds, encoded, **sampler.steps, **sampler.size)
 
-    wanted = plan.assign(model=pipeline.name, model_hash=pipeline.digest, **settings)
-    describe, made_with = "generate" if progress else None, partial(pipeline.made_with, batch_size)
-    return fill_shards(wanted, draw_rows, out_dir, shard_size, describe, encoder, made_with)
+    wanted = plan.assign(model_hash=pipeline.digest)
+    describe = "generate" if progress else None
+    return draw_missing(wanted, draw_batch, pipeline, sampler, out_dir, describe, encoder)
+
+
+def draw_missing(
+    wanted: pd.DataFrame,
+    draw_batch: Callable[[pd.DataFrame], np.ndarray],
+    pipeline: LazyPipeline,
+    sampler: Sampler,
+    out_dir: str | Path,
+    describe: str | None,
+    encoder: Callable[[], Any] | None = None,
+) -> GeneratedSet:
+    """Draw what a folder lacks, by a function of a batch's rows; open all that is wanted."""
+
+    def images_of(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+        for batch in in_batches(rows, sampler.batch_size):
+            yield from draw_batch(batch)
+
+    wanted = wanted.assign(model=pipeline.name, **sampler.steps, **sampler.size)
+    made_with = partial(pipeline.made_with, sampler.batch_size)
+    return fill_shards(wanted, images_of, out_dir, sampler.shard_size, describe, encoder, made_with)
 
 
 @torch.inference_mode()

@@ -6,8 +6,7 @@ methods draw on one model. In DiffuseMix's favour the prompt names the class, of
 is left.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 import diffusers
@@ -18,7 +17,7 @@ import torch
 from diffcore.data.generated import GeneratedSet
 from diffcore.data.images import View, as_batch
 from diffcore.data.splits import Split
-from diffcore.generation.draw import checked_pixels, fill_shards, in_batches
+from diffcore.generation.draw import Sampler, checked_pixels, draw_missing
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import StudyParams
 from diffcore.prompts.plan import plan_generation
@@ -44,43 +43,41 @@ def restyle_images(
     out_dir: str | Path,
     *,
     strength: float,
-    guidance_scale: float,
-    num_inference_steps: int,
-    height: int,
-    width: int,
-    batch_size: int = 8,
-    shard_size: int = 256,
     progress: bool = True,
+    **sampler: float,
 ) -> GeneratedSet:
     """Restyle the source image of every row of `plan_restyled` that a folder lacks.
 
     Args:
         sources: the images that the plan names; raises KeyError for one that is not there.
         strength: how far back into noise an image is sent, in (0, 1]; at 1 nothing is left of it.
-            It is the share of the `num_inference_steps` that is run; ValueError if that is none.
+            It is the share of the steps that is run; ValueError if that is none.
 
     The other arguments and the result are as of `diffcore.generation.generate`.
     """
-    if not (0 < strength <= 1 and int(strength * num_inference_steps) >= 1):
-        raise ValueError(f"strength {strength} leaves none of {num_inference_steps} steps to run")
-    pipeline = LazyPipeline.of(pipeline)
-    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": float(guidance_scale)}
-    place = {source_id: number for number, source_id in enumerate(sources.metadata["source_id"])}
-    places = [place[source_id] for source_id in plan["source_id"]]
-    images = View(sources.images, places, (height, width))
+    pipeline, sampler = LazyPipeline.of(pipeline), Sampler(**sampler)
+    steps = sampler.num_inference_steps
+    if not (0 < strength <= 1 and int(strength * steps) >= 1):
+        raise ValueError(f"strength {strength} leaves none of {steps} steps to run")
+    place_of = {source_id: place for place, source_id in enumerate(sources.metadata["source_id"])}
+    places = [place_of[source_id] for source_id in plan["source_id"]]
+    images = View(sources.images, places, (sampler.height, sampler.width))
     hashes = [digest(pipeline.digest, "edit", strength, image) for image in images]
 
-    def restyle_rows(rows: pd.DataFrame) -> Iterator[np.ndarray]:
+    @cache
+    def load_restyler() -> diffusers.DiffusionPipeline:
         convert = diffusers.AutoPipelineForImage2Image.from_pipe
         restyler = convert(pipeline.load(), add_watermarker=False)
         restyler.set_progress_bar_config(disable=True)
-        for batch in in_batches(rows, batch_size):
-            yield from _restyle(restyler, batch, images[batch.index], strength=strength, **settings)
+        return restyler
 
-    size = {"height": height, "width": width}
-    wanted = plan.assign(model=pipeline.name, model_hash=hashes, **size, **settings)
-    describe, made_with = "restyle" if progress else None, partial(pipeline.made_with, batch_size)
-    return fill_shards(wanted, restyle_rows, out_dir, shard_size, describe, made_with=made_with)
+    def restyle_batch(rows: pd.DataFrame) -> np.ndarray:
+        settings = sampler.steps | {"strength": strength}
+        return _restyle(load_restyler(), rows, images[rows.index], **settings)
+
+    describe = "restyle" if progress else None
+    wanted = plan.assign(model_hash=hashes)
+    return draw_missing(wanted, restyle_batch, pipeline, sampler, out_dir, describe)
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.io import savemat
 
-from diffcore.data.splits import load_split
+from diffcore.data.datasets import load_split
 from diffcore.params import DataParams, load_params
 
 CARS = (

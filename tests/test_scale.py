@@ -29,7 +29,7 @@ params = load_params("smoke")
 pipeline, encoder = (load_pipeline(params.generation.pipeline),
                      load_encoder(params.filtering.encoder, sys.argv[1]))
 sources = pd.DataFrame({"source_id": [f"{n:05d}" for n in range(10_000)], "class_name": "blue jay"})
-plan = plan_generation(sources, load_prompt_set("paperbirds"), generated_share=1, seed=0)
+plan = plan_generation(sources, load_prompt_set("package:paperbirds/prompts.yaml"), generated_share=1, seed=0)
 tiny = {"guidance_scale": 1.0, "num_inference_steps": 1, "height": 16, "width": 16}
 for count in (1000, 10_000):
     found = generate(plan.head(count), pipeline, sys.argv[1], **tiny, batch_size=128,
@@ -49,7 +49,7 @@ def test_memory_after_ten_thousand_images_is_that_after_a_thousand(tmp_path):
 def test_a_hundred_thousand_rows_are_indexed_in_ten_seconds(tmp_path):
     names = [f"train-{place:06d}" for place in range(100_000)]
     sources = pd.DataFrame({"source_id": names, "class_name": "blue jay"})
-    plan = plan_generation(sources, load_prompt_set("paperbirds"), generated_share=1, seed=0)
+    plan = plan_generation(sources, load_prompt_set("package:paperbirds/prompts.yaml"), generated_share=1, seed=0)
     wanted = plan.assign(model="m", model_hash="h", num_inference_steps=1, guidance_scale=1.0,
                          height=8, width=8)  # fmt: skip
     black = np.zeros((8, 8, 3), np.uint8)

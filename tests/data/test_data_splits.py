@@ -12,8 +12,8 @@ from datasets import Image as ImageFeature
 from layouts import lay_out, open_split, settings
 from PIL import Image
 
-from diffcore.data import splits
-from diffcore.data.splits import choose, load_split
+from diffcore.data.datasets import find_dataset, load_split
+from diffcore.data.photographs import choose
 from diffcore.params import load_params
 
 SPLITS = ("train", "test", "spare")
@@ -26,7 +26,7 @@ def params():
 
 # -------------------------------------------------------------------------------------- the face
 def test_paperbirds_have_the_face(params, tmp_path):
-    for name in ("train", *splits.test_splits(params).values()):
+    for name in ("train", *find_dataset("paperbirds").tests.values()):
         split = load_split(params, name, tmp_path)
         assert split.images.shape == (len(split), 64, 64, 3)
         assert (split.masks.shape, split.masks.dtype) == (split.images.shape[:3], bool)
@@ -64,7 +64,7 @@ def photos(tmp_path):
     for n in range(9):
         (tmp_path / "set/a").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (24, 16), (20 * n, 0, 0)).save(tmp_path / f"set/a/{n}.png")
-    return settings(dataset="folder", root=str(tmp_path / "set"), test_share=0.001)
+    return settings(dataset="folder", root=str(tmp_path / "set"))
 
 
 def test_photographs_are_decoded_once_and_anew_when_they_change(photos, tmp_path):

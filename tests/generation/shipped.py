@@ -36,7 +36,7 @@ def make_plan(images, **options):
         "source_id": [f"train/{place}" for place in range(images)],
         "class_name": [SPECIES[place % 3] for place in range(images)],
     })  # fmt: skip
-    prompt_set = load_prompt_set("paperbirds")
+    prompt_set = load_prompt_set("package:paperbirds/prompts.yaml")
     return plan_generation(sources, prompt_set, generated_share=1, seed=0, **options)
 
 

@@ -23,7 +23,7 @@ from diffcore.prompts import load_prompt_set
 from diffcore.prompts.prompt_set import negatives_for
 from diffcore.prompts.plan import PLAN_COLUMNS
 
-PROMPT_SET = load_prompt_set("paperbirds")
+PROMPT_SET = load_prompt_set("package:paperbirds/prompts.yaml")
 ASKED = pd.DataFrame({
     "sample_id": ["1", "2", "3", "4"],
     "class_name": ["jay", "jay", "wren", "wren"],

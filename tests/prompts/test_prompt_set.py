@@ -1,4 +1,4 @@
-"""Prompts: wording, books that can work, and contradictions that a reader would not dispute."""
+"""Prompts: wording, sets that can work, and contradictions that a reader would not dispute."""
 
 from dataclasses import FrozenInstanceError
 
@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from paperbirds.captions import full_caption
 from diffcore.params import ParamsError, PromptParams
-from diffcore.prompts import clean_class_name, find_conflicts, load_prompt_set
+from diffcore.prompts import clean_class_name, load_prompt_set
 from diffcore.prompts.prompt_set import (
     PromptSet,
     choose_prompt_set,
@@ -18,7 +16,7 @@ from diffcore.prompts.prompt_set import (
     write_prompt,
 )
 
-BIRDS, PAPERBIRDS = load_prompt_set("birds"), load_prompt_set("paperbirds")
+BIRDS = load_prompt_set("birds")
 
 
 @pytest.mark.parametrize(
@@ -57,36 +55,59 @@ def test_the_prompt_follows_the_papers_template():
     assert write_prompt(BIRDS, "{context}", "garden") == "a {context}, a bird, garden"
 
 
+def contradictions(prompt_set):
+    """What is left out of the prompts, context by context, though no exception names it."""
+    found = {}
+    for context in prompt_set.contexts:
+        settled = (*negatives_for(prompt_set, context), *prompt_set.exceptions.get(context, ()))
+        found[context] = set(prompt_set.negatives) - set(settled)
+    return found
+
+
 @pytest.mark.parametrize("domain", list_prompt_sets())
-def test_every_book_is_whole_and_all_but_the_released_lists_agree_with_themselves(domain):
+def test_every_set_is_whole_and_all_but_the_released_lists_agree_with_themselves(domain):
     prompt_set = load_prompt_set(domain)
+    contexts = prompt_set.contexts
     assert prompt_set.domain == domain
-    assert 12 <= len(prompt_set.contexts) <= 16
-    assert set(prompt_set.exceptions) <= set(prompt_set.contexts)
-    assert {name for names in prompt_set.exceptions.values() for name in names} <= set(prompt_set.negatives)
-    assert write_prompt(prompt_set, "thing", prompt_set.contexts[0]).endswith(f", {prompt_set.contexts[0]}")
-    assert (find_conflicts(prompt_set) == []) == (domain != "birds_released")
+    assert 12 <= len(contexts) <= 16
+    assert set(prompt_set.exceptions) <= set(contexts)
+    excepted = {name for names in prompt_set.exceptions.values() for name in names}
+    assert excepted <= set(prompt_set.negatives)
+    assert write_prompt(prompt_set, "thing", contexts[0]).endswith(f", {contexts[0]}")
+    assert any(contradictions(prompt_set).values()) == (domain == "birds_released")
 
 
-def test_the_book_of_paperbirds_speaks_the_words_that_its_models_learned():
-    assert sorted(PAPERBIRDS.contexts) == sorted(CONTEXTS)
-    assert sorted(PAPERBIRDS.negatives) == sorted(DISTRACTORS)
-    for species in SPECIES:
-        assert write_prompt(PAPERBIRDS, species, CONTEXTS[0]) == full_caption(species, CONTEXTS[0])
+def test_the_released_lists_contradict_their_contexts():
+    found = contradictions(load_prompt_set("birds_released"))
+    named = set().union(*found.values())
+    assert {"sky", "landscape", "tree", "road", "cityscape"} <= named
+    assert not named & {"train", "newspaper", "people", "human", "bus", "desk", "computer"}
+    assert sum("sky" in names for names in found.values()) == 8
 
 
-def test_parts_of_a_book_can_be_replaced_but_not_changed():
-    prompt_set = load_prompt_set("cars", contexts=["ice rink"], negatives=[], template="{class_name}")
-    assert (prompt_set.contexts, prompt_set.negatives, prompt_set.domain_noun) == (("ice rink",), (), "car")
+def test_parts_of_a_set_can_be_replaced_but_not_changed():
+    parts = {"contexts": ["ice rink"], "negatives": [], "template": "{class_name}"}
+    prompt_set = load_prompt_set("cars", **parts)
+    assert (prompt_set.contexts, prompt_set.negatives) == (("ice rink",), ())
+    assert prompt_set.domain_noun == "car"
     assert write_prompt(prompt_set, "Fiat 500", "ice rink") == "fiat 500"
-    parts = {"contexts": ["ice rink"], "negatives": ["toy"], "template": "{class_name}"}
-    asked = choose_prompt_set(PromptParams(domain="cars", **parts))
-    assert asked == load_prompt_set("cars", **parts)
+    assert choose_prompt_set(PromptParams(domain="cars", **parts)) == prompt_set
     assert choose_prompt_set(PromptParams(domain="cars")) == load_prompt_set("cars")
     with pytest.raises(FrozenInstanceError):
         BIRDS.contexts = ()
     with pytest.raises(TypeError):
-        PAPERBIRDS.exceptions["garden"] = ("tree",)
+        BIRDS.exceptions["garden"] = ("tree",)
+
+
+def test_a_set_may_be_a_file_also_inside_a_package(tmp_path):
+    path = tmp_path / "boats.yaml"
+    path.write_text("{domain: boats, template: 'a {class_name}, {context}', contexts: [at sea]}")
+    assert load_prompt_set(str(path), contexts=["in port"]).contexts == ("in port",)
+    assert load_prompt_set("package:paperbirds/prompts.yaml").domain == "paperbirds"
+    path.write_text("{domain: boats, places: [at sea]}")
+    for location, message in ((path, "must hold context"), (tmp_path / "a.yml", "cannot be read")):
+        with pytest.raises(ParamsError, match=rf"prompts\.domain: {location} {message}"):
+            load_prompt_set(str(location))
 
 
 @pytest.mark.parametrize(
@@ -94,29 +115,20 @@ def test_parts_of_a_book_can_be_replaced_but_not_changed():
     [
         ({"domain": "bird"}, r"no prompt set 'bird'; .*nearest: birds"),
         ({"template": "a {"}, "cannot be read: Single '{'"),
+        ({"template": "a {class_name!r}"}, "write {class_name} and no more"),
         ({"template": "a {classname}"}, r"\['classname'\]; legal are"),
         ({"template": "a bird, {context}"}, "does not name the {class_name}"),
         ({"template": "a {class_name} in {context}"}, "class and context in one clause"),
+        ({"domain_noun": ""}, "domain_noun is empty"),
         ({"contexts": []}, "at least one scene"),
         ({"contexts": "garden"}, "contexts must be a list of texts"),
         ({"contexts": ["garden", "garden"]}, r"\['garden'\] more than once"),
         ({"negatives": ["car", " "]}, "negatives must be a list of texts"),
     ],
 )
-def test_a_book_that_cannot_work_is_refused(change, message):
+def test_a_set_that_cannot_work_is_refused(change, message):
     with pytest.raises(ParamsError, match=message):
         load_prompt_set(**({"domain": "birds"} | change))
-    with pytest.raises(ParamsError, match="domain_noun is empty"):
-        PromptSet("boats", "a {class_name}, a {domain_noun}", ("sea",))
-
-
-def test_the_released_lists_contradict_their_contexts_and_one_data_set():
-    found = find_conflicts(load_prompt_set("birds_released"), ["BMW M3 Coupe 2012"])
-    by_context = {conflict.negative for conflict in found if conflict.where == "context"}
-    assert {"sky", "landscape", "tree", "road", "cityscape"} <= by_context
-    assert not by_context & {"train", "newspaper", "people", "human", "bus", "desk", "computer"}
-    assert [c.negative for c in found].count("sky") == 8
-    assert [c.negative for c in found if c.where == "class"] == ["car"]
 
 
 @pytest.mark.parametrize(
@@ -137,18 +149,13 @@ def test_the_released_lists_contradict_their_contexts_and_one_data_set():
 )
 def test_contradiction_goes_by_whole_words_and_what_they_imply(negative, text, contradicts):
     prompt_set = PromptSet("any", "{class_name}, {context}", (text,), (negative,))
-    assert bool(find_conflicts(prompt_set)) is contradicts
     assert (negatives_for(prompt_set, text) == ()) is contradicts
 
 
 def test_negatives_fit_context_class_and_domain():
-    assert negatives_for(PAPERBIRDS, "garden") == PAPERBIRDS.negatives
-    assert "house" not in negatives_for(PAPERBIRDS, "city skyline at twilight")
-    assert "tree" not in negatives_for(PAPERBIRDS, "garden", "014.Tree_Swallow")
-    prompt_set = PromptSet("any", "{class_name}, {context}", ("sea", "hill"), ("fog", "toy"),
-                      exceptions={"sea": ("fog",)})  # fmt: skip
-    assert [negatives_for(prompt_set, context) for context in prompt_set.contexts] == [("toy",), ("fog", "toy")]
-    found = find_conflicts(load_prompt_set("cars", negatives=["vehicles", "toy"]))
-    assert [(c.negative, c.where, c.why) for c in found] == [
-        ("vehicles", "domain", '"car" implies vehicle')
-    ]
+    negatives, contexts = ("fog", "toy", "tree"), ("sea", "hill")
+    exceptions = {"sea": ("fog",)}
+    prompt_set = PromptSet("any", "{class_name}", contexts, negatives, exceptions=exceptions)
+    assert [negatives_for(prompt_set, at) for at in contexts] == [("toy", "tree"), negatives]
+    assert negatives_for(prompt_set, "hill", "014.Tree_Swallow") == ("fog", "toy")
+    assert negatives_for(load_prompt_set("cars", negatives=["vehicles", "toy"])) == ("toy",)

@@ -8,8 +8,8 @@ from shipped import changed, load_shipped, make_spec
 
 from diffcore.generation import load_pipeline
 from diffcore.generation.pipelines import LazyPipeline, hash_model
-from paperbirds.weights import pipeline_dir
 from diffcore.params import SchedulerSpec
+from diffcore.store import locate
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def local(folder, **changes):
 @pytest.fixture
 def copied(tmp_path):
     """The shipped model in another place."""
-    return shutil.copytree(pipeline_dir(), tmp_path / "text_to_image")
+    return shutil.copytree(locate(make_spec().location), tmp_path / "text_to_image")
 
 
 def test_a_loaded_model_is_told_apart_by_what_decides_about_pixels(pipeline, copied):

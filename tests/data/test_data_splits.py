@@ -12,8 +12,8 @@ from datasets import Image as ImageFeature
 from layouts import lay_out, open_split, settings
 from PIL import Image
 
+from diffcore.data import photographs as module
 from diffcore.data.datasets import find_dataset, load_split
-from diffcore.data.photographs import choose
 from diffcore.params import load_params
 
 SPLITS = ("train", "test", "spare")
@@ -67,7 +67,8 @@ def photos(tmp_path):
     return settings(dataset="folder", root=str(tmp_path / "set"))
 
 
-def test_photographs_are_decoded_once_and_anew_when_they_change(photos, tmp_path):
+def test_photographs_are_decoded_once_and_anew_when_they_change(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_TEST_SHARE", 0.001)
     whole, run = open_split(photos, "train"), tmp_path / "run"
     kept = open_split(photos, "train", run)
     assert isinstance(kept.images, np.memmap)
@@ -125,7 +126,7 @@ def table(per_class=8, parts=("",)):
 
 def ids(images, split, seed=0, **changes):
     data = settings(dataset="folder", root="x", **changes)
-    return choose(images, data, split, seed)["source_id"].tolist()
+    return module.choose(images, data, split, seed)["source_id"].tolist()
 
 
 def test_the_choice_never_changes():
@@ -146,9 +147,10 @@ def test_an_image_that_joins_moves_no_other():
 
 
 @pytest.mark.parametrize(("share", "tests"), [(0.001, 1), (0.999, 7)])
-def test_each_class_has_images_of_both_kinds(share, tests):
-    assert len(ids(table(), "test", test_share=share)) == 2 * tests
-    assert len(ids(table(), "train", test_share=share)) == 2 * (8 - tests)
+def test_each_class_has_images_of_both_kinds(share, tests, monkeypatch):
+    monkeypatch.setattr(module, "_TEST_SHARE", share)
+    assert len(ids(table(), "test")) == 2 * tests
+    assert len(ids(table(), "train")) == 2 * (8 - tests)
 
 
 @pytest.mark.parametrize("parts", [("",), ("train", "test")])

@@ -113,15 +113,9 @@ def test_a_folder_that_lets_nobody_write_is_named(code, folder, tmp_path, monkey
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     problem = rf"cannot write to {tmp_path}: .*let this user"
-    with pytest.raises(store.StorageError, match=problem):
-        with store.written_whole(tmp_path / "a", folder=folder):
-            pass
-
-
-def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
-    (tmp_path / "runs").touch()
-    with pytest.raises(store.StorageError, match=f"cannot write to {tmp_path / 'runs'}"):
-        store.write_text(tmp_path / "runs" / "a.txt", "")
+    writing = store.written_whole(tmp_path / "a", folder=folder)
+    with pytest.raises(store.StorageError, match=problem), writing:
+        pass
 
 
 def test_what_fails_in_the_block_for_another_reason_stays_what_it_is(tmp_path):
@@ -144,10 +138,8 @@ def test_a_digest_tells_type_shape_content_and_parts_apart(images, monkeypatch):
     monkeypatch.setattr(store, "_HASHED_TOGETHER", 32)
     last = images.copy()
     last[-1, -1, -1, -1] ^= 1
-    some = [
-        images, last, images[:-1], images.reshape(70, 4, 16, 3), images.view(np.int8), images[::-1],
-        "ab", b"a", ["ab"], {"a": 1}, {"a": 1.0},
-    ]  # fmt: skip
+    some = [images, last, images[:-1], images[::-1], images.view(np.int8)]
+    some += [images.reshape(70, 4, 16, 3), "ab", b"a", ["ab"], {"a": 1}, {"a": 1.0}]
     found = [store.digest(part) for part in some] + [store.digest("a", "b"), store.digest("a", "")]
     assert len(set(found)) == len(found)
 
@@ -237,11 +229,6 @@ def test_what_is_stored_is_read_back_to_the_last_bit(table, wanted, images):
         found[70]
 
 
-def test_a_row_that_differs_in_a_key_is_another_image(table, wanted, images):
-    table.fill(wanted.head(2), lambda rows: images[rows.index], 8, None)
-    assert len(table.missing(wanted.head(2).assign(seed=[0, 9]))) == 1
-
-
 def test_what_two_writers_stored_counts_once(table, wanted, images):
     rows = wanted.head(6)
     other = store.ImageTable(table.folder, TYPES, ["sample_id", "seed"])
@@ -291,24 +278,9 @@ def test_units_are_fixed_ranges_whatever_is_there_already(table, wanted, images)
     assert lost.exists()  # under the name that it had
 
 
-def test_a_unit_that_another_process_has_made_meanwhile_is_not_made_again(table, wanted, images):
-    other = store.ImageTable(table.folder, TYPES, ["sample_id", "seed"])
-
-    def overtaken(rows):
-        assert rows.index[0] == 0, "made a second time"
-        other.fill(wanted.tail(40).reset_index(drop=True), lambda r: images[r.index + 30], 30, None)
-        return images[rows.index]
-
-    table.fill(wanted, overtaken, 30, None)
-    assert len(table.metadata()) == 70
-
-
-@pytest.mark.parametrize("made_with", [{"batch_size": 2}, {"device": "a"}, {"torch": "3"}])
-def test_a_unit_s_name_follows_from_all_that_decides_its_pixels(
-    table, wanted, images, tmp_path, made_with
-):
+def test_a_unit_s_name_follows_from_all_that_decides_its_pixels(table, wanted, images, tmp_path):
     names = []
-    for made in ({}, {}, made_with):
+    for made in ({}, {}, {"batch_size": 2}):
         place = store.ImageTable(tmp_path / str(len(names)), TYPES, table.keys)
         place.fill(wanted, lambda rows: images[rows.index], 99, None, None, lambda made=made: made)
         names += [path.name for path in place.folder.iterdir()]

@@ -34,7 +34,12 @@ def save_clip(folder, seed=0):
     # Fresh positions and biases are zeros: nothing would depend on them.
     weights = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in weights.items()}
     save_file(weights, folder / "open_clip_model.safetensors")
-    return EncoderSpec(model_name=f"local-dir:{folder}", device="cpu", batch_size=4)
+    return EncoderSpec(model_name=f"local-dir:{folder}", pretrained=None, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch):
+    monkeypatch.setattr(encoders, "_BATCH", 4)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +74,11 @@ def test_embeddings_are_those_of_open_clip_in_unit_length(spec, images):
         assert ours.dtype == np.float32
 
 
-def test_batch_size_order_and_differing_sizes_do_not_change_an_embedding(spec, images):
+def test_batches_order_and_sizes_do_not_change_an_embedding(spec, images, monkeypatch):
     several = [*images, images[0][:9, :17]]
     together = load_encoder(spec).embed_images(several)
-    single = load_encoder(spec.model_copy(update={"batch_size": 1})).embed_images(several[::-1])
+    monkeypatch.setattr(encoders, "_BATCH", 1)
+    single = load_encoder(spec).embed_images(several[::-1])
     np.testing.assert_allclose(together, single[::-1], atol=1e-5)
     assert not np.allclose(together[0], together[-1], atol=1e-3)
 

@@ -47,8 +47,12 @@ def find_images(top: str | Path) -> list[str]:
     What is hidden is left out, and a folder counts once however many links lead to it. ValueError
     names a folder that cannot be read, and a name that is not UTF-8.
     """
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+
     files, seen = [], {*map(str, Path(top).resolve().parents)}
-    for place, folders, names in os.walk(top, onerror=_refuse, followlinks=True):
+    for place, folders, names in os.walk(top, onerror=refuse, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
@@ -58,10 +62,6 @@ def find_images(top: str | Path) -> list[str]:
         images = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
         files += [os.path.relpath(f"{place}/{name}", top) for name in images]
     return sorted(in_utf8(files, top), key=lambda file: file.split("/"))
-
-
-def _refuse(error: OSError) -> None:
-    raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
 def in_utf8(names: list[str], folder: str | Path) -> list[str]:

@@ -63,7 +63,7 @@ def read_catalogue(settings: DataParams) -> Catalogue:
 
 
 def find_missing(settings: DataParams) -> list[str]:
-    """Say what is missing of a set, where it comes from and where to put it; [] if it is whole."""
+    """Return what is missing of a set, and where to get and put it; [] if it is whole."""
     try:
         read_catalogue(settings)
     except PhotosError as error:
@@ -105,13 +105,15 @@ def _find_home(settings: DataParams) -> Path:
 
 
 def _problems(catalogue: Catalogue, dataset: str) -> Iterator[str]:
-    """Say what is wrong with the lists of images, and which classes have too few."""
+    """Yield what is wrong with the lists of images, and which classes have too few."""
     home, folders, table = catalogue.home, catalogue.folders, catalogue.table
     if not folders:
         yield f"{home} holds no folder of images"
-    if dataset == "folder":
-        for one, other in _alike(folders):
-            yield f"{one} and {other} would be one class; rename one, or put their images together"
+    first: dict[str, str] = {}
+    for folder in folders if dataset == "folder" else ():  # such as 001.Cardinal and cardinal
+        if (known := first.setdefault(clean_class_name(folder), folder)) != folder:
+            remedy = "rename one, or put their images together"
+            yield f"{known} and {folder} would be one class; {remedy}"
     for name in table["source_id"][table["source_id"].duplicated()].head(1):
         yield f"{name} is listed twice"
     for file in table["file"][~table["label"].isin(range(len(folders)))].head(1):
@@ -123,20 +125,12 @@ def _problems(catalogue: Catalogue, dataset: str) -> Iterator[str]:
         if poor:
             few = f"less than {least} {part} images".replace("  ", " ")
             yield f"{len(poor):,} classes, {poor[0]!r} first, have {few}"
-    if dataset in _LISTED:  # found by listing folders rather than asking for each file
+    if dataset in _LISTED:  # folders are listed, as to look for each file is slow
         files = [home / file for file in table["file"].drop_duplicates()]
         folders = {file.parent for file in files}
         there = {path for folder in folders for path in folder.glob("*")}
         if absent := [file for file in files if file not in there]:
             yield f"{len(absent):,} of the listed images are not there, the first {absent[0]}"
-
-
-def _alike(folders: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pair folders that name the same class, such as 001.Cardinal and cardinal."""
-    first: dict[str, str] = {}
-    for folder in folders:
-        if (known := first.setdefault(clean_class_name(folder), folder)) != folder:
-            yield known, folder
 
 
 def _read_folder(home: Path) -> Catalogue:
@@ -170,11 +164,11 @@ def _read_hub_set(home: Path) -> Catalogue:
     roles = {"train": "train", tests[0]: "test"} if tests else {next(iter(parts)): ""}
     labels, names, pixels = open_hub_set(concatenate_datasets([parts[name] for name in roles]))
     places = ((part, place) for part in roles for place in range(len(parts[part])))
-    table = _table([
+    rows = [
         (f"{part}/{place:06d}".lstrip("/"), label, f"{part}/dataset_info.json", roles[part], None)
         for (part, place), label in zip(places, labels, strict=True)
-    ])  # fmt: skip
-    return Catalogue(home, tuple(names), table, pixels)
+    ]
+    return Catalogue(home, tuple(names), _table(rows), pixels)
 
 
 def open_hub_set(dataset: Any) -> tuple[list[int], list[str], Images]:
@@ -202,11 +196,12 @@ def _read_caltech(home: Path) -> Catalogue:
 def _read_trees(home: Path, parts: dict[str, str], without: set[str] = frozenset()) -> Catalogue:
     """Read one tree class/image a part; an id is the file's path, from what holds all parts."""
     names = sorted({name for top in parts.values() for name in _folders(home / top)} - without)
-    table = _table([
+    rows = [
         ((top if len(parts) > 1 else "") + file, label, top + file, part, None)
         for part, top in parts.items()
         for file, label in _list_images(home / top, names)
-    ])  # fmt: skip
+    ]
+    table = _table(rows)
     table["source_id"] = name_images(table["source_id"].tolist())
     return Catalogue(home, tuple(names), table)
 
@@ -340,7 +335,12 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
 
 #: Name of a data set -> what reads its layout from its folder.
 LAYOUTS = {
-    "folder": _read_folder, "cub200": _read_cub, "cars": _read_cars, "flowers102": _read_flowers,
-    "caltech101": _read_caltech, "cifar100": _read_cifar100, "tiny_imagenet": _read_tiny_imagenet,
+    "folder": _read_folder,
+    "cub200": _read_cub,
+    "cars": _read_cars,
+    "flowers102": _read_flowers,
+    "caltech101": _read_caltech,
+    "cifar100": _read_cifar100,
+    "tiny_imagenet": _read_tiny_imagenet,
     "imagenet": partial(_read_trees, parts={"train": "train/", "test": "val/"}),
-}  # fmt: skip
+}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -32,9 +32,7 @@ def plan_generation(
     """Make the table of what to draw: one row per generated image, in the order of the sources.
 
     A draw's own seed depends on (seed, source, copy, attempt) alone: neither other rows nor the
-    wording change it. Which images get a counterpart depends on seed, image and class. Contexts
-    are dealt out in equal numbers (give or take one) within a class, and copies of an image get
-    different ones if there are enough.
+    wording change it. Copies of an image get different contexts if there are enough.
 
     Args:
         sources: training images, columns ``source_id`` (distinct) and ``class_name``.
@@ -51,7 +49,9 @@ def plan_generation(
     order = {source_id: place for place, source_id in enumerate(sources["source_id"])}
     rows = []
     for class_name, members in sources.groupby("class_name", sort=False):
-        contexts = _dealt(prompt_set.contexts, seed, class_name, attempt)
+        # Shuffled for each class, so that small classes do not all get the same few.
+        deal = partial(_hash, "deal", seed, class_name, attempt)
+        contexts = sorted(prompt_set.contexts, key=deal)
         for place, (source_id, copy) in enumerate(_draws(members, generated_share, seed)):
             context = contexts[place % len(contexts)]
             row = {
@@ -94,11 +94,6 @@ def _draws(members: pd.DataFrame, share: float, seed: int) -> list[tuple[str, in
         for rank, source in enumerate(ranked)
         for copy in range(base + (rank < extra))
     ]
-
-
-def _dealt(contexts: Sequence[str], seed: int, class_name: str, attempt: int) -> list[str]:
-    """Shuffle the contexts for one class, so that small classes do not all get the same few."""
-    return sorted(contexts, key=lambda context: _hash("deal", seed, class_name, attempt, context))
 
 
 def _hash(*parts: str | int) -> int:

@@ -88,10 +88,8 @@ def counting(encoder, monkeypatch):
     seen = []
     for name in ("encode_image", "encode_text"):
         original = getattr(encoder.model, name)
-        monkeypatch.setattr(
-            encoder.model, name,
-            lambda x, normalize, f=original: seen.append(len(x)) or f(x, normalize=normalize),
-        )  # fmt: skip
+        counted = lambda x, normalize, f=original: seen.append(len(x)) or f(x, normalize)  # noqa: E731
+        monkeypatch.setattr(encoder.model, name, counted)
     return seen
 
 
@@ -181,11 +179,10 @@ def test_a_tag_has_the_activation_that_it_was_trained_with(known_clip):
     assert len({each.model_hash for each in (encoder, plain, dark)}) == 3
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_clip_may_be_a_file(known_clip, images, tmp_path, suffix):
+def test_a_clip_may_be_a_file(known_clip, images, tmp_path):
     quick, file = known_clip
-    path = tmp_path / f"clip{suffix}"
-    (save_file if suffix == ".safetensors" else torch.save)(load_file(file), path)
+    path = tmp_path / "clip.pt"
+    torch.save(load_file(file), path)
     encoder = load_encoder(quick.model_copy(update={"pretrained": str(path)}))
     model = open_clip.create_model(quick.model_name, pretrained=file)
     with torch.inference_mode():

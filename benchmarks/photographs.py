@@ -28,7 +28,7 @@ _BESIDE = Path(__file__)
 
 def score(study: "Study") -> pd.DataFrame:
     """Decide on a study's images by all rules: rule, source_id, similarity, rejected, wrong."""
-    texts = evaluate.class_texts(study.encoder, study.book, study.train.classes)
+    texts = evaluate.class_texts(study.encoder, study.prompt_set, study.train.classes)
     limits = evaluate.thresholds(study.reference, texts, study.params.filtering.quantile)
     drawn = study.embed(study.generated)
     known = drawn[["source_id"]].assign(wrong=study.truth["wrong"].to_numpy())

@@ -23,7 +23,7 @@ from diffcore.generation.draw import generate, in_batches
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import GenerationParams
 from diffcore.prompts.plan import plan_generation
-from diffcore.prompts.prompt_set import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_set
 from paperbirds.birds import SPECIES
 from paperbirds.dataset import Paperbirds
 
@@ -32,8 +32,8 @@ from paperbirds.dataset import Paperbirds
 def make_plan(images: int) -> pd.DataFrame:
     """Plan one image for each of so many sources."""
     sources = {"source_id": np.arange(images), "class_name": np.resize(SPECIES, images)}
-    book = load_prompt_book("paperbirds")
-    return plan_generation(pd.DataFrame(sources), book, generated_share=1, seed=0)
+    prompt_set = load_prompt_set("paperbirds")
+    return plan_generation(pd.DataFrame(sources), prompt_set, generated_share=1, seed=0)
 
 
 def draw(pipeline: LazyPipeline, settings: GenerationParams, plan: pd.DataFrame) -> np.ndarray:

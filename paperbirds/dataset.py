@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from diffcore.data.splits import Split
 from diffcore.params import DataParams
-from diffcore.prompts.prompt_set import PromptBook
+from diffcore.prompts.prompt_set import PromptSet
 from paperbirds.birds import MALFORMATIONS, SPECIES, WORLD
 from paperbirds.contexts import CONTEXTS, DISTRACTORS, draw_clutter
 from paperbirds.render import Rendering, render
@@ -188,7 +188,7 @@ class PaperbirdsSource:
         return Split(split, tuple(birds.classes), birds.metadata, birds.images, masks)
 
     def judge(
-        self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptBook
+        self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet
     ) -> pd.DataFrame:
         """Judge images (N, 64, 64, 3) uint8 by the oracle: `paperbirds.measure.judge`."""
         from paperbirds.measure import judge_images  # needs torch and the oracle's weights

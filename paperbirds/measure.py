@@ -25,7 +25,7 @@ from diffcore.methods.baselines import MIXES, make_mix
 from diffcore.methods.diffusemix import DiffuseMix
 from diffcore.mixing.mix import DiffCoReMix, Mixed, pixel_mix
 from diffcore.params import MixingParams
-from diffcore.prompts.prompt_set import PromptBook, negatives_for
+from diffcore.prompts.prompt_set import PromptSet, negatives_for
 from paperbirds.birds import SPECIES
 from paperbirds.contexts import CONTEXTS, DISTRACTORS, draw_clutter
 from paperbirds.oracle import Oracle, Reading
@@ -38,11 +38,11 @@ from paperbirds.weights import load_oracle
 FAULTS = ("no bird", "another species", "malformed")
 
 
-def judge(metadata: pd.DataFrame, seen: Reading, book: PromptBook) -> pd.DataFrame:
-    """Compare what an oracle sees in N images with what their prompts, from a book, asked for.
+def judge(metadata: pd.DataFrame, seen: Reading, prompt_set: PromptSet) -> pd.DataFrame:
+    """Compare what an oracle sees in N images with what their prompts asked for.
 
-    Of distractors only those that the book steers away from in a context count as uninvited; a
-    tree is no clutter in a forest.
+    Of distractors only those that the prompt set steers away from in a context count as uninvited:
+    a tree is no clutter in a forest.
 
     Returns a row an image: ``sample_id``, ``class_name`` and ``context`` of the metadata,
     ``seen_species``, ``seen_context`` and the booleans ``species_right``, ``context_right`` (True
@@ -58,16 +58,16 @@ def judge(metadata: pd.DataFrame, seen: Reading, book: PromptBook) -> pd.DataFra
     hits = [seen.empty > 0.5, ~judged["species_right"], ~judged["wellformed"]]
     judged["fault"] = np.select(hits, FAULTS, default="")
     judged["wrong"] = judged["fault"] != ""
-    steered = {context: negatives_for(book, context) for context in asked.unique()}
+    steered = {context: negatives_for(prompt_set, context) for context in asked.unique()}
     counted = np.array([[name in steered[context] for name in DISTRACTORS] for context in asked])
     uninvited = (seen.distractors > 0.5) & counted.reshape(-1, len(DISTRACTORS))
     judged["uninvited"] = uninvited.any(axis=1)
     return judged.join(pd.DataFrame(uninvited, columns=DISTRACTORS).add_prefix("uninvited: "))
 
 
-def judge_images(metadata: pd.DataFrame, images: np.ndarray, book: PromptBook) -> pd.DataFrame:
+def judge_images(metadata: pd.DataFrame, images: np.ndarray, prompt_set: PromptSet) -> pd.DataFrame:
     """Read images (N, 64, 64, 3) uint8 of Paperbirds with the oracle, and judge them."""
-    return judge(metadata, load_oracle().read(images), book)
+    return judge(metadata, load_oracle().read(images), prompt_set)
 
 
 def seen_in_web(judged: pd.DataFrame) -> np.ndarray:

@@ -6,6 +6,8 @@ Tiny ImageNet. The others are Paperbirds, a species a class, in the same folders
 
 import os
 from collections import defaultdict
+from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -19,17 +21,23 @@ REAL = Path(
     os.environ.get("DIFFCORE_TEST_DATA", Path(__file__).resolve().parents[1] / ".." / "shared/data")
 )
 
-BIRDS = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "005.Crested_Auklet",
-         "009.Brewer_Blackbird", "017.Cardinal")  # fmt: skip
+BIRDS = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "005.Crested_Auklet")
+BIRDS += ("009.Brewer_Blackbird", "017.Cardinal")
 SIZES = ((500, 375), (500, 333), (375, 500), (500, 500))  # width and height, by turns
+_MIRRORED = 55  # as most of the time goes into rendering
 #: wnid -> words of Tiny ImageNet.
 THINGS = {
-    "n01443537": "goldfish, Carassius auratus", "n01882714": "koala, koala bear, native bear",
-    "n02056570": "king penguin, Aptenodytes patagonica", "n02123045": "tabby, tabby cat",
-    "n02165456": "ladybug, ladybeetle", "n02504458": "African elephant, Loxodonta africana",
-    "n03100240": "convertible", "n07747607": "orange", "n07873807": "pizza, pizza pie",
+    "n01443537": "goldfish, Carassius auratus",
+    "n01882714": "koala, koala bear, native bear",
+    "n02056570": "king penguin, Aptenodytes patagonica",
+    "n02123045": "tabby, tabby cat",
+    "n02165456": "ladybug, ladybeetle",
+    "n02504458": "African elephant, Loxodonta africana",
+    "n03100240": "convertible",
+    "n07747607": "orange",
+    "n07873807": "pizza, pizza pie",
     "n09193705": "alp",
-}  # fmt: skip
+}
 
 
 def make_photographs(home: Path) -> Path:
@@ -69,8 +77,12 @@ def make_things(home: Path, train: int = 90, val: int = 20) -> None:
         (home / file).write_text("\n".join(lines) + "\n")
 
 
+@cache
 def shoot(label: int, number: int) -> Rendering:
-    """Render a picture of a class, the contexts by turns."""
+    """Render a picture of a class, the contexts by turns; from `_MIRRORED` on, mirrored ones."""
+    if number >= _MIRRORED:
+        picture = shoot(label, number - _MIRRORED)
+        return replace(picture, image=picture.image[:, ::-1], mask=picture.mask[:, ::-1])
     context = CONTEXTS[number % len(CONTEXTS)]
     return render(SPECIES[label], context, (label, number), style=0.7)
 

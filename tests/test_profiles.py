@@ -15,7 +15,7 @@ from diffcore.data.published import PUBLISHED
 from diffcore.data.splits import load_split
 from diffcore.methods.registry import study_methods
 from diffcore.params import load_params
-from diffcore.prompts.prompt_set import find_conflicts, load_prompt_book
+from diffcore.prompts.prompt_set import find_conflicts, load_prompt_set
 from diffcore.training import networks
 
 #: The paper's seven data sets: profile -> side of the images.
@@ -99,8 +99,8 @@ def test_prompts_contradict_no_class(name):
         "cars": CARS, "caltech101": CALTECH, "cifar100": CIFAR,
         "flowers102": [str(number) for number in range(1, 103)],
     }.get(name, ImageNetInfo().label_names())  # fmt: skip
-    book = load_prompt_book(load_params(name).prompts.domain)
-    assert find_conflicts(book, readable_names(name, folders)) == []
+    prompt_set = load_prompt_set(load_params(name).prompts.domain)
+    assert find_conflicts(prompt_set, readable_names(name, folders)) == []
 
 
 @pytest.mark.parametrize("name", [*SIDES, "photos"])

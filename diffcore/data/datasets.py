@@ -17,7 +17,7 @@ import pandas as pd
 from diffcore.data import photographs
 from diffcore.data.splits import Split
 from diffcore.params import DataParams, ParamsError, StudyParams
-from diffcore.prompts.prompt_set import PromptBook
+from diffcore.prompts.prompt_set import PromptSet
 
 GROUP = "diffcore.datasets"
 
@@ -43,9 +43,7 @@ class Dataset(Protocol):
     ) -> Split:
         """Load "train", one of the splits of `tests`, or "spare"; ValueError for another."""
 
-    def judge(
-        self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptBook
-    ) -> pd.DataFrame:
+    def judge(self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet) -> pd.DataFrame:
         """Compare generated images with their prompts: one row each, with the bool ``wrong``."""
 
     def retrieve(self, wanted: pd.DataFrame, seed: int) -> np.ndarray:

@@ -28,13 +28,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 # As Pillow, and what else reads the files of a set, raises it.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError,
-           Image.DecompressionBombError)  # fmt: skip
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError)
+_DAMAGE += (Image.DecompressionBombError,)
 
 
 @contextmanager
-def told(problem: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
-    """Turn what others raise over a file into a ValueError that tells the problem."""
+def as_value_error(problem: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Turn what libraries raise over a file into a ValueError that states the problem."""
     try:
         yield
     except _DAMAGE as error:
@@ -47,8 +47,12 @@ def find_images(top: str | Path) -> list[str]:
     What is hidden is left out, and a folder counts once however many links lead to it. ValueError
     names a folder that cannot be read, and a name that is not UTF-8.
     """
-    found, seen = [], {*map(str, Path(top).resolve().parents)}
-    for place, folders, names in os.walk(top, onerror=_refuse, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+    files, seen = [], {*map(str, Path(top).resolve().parents)}
+    for place, folders, names in os.walk(top, onerror=refuse, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
@@ -56,12 +60,8 @@ def find_images(top: str | Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         folders.sort(key=lambda name: Path(place, name).is_symlink())  # what links lead to is first
         images = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
-        found += [os.path.relpath(f"{place}/{name}", top) for name in images]
-    return sorted(in_utf8(found, top), key=lambda file: file.split("/"))
-
-
-def _refuse(error: OSError) -> None:
-    raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+        files += [os.path.relpath(f"{place}/{name}", top) for name in images]
+    return sorted(in_utf8(files, top), key=lambda file: file.split("/"))
 
 
 def in_utf8(names: list[str], folder: str | Path) -> list[str]:
@@ -83,7 +83,7 @@ def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
 
     A side in pixels fits it to a square; a JPEG is then decoded no larger than is needed.
     """
-    with told(f"{path} is damaged or no image"), Image.open(path) as image:
+    with as_value_error(f"{path} is damaged or no image"), Image.open(path) as image:
         return to_pixels(image, side)
 
 
@@ -95,7 +95,7 @@ def to_pixels(image: Image.Image, side: int | None = None) -> np.ndarray:
 
 def read_head(path: str | Path) -> tuple[tuple[int, int], int]:
     """Read width and height as an image is stored, and its EXIF orientation; decode nothing."""
-    with told(f"{path} is damaged or no image"), Image.open(path) as image:
+    with as_value_error(f"{path} is damaged or no image"), Image.open(path) as image:
         return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
@@ -184,9 +184,9 @@ class Lazy:
         return len(self.items)
 
     def __getitem__(self, key: Any) -> np.ndarray:
+        if isinstance(key, int | np.integer):
+            return self.read(self.items[range(len(self))[key]])
         places = np.arange(len(self))[key]
-        if not places.ndim:
-            return self.read(self.items[int(places)])
         if not len(places):
             return np.empty((0, *self.shape[1:]), self.dtype)
         return np.stack([self.read(self.items[place]) for place in places.tolist()])

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.io import loadmat
 from torchvision.datasets import CIFAR100
 
-from diffcore.data.images import Box, Images, Lazy, find_images, in_utf8, to_pixels, told
+from diffcore.data.images import Box, Images, Lazy, as_value_error, find_images, in_utf8, to_pixels
 from diffcore.data.published import PUBLISHED, advice, fetch
 from diffcore.params import DataParams, UserError
 from diffcore.prompts.prompt_set import clean_class_name
@@ -29,7 +29,7 @@ _LISTED = frozenset({"cub200", "cars", "flowers102", "tiny_imagenet"})  # not re
 
 
 class PhotosError(UserError, ValueError):
-    """Photographs that are not there or cannot be used: a line a problem, for a person."""
+    """Photographs that are not there or cannot be used: one line per problem, with its remedy."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Catalogue:
     pixels: Images | None = None  # (N, H, W, 3) uint8, of a file that holds many images
 
 
-_told = partial(told, kind=PhotosError)
+_as_photos_error = partial(as_value_error, kind=PhotosError)
 
 
 def read_catalogue(settings: DataParams) -> Catalogue:
@@ -63,7 +63,7 @@ def read_catalogue(settings: DataParams) -> Catalogue:
 
 
 def find_missing(settings: DataParams) -> list[str]:
-    """Say what is missing of a set, where it comes from and where to put it; [] if it is whole."""
+    """Return what is missing of a set, and where to get and put it; [] if it is whole."""
     try:
         read_catalogue(settings)
     except PhotosError as error:
@@ -84,7 +84,7 @@ def download(settings: DataParams) -> None:
         raise PhotosError(f"{target} is not whole; move it away, and it is downloaded anew")
     aside = target.parent / f".{target.name}.download"
     aside.mkdir(parents=True, exist_ok=True)
-    with _told(f"{published.page} could not be fetched whole; try again, or by hand"):
+    with _as_photos_error(f"{published.page} could not be fetched whole; try again, or by hand"):
         fetch(settings.dataset, aside)
     (aside / published.folder).replace(target)
     shutil.rmtree(aside)
@@ -105,13 +105,15 @@ def _find_home(settings: DataParams) -> Path:
 
 
 def _problems(catalogue: Catalogue, dataset: str) -> Iterator[str]:
-    """Say what is wrong with the lists of images, and which classes have too few."""
+    """Yield what is wrong with the lists of images, and which classes have too few."""
     home, folders, table = catalogue.home, catalogue.folders, catalogue.table
     if not folders:
         yield f"{home} holds no folder of images"
-    if dataset == "folder":
-        for one, other in _alike(folders):
-            yield f"{one} and {other} would be one class; rename one, or put their images together"
+    first: dict[str, str] = {}
+    for folder in folders if dataset == "folder" else ():  # such as 001.Cardinal and cardinal
+        if (known := first.setdefault(clean_class_name(folder), folder)) != folder:
+            remedy = "rename one, or put their images together"
+            yield f"{known} and {folder} would be one class; {remedy}"
     for name in table["source_id"][table["source_id"].duplicated()].head(1):
         yield f"{name} is listed twice"
     for file in table["file"][~table["label"].isin(range(len(folders)))].head(1):
@@ -123,20 +125,12 @@ def _problems(catalogue: Catalogue, dataset: str) -> Iterator[str]:
         if poor:
             few = f"less than {least} {part} images".replace("  ", " ")
             yield f"{len(poor):,} classes, {poor[0]!r} first, have {few}"
-    if dataset in _LISTED:  # found by listing folders rather than asking for each file
+    if dataset in _LISTED:  # folders are listed, as to look for each file is slow
         files = [home / file for file in table["file"].drop_duplicates()]
         folders = {file.parent for file in files}
         there = {path for folder in folders for path in folder.glob("*")}
         if absent := [file for file in files if file not in there]:
             yield f"{len(absent):,} of the listed images are not there, the first {absent[0]}"
-
-
-def _alike(folders: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pair folders that name the same class, such as 001.Cardinal and cardinal."""
-    first: dict[str, str] = {}
-    for folder in folders:
-        if (known := first.setdefault(clean_class_name(folder), folder)) != folder:
-            yield known, folder
 
 
 def _read_folder(home: Path) -> Catalogue:
@@ -163,18 +157,18 @@ def _read_hub_set(home: Path) -> Catalogue:
     """Read a set of Hugging Face's `datasets`, one part or several, as `save_to_disk` left it."""
     from datasets import Dataset, concatenate_datasets, load_from_disk  # slow to import
 
-    with _told(f"{home} is no data set that save_to_disk wrote"):
+    with _as_photos_error(f"{home} is no data set that save_to_disk wrote"):
         found = load_from_disk(home)
     parts = {"": found} if isinstance(found, Dataset) else found
     tests = [name for name in (*_TEST_FOLDERS, "validation") if name in parts]
     roles = {"train": "train", tests[0]: "test"} if tests else {next(iter(parts)): ""}
     labels, names, pixels = open_hub_set(concatenate_datasets([parts[name] for name in roles]))
     places = ((part, place) for part in roles for place in range(len(parts[part])))
-    table = _table([
+    rows = [
         (f"{part}/{place:06d}".lstrip("/"), label, f"{part}/dataset_info.json", roles[part], None)
         for (part, place), label in zip(places, labels, strict=True)
-    ])  # fmt: skip
-    return Catalogue(home, tuple(names), table, pixels)
+    ]
+    return Catalogue(home, tuple(names), _table(rows), pixels)
 
 
 def open_hub_set(dataset: Any) -> tuple[list[int], list[str], Images]:
@@ -202,11 +196,12 @@ def _read_caltech(home: Path) -> Catalogue:
 def _read_trees(home: Path, parts: dict[str, str], without: set[str] = frozenset()) -> Catalogue:
     """Read one tree class/image a part; an id is the file's path, from what holds all parts."""
     names = sorted({name for top in parts.values() for name in _folders(home / top)} - without)
-    table = _table([
+    rows = [
         ((top if len(parts) > 1 else "") + file, label, top + file, part, None)
         for part, top in parts.items()
         for file, label in _list_images(home / top, names)
-    ])  # fmt: skip
+    ]
+    table = _table(rows)
     table["source_id"] = name_images(table["source_id"].tolist())
     return Catalogue(home, tuple(names), table)
 
@@ -238,7 +233,7 @@ def _read_cub(home: Path) -> Catalogue:
     )
     labels, rows = {number: label for label, number in enumerate(classes)}, []
     for number, (file,) in images.items():
-        with _told(f"a list in {home} has no line for image {number}, {file}"):
+        with _as_photos_error(f"a list in {home} has no line for image {number}, {file}"):
             (label,), (train,), box = class_of[number], training[number], boxes[number]
         x, y, width, height = map(float, box)
         part, box = "train" if train == "1" else "test", (x, y, x + width, y + height)
@@ -262,7 +257,7 @@ def _read_cars(home: Path) -> Catalogue:
 def _read_flowers(home: Path) -> Catalogue:
     """Read Oxford Flowers; a class is called by its own number, from 1."""
     rows = []
-    with _told(f"{home} does not hold the lists of Oxford Flowers"):
+    with _as_photos_error(f"{home} does not hold the lists of Oxford Flowers"):
         class_of = _read_mat(home / "imagelabels.mat", "labels").tolist()
         for key, part in (("trnid", "train"), ("valid", "train"), ("tstid", "test")):
             for number in _read_mat(home / "setid.mat", key):
@@ -276,7 +271,7 @@ def _read_flowers(home: Path) -> Catalogue:
 
 def _read_cifar100(home: Path) -> Catalogue:
     """Read CIFAR-100, from pickles that torchvision opens only if it knows their checksums."""
-    with _told(f"{home} is not CIFAR-100 as published"):
+    with _as_photos_error(f"{home} is not CIFAR-100 as published"):
         parts = {part: CIFAR100(home.parent, train=part == "train") for part in ("train", "test")}
     rows = [
         (f"{found.classes[label]}/{part}_{place:05d}", label, part, part, None)
@@ -334,13 +329,18 @@ def _lines(path: Path, fields: int) -> list[list[str]]:
 
 def _read_mat(path: Path, key: str) -> np.ndarray:
     """Read a list from a MATLAB file, which holds arrays and runs nothing."""
-    with path.open("rb") as file, _told(f"{path} is no MATLAB file with {key!r}"):
+    with path.open("rb") as file, _as_photos_error(f"{path} is no MATLAB file with {key!r}"):
         return np.atleast_1d(loadmat(file, squeeze_me=True)[key])
 
 
 #: Name of a data set -> what reads its layout from its folder.
 LAYOUTS = {
-    "folder": _read_folder, "cub200": _read_cub, "cars": _read_cars, "flowers102": _read_flowers,
-    "caltech101": _read_caltech, "cifar100": _read_cifar100, "tiny_imagenet": _read_tiny_imagenet,
+    "folder": _read_folder,
+    "cub200": _read_cub,
+    "cars": _read_cars,
+    "flowers102": _read_flowers,
+    "caltech101": _read_caltech,
+    "cifar100": _read_cifar100,
+    "tiny_imagenet": _read_tiny_imagenet,
     "imagenet": partial(_read_trees, parts={"train": "train/", "test": "val/"}),
-}  # fmt: skip
+}

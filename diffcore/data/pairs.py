@@ -10,7 +10,6 @@ In a training loop of your own, the real images may be any class-labelled data s
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,14 @@ from torchvision import tv_tensors
 from torchvision.datasets import DatasetFolder
 from torchvision.transforms.v2.functional import to_image
 
+from diffcore.data.generated import GeneratedSet, read_accepted
 from diffcore.data.images import Images, Lazy, View, as_batch, as_pixels, fit, to_pixels
 from diffcore.data.layouts import name_images, open_hub_set
-from diffcore.data.names import readable_names
+from diffcore.data.published import readable_names
 from diffcore.data.splits import Split, chunks
-from diffcore.store import ImageTable, ShardImages, digest, keep_array
+from diffcore.store import digest, keep_array
 
 _IN_MEMORY = 2**30  # bytes of generated images, at most
-# What tells one drawn image from another, in the shards of a run.
-_DRAWN = ("sample_id", "source_id", "class_name", "seed", "prompt", "negative_prompt", "model_hash",
-          "num_inference_steps", "guidance_scale", "height", "width")  # fmt: skip
 
 
 class PairedDataset(Dataset):
@@ -40,26 +37,35 @@ class PairedDataset(Dataset):
 
     `split` holds the N real images (`real`, `labels`, `classes` and `masks` are its own);
     `generated` M others at their size, (M, H, W, 3) uint8, `metadata` their source_id and
-    class_name, and `source` (M,) the place of the real image that each belongs to: its own, by
-    source_id; where that is not among the real images, one of its class in turn.
+    class_name, and `source` (M,) the place of the real image that each belongs to. That is the one
+    with its source_id; where there is none, one of its class in turn.
     """
 
     def __init__(
-        self, real: Any, generated: Any = None, transform: Any = None, *, cache_dir: Any = None
+        self,
+        real: Any,
+        generated: Any = None,
+        transform: Any = None,
+        *,
+        key: str | None = None,
+        cache_dir: Any = None,
     ):
         """Pair images; ValueError for generated ones of a class that has no real one.
 
-        Real ones are a `Split`, a set of Hugging Face's `datasets` with an Image and a ClassLabel,
-        or any data set of (image, label) as of torchvision, an ImageFolder having paths without
-        suffix for ids; generated ones what has metadata and images, or a run's
-        folder, for what was accepted last, and kept as fitted in `cache_dir`, or else in memory, if
-        few. The transform, as of torchvision.transforms.v2, acts on both images of an item alike.
+        Args:
+            real: a `Split`, a set of Hugging Face's `datasets` with an Image and a ClassLabel, or
+                any data set of (image, label) as of torchvision. The ids of an ImageFolder are its
+                paths without suffix.
+            generated: what has metadata and images, or a run's folder, for what was accepted.
+            transform: as of torchvision.transforms.v2; acts on both images of an item alike.
+            key: name of the decisions in a run's folder; ValueError if it is needed and absent.
+            cache_dir: keeps fitted images; without it they are in memory, if few.
         """
         self.split, self.transform = _as_split(real), transform
         self.real, self.labels = self.split.images, self.split.labels
         self.classes, self.masks = self.split.classes, self.split.masks
         if isinstance(generated, str | Path):
-            generated = _read_accepted(Path(generated))
+            generated = read_accepted(Path(generated), key)
         size = self.real.shape[1:3]  # () where they are of several: each pair is then fitted alone
         self.metadata = pd.DataFrame({"source_id": [], "class_name": []})
         self.generated = np.empty((0, *size, 3), np.uint8)
@@ -114,7 +120,7 @@ class PairedDataset(Dataset):
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all pixels and labels, and of who belongs to whom."""
+        """Hash of all pixels and labels, and of which image belongs to which."""
         return digest(self.split.digest, self.source, *chunks(self.generated))
 
     def without_generated(self) -> "PairedDataset":
@@ -122,46 +128,38 @@ class PairedDataset(Dataset):
         return PairedDataset(self.split, None, self.transform)
 
     def take_real(self, places: Any) -> "PairedDataset":
-        """Return the real images at these places, each with the generated ones that are its own."""
-        own = np.flatnonzero(np.isin(self.source, np.arange(len(self))[places]))
-        images = View(self.generated, own)
-        some = SimpleNamespace(metadata=self.metadata.iloc[own], images=images)
-        return PairedDataset(self.split.take(places), some, self.transform)
+        """Return the real images at these places, each with its generated ones."""
+        belongs = np.isin(self.source, np.arange(len(self))[places])
+        return self._take(self.split.take(places), belongs)
 
     def take_generated(self, places: Any) -> "PairedDataset":
         """Return the same with the generated images at these places, or where a mask is True."""
+        return self._take(self.split, places)
+
+    def _take(self, split: Split, places: Any) -> "PairedDataset":
         images = View(self.generated, places)
-        some = SimpleNamespace(metadata=self.metadata.iloc[images.items], images=images)
-        return PairedDataset(self.split, some, self.transform)
+        some = GeneratedSet(self.metadata.iloc[images.items], images)
+        return PairedDataset(split, some, self.transform)
 
 
 def _place_sources(generated: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
     """Place of the real image that each generated one belongs to, (M,)."""
-    own = {name: place for place, name in enumerate(real["source_id"])}
-    own |= {f"train/{name}": place for name, place in own.items()}  # as of a tree with parts
+    place_of = {name: place for place, name in enumerate(real["source_id"])}
+    place_of |= {f"train/{name}": place for name, place in place_of.items()}  # of a tree with parts
     members, places = real.groupby("class_name").indices, []
     table = generated[["source_id", "class_name"]]
     for source, name, turn in table.assign(turn=table.groupby("class_name").cumcount()).to_numpy():
-        if source not in own and name not in members:
+        if source in place_of:
+            places.append(place_of[source])
+        elif name in members:
+            places.append(members[name][turn % len(members[name])])
+        else:
             raise ValueError(f"no real image of {name!r}, for which images were drawn")
-        places.append(own[source] if source in own else members[name][turn % len(members[name])])
     return np.array(places, np.int64)
 
 
-def _read_accepted(run_dir: Path) -> SimpleNamespace:
-    """Read the generated images of a run that its filter accepted last."""
-    files = sorted(run_dir.glob("decisions/*.parquet"), key=lambda path: path.stat().st_mtime)
-    if not files:
-        raise FileNotFoundError(f"{run_dir} holds no decisions; run the notebook 02_filtering")
-    decisions = pd.read_parquet(files[-1])
-    drawn = ImageTable(run_dir / "generation", dict.fromkeys(_DRAWN, "string"), _DRAWN).metadata()
-    shared = [name for name in _DRAWN if name in decisions]
-    accepted = decisions[decisions["accepted"]].merge(drawn, on=shared, validate="one_to_one")
-    return SimpleNamespace(metadata=accepted, images=ShardImages(accepted))
-
-
 def _as_split(dataset: Any) -> Split:
-    """Take a data set of (image, label) for a split, if it is none."""
+    """Turn a data set of (image, label) into a split, unless it is one."""
     if isinstance(dataset, Split):
         return dataset
     ids, images = [str(place) for place in range(len(dataset))], Lazy(dataset, _to_pixels)

@@ -18,8 +18,7 @@ import pandas as pd
 
 from diffcore.data.images import Lazy, View, common_size, read_image, read_mask
 from diffcore.data.layouts import LAYOUTS, find_missing, read_box, read_catalogue
-from diffcore.data.names import readable_names
-from diffcore.data.published import PUBLISHED
+from diffcore.data.published import PUBLISHED, readable_names
 from diffcore.data.splits import Split
 from diffcore.params import DataParams
 from diffcore.store import digest, keep_array
@@ -60,33 +59,29 @@ class Photographs:
         `run_dir` keeps decoded photographs. ValueError for an unknown split, and for photographs
         that are missing, damaged, or of two sizes.
         """
-        return _open(settings, split, seed, run_dir)
-
-
-def _open(settings: DataParams, split: str, seed: int, run_dir: Path | None) -> Split:
-    catalogue, published = read_catalogue(settings), PUBLISHED.get(settings.dataset)
-    side = settings.image_size or (published.side if published else None)
-    names = readable_names(settings.dataset, catalogue.folders, catalogue.home)
-    rows = choose(catalogue.table, settings, split, seed)
-    metadata = rows[["source_id", "label"]].reset_index(drop=True)
-    for column, called in (("class_name", names), ("folder", catalogue.folders)):
-        metadata[column] = [called[label] for label in metadata["label"]]
-    paths, masks = [f"{catalogue.home}/{file}" for file in rows["file"]], None
-    size = (side, side) if side else None
-    if catalogue.pixels is not None:
-        size = size or catalogue.pixels[0].shape[:2]
-        images = View(catalogue.pixels, rows.index, size)
-    else:
-        size = size or common_size(paths)
-        images = Lazy(paths, partial(read_image, side=side), (*size, 3))
-        boxes = [(path, read_box(box)) for path, box in zip(paths, rows["box"], strict=True)]
-        if any(box is not None for _, box in boxes):
-            masks = Lazy(boxes, partial(read_mask, side=side), size, bool)
-    if run_dir is not None:
-        states = [(s.st_size, s.st_mtime_ns) for s in map(os.stat, dict.fromkeys(paths))]
-        key = digest(settings.model_dump(), split, seed, metadata["source_id"].tolist(), states)
-        images = keep_array(images, run_dir / "pixels" / f"{key}.npy")
-    return Split(split, names, metadata, images, masks)
+        catalogue, published = read_catalogue(settings), PUBLISHED.get(settings.dataset)
+        side = settings.image_size or (published.side if published else None)
+        names = readable_names(settings.dataset, catalogue.folders, catalogue.home)
+        rows = choose(catalogue.table, settings, split, seed)
+        metadata = rows[["source_id", "label"]].reset_index(drop=True)
+        for column, called in (("class_name", names), ("folder", catalogue.folders)):
+            metadata[column] = [called[label] for label in metadata["label"]]
+        paths, masks = [f"{catalogue.home}/{file}" for file in rows["file"]], None
+        size = (side, side) if side else None
+        if catalogue.pixels is not None:
+            size = size or catalogue.pixels[0].shape[:2]
+            images = View(catalogue.pixels, rows.index, size)
+        else:
+            size = size or common_size(paths)
+            images = Lazy(paths, partial(read_image, side=side), (*size, 3))
+            boxes = [(path, read_box(box)) for path, box in zip(paths, rows["box"], strict=True)]
+            if any(box is not None for _, box in boxes):
+                masks = Lazy(boxes, partial(read_mask, side=side), size, bool)
+        if run_dir is not None:
+            states = [(s.st_size, s.st_mtime_ns) for s in map(os.stat, dict.fromkeys(paths))]
+            key = digest(settings.model_dump(), split, seed, metadata["source_id"].tolist(), states)
+            images = keep_array(images, run_dir / "pixels" / f"{key}.npy")
+        return Split(split, names, metadata, images, masks)
 
 
 def choose(table: pd.DataFrame, settings: DataParams, split: str, seed: int) -> pd.DataFrame:

@@ -1,9 +1,8 @@
-"""Trained weights of any timm model, from a file of one's own or from a pip package.
+"""Trained weights of any timm model, from a file or from a pip package.
 
-The authors train from scratch, as the study does by default; few photographs, or a machine without
-the hub, need a network that has seen others. Our choice: weights are named and never fetched here,
-nothing in them is run (no unpickling, no import of a package), and a tensor that does not fit is an
-error, as half a network that was left random would pass for a poor one.
+The authors train from scratch, as the study does by default; few photographs need a network that
+has seen others. Our choice: weights are named and never fetched here, nothing in them is run (no
+unpickling, no import of a package), and a tensor that does not fit is an error.
 """
 
 # torch and timm take seconds to import; looking for a file, before any work starts, needs neither.
@@ -27,29 +26,23 @@ IN_ORDER = {
 
 
 def find_weights(weights: str) -> Path:
-    """Find the file that a path or ``package:<import name>`` stands for; load nothing.
+    """Find the file that a path or ``package:<import name>`` stands for; load and import nothing.
 
     FileNotFoundError if it is not there; ValueError for another kind, or a package with several.
     """
+    path = locate(weights)
     if weights.startswith(PACKAGE):
-        return _in_package(weights)
-    path = Path(weights)
+        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+        if len(files) != 1:
+            listed = ", ".join(str(file.relative_to(path)) for file in files[:3]) or "none"
+            raise ValueError(f"{weights} should hold one file of weights, not {listed}")
+        return files[0]
     if path.suffix not in SUFFIXES:
         kinds = ", ".join(SUFFIXES)
         raise ValueError(f"{weights!r} is neither {PACKAGE}<name> nor a file with {kinds}")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; put the weights there or name another")
     return path
-
-
-def _in_package(weights: str) -> Path:
-    """Find the only file of weights in an installed package, without importing it."""
-    folder = locate(weights)
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
-    if len(files) != 1:
-        listed = ", ".join(str(path.relative_to(folder)) for path in files[:3]) or "none"
-        raise ValueError(f"{weights} should hold one file of weights, not {listed}")
-    return files[0]
 
 
 def is_file_name(weights: str) -> bool:
@@ -107,15 +100,16 @@ def load_backbone(
     model = timm.create_model(model_name, num_classes=num_classes, **(model_args or {}))
     named = model.pretrained_cfg.get("classifier") or ()
     layers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
-    own = {name: t for name, t in model.state_dict().items() if name.startswith(layers)}
-    theirs = {name: t for name, t in state.items() if name.startswith(layers)}
-    if new_last_layer or _shapes(theirs) != _shapes(own):
-        state = {name: t for name, t in state.items() if name not in theirs} | own
+    last = {name: t for name, t in model.state_dict().items() if name.startswith(layers)}
+    saved = {name: t for name, t in state.items() if name.startswith(layers)}
+    shapes, saved_shapes = ({name: t.shape for name, t in each.items()} for each in (last, saved))
+    if new_last_layer or saved_shapes != shapes:
+        state = {name: t for name, t in state.items() if name not in saved} | last
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        told = textwrap.shorten(str(error), 600, placeholder=" ...")
-        raise ValueError(f"{path.name} does not fit timm's {model_name}: {told}") from error
+        reason = textwrap.shorten(str(error), 600, placeholder=" ...")
+        raise ValueError(f"{path.name} does not fit timm's {model_name}: {reason}") from error
     return model
 
 
@@ -146,16 +140,14 @@ def _rename_in_order(state: "dict[str, Tensor]", package: str, model_name: str) 
     import timm
     import torch
 
-    if model_name.partition(".")[0] != (own_name := IN_ORDER[package]):
-        raise ValueError(f"the package {package} has weights of {own_name}, not of {model_name}")
+    if model_name.partition(".")[0] != (known := IN_ORDER[package]):
+        raise ValueError(f"the package {package} has weights of {known}, not of {model_name}")
     with torch.device("meta"):  # names and shapes alone, and no random numbers
-        own = timm.create_model(own_name).state_dict()
-    kinds, wanted = ([(name.rpartition(".")[2], tensor.shape) for name, tensor in each.items()]
-                     for each in (state, own))  # fmt: skip
-    if kinds != wanted:
+        named = timm.create_model(known).state_dict()
+
+    def kinds(tensors: "dict[str, Tensor]") -> list[tuple]:
+        return [(name.rpartition(".")[2], tensor.shape) for name, tensor in tensors.items()]
+
+    if kinds(state) != kinds(named):
         raise ValueError(f"the package {package} is not what it was: its tensors are others")
-    return dict(zip(own, state.values(), strict=True))
-
-
-def _shapes(tensors: "Mapping[str, Tensor]") -> dict[str, Any]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+    return dict(zip(named, state.values(), strict=True))

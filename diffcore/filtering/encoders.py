@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from diffcore import store
 from diffcore.data import weights
+from diffcore.data.generated import ShardImages
 from diffcore.params import EncoderSpec, resolve_device
 
 _BATCH = 64  # images or texts embedded together
@@ -30,15 +31,18 @@ class Encoder:
     """CLIP, or the like, that remembers: embeds images and texts in batches, each of them once."""
 
     def __init__(
-        self, model: nn.Module, preprocess: Callable[[Image.Image], Tensor],
-        tokenizer: Callable[[list[str]], Tensor] | None, *, batch_size: int, device: str,
-        cache_dir: str | Path | None,
-    ):  # fmt: skip
+        self,
+        model: nn.Module,
+        preprocess: Callable[[Image.Image], Tensor],
+        tokenizer: Callable[[list[str]], Tensor] | None,
+        device: str,
+        cache_dir: str | Path | None = None,
+    ):
         """Take what open_clip loads; without `cache_dir`, embeddings live as long as this does."""
         # Last channels first made a ResNet a third faster on a CPU; a transformer does not mind.
         self.model = model.eval().to(device, memory_format=torch.channels_last)
         self.preprocess, self._tokenizer = preprocess, tokenizer  # preprocess: to (3, H, W)
-        self._batch_size, self.device = batch_size, device
+        self.device = device
         self.model_hash = _hash_model(model)  # of weights and image preprocessing
         self.reads_texts = tokenizer is not None  # whether `embed_texts` works
         self._folder = None if cache_dir is None else Path(cache_dir) / self.model_hash
@@ -51,15 +55,15 @@ class Encoder:
         of those in shards the embeddings beside them are taken, if this encoder made them.
         Raises ValueError for one of another type or shape, FloatingPointError for NaN.
         """
-        held = isinstance(images, store.ShardImages) and images.embeddings(self.model_hash)
-        if isinstance(held, np.ndarray):
+        held = images.embeddings(self.model_hash) if isinstance(images, ShardImages) else None
+        if held is not None:
             return held
         return self._embed(((_image_key(image), image) for image in images), self._see)
 
     def embed_unkept(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Embed images as `embed_images` does, and leave it to the caller to keep the result."""
-        starts = range(0, len(images), self._batch_size)
-        batches = [images[start : start + self._batch_size] for start in starts]
+        starts = range(0, len(images), _BATCH)
+        batches = [images[start : start + _BATCH] for start in starts]
         return np.concatenate([_checked(self._see(batch)) for batch in batches])
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -82,7 +86,7 @@ class Encoder:
             order.append(key)
             if key not in self._known:
                 batch[key] = item
-            if len(batch) == self._batch_size:
+            if len(batch) == _BATCH:
                 self._remember(batch, compute)
                 batch = {}
         if batch:
@@ -131,12 +135,12 @@ def _read_embeddings(path: Path) -> dict[str, np.ndarray]:
 
 def _checked(embeddings: Tensor) -> np.ndarray:
     """Turn what an encoder gave into (B, D) float32; FloatingPointError for NaN."""
-    found = embeddings.float().cpu().numpy()
-    if not np.isfinite(found).all():
+    array = embeddings.float().cpu().numpy()
+    if not np.isfinite(array).all():
         raise FloatingPointError(
             "the encoder gives infinities or NaN: its weights are damaged; fetch them anew"
         )
-    return found
+    return array
 
 
 def _image_key(image: np.ndarray) -> str:
@@ -174,7 +178,7 @@ def load_encoder(spec: EncoderSpec, cache_dir: str | Path | None = None) -> Enco
             store.verify_sums(folder)
             name = f"local-dir:{folder}"
         parts = _load_clip(name, None if ":" in name else spec.pretrained)
-    return Encoder(*parts, batch_size=_BATCH, device=device, cache_dir=cache_dir)
+    return Encoder(*parts, device, cache_dir)
 
 
 class _ImageTower(nn.Module):

@@ -5,11 +5,12 @@ real counterpart has to reach a threshold. The authors' released code compares w
 of the class folder instead (`class_first`) and draws nothing again. Our choice: for any encoder but
 the paper's the threshold is a quantile, fixed in advance, of similarities of *real* images.
 
-Tables of images have a row an image and the columns ``class_name``, ``source_id`` (of a real image
-its own id, of a generated one that of its counterpart) and ``embedding`` (unit vectors, (D,)).
+Tables of images have one row per image and the columns ``class_name``, ``source_id`` (a real
+image's own id, a generated one's that of its counterpart) and ``embedding`` (unit vectors, (D,)).
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,10 +47,10 @@ def cosine_to_reference(
         raise ValueError(f"the reference has no {column} {absent[0]!r} ({len(absent)} are missing)")
     embeddings = stack(generated)
     if rule == "source":
-        own = reference.drop_duplicates("source_id").set_index("source_id")["embedding"]
-        return cosine(embeddings, np.stack(own.loc[generated["source_id"]].tolist()))
+        sources = reference.drop_duplicates("source_id").set_index("source_id")["embedding"]
+        return cosine(embeddings, np.stack(sources.loc[generated["source_id"]].tolist()))
     if rule == "margin":
-        return _margins(embeddings, generated["class_name"], class_means(reference))
+        return _margins(generated, class_means(reference))
     similarity, members = np.empty(len(generated), np.float32), reference.groupby("class_name")
     for class_name, rows in generated.groupby("class_name").indices.items():
         similarity[rows] = _TO_CLASS[rule](embeddings[rows], stack(members.get_group(class_name)))
@@ -57,23 +58,20 @@ def cosine_to_reference(
 
 
 def class_means(reference: pd.DataFrame) -> pd.DataFrame:
-    """Unit mean embedding of each class of a table, a row (D,) a class."""
+    """Unit mean embedding of each class of a table, one row (D,) per class."""
     classes = reference.groupby("class_name", sort=False)
     if len(classes) < 2:
         raise ValueError("the rule margin compares with the nearest other class, and there is none")
     return pd.DataFrame({name: _unit(stack(rows).mean(axis=0)) for name, rows in classes}).T
 
 
-def _margins(
-    embeddings: np.ndarray, class_names: pd.Series, means: pd.DataFrame,
-    own: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Cosine to the own class's mean, or `own`, less that to the nearest other one's: (N,)."""
-    to_all, places = embeddings @ means.to_numpy().T, means.index.get_indexer(class_names)
-    rows = np.arange(len(embeddings))
-    own = to_all[rows, places] if own is None else own
+def _margins(table: pd.DataFrame, means: pd.DataFrame, to_class: np.ndarray | None = None) -> Any:
+    """Cosine to the class's mean, or `to_class`, less that to the nearest other mean: (N,)."""
+    to_all, rows = stack(table) @ means.to_numpy().T, np.arange(len(table))
+    places = means.index.get_indexer(table["class_name"])
+    to_class = to_all[rows, places] if to_class is None else to_class
     to_all[rows, places] = -np.inf
-    return own - to_all.max(axis=1)
+    return to_class - to_all.max(axis=1)
 
 
 def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -123,7 +121,7 @@ def calibrate_threshold(real: np.ndarray, quantile: float) -> float:
 
 
 def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
-    """What a rule says of real images as if each had been drawn for the others of its class.
+    """Apply a rule to real images as if each had been drawn for the others of its class.
 
     Of K images of a class, `source` gives K (K - 1) values, `class_first` K - 1, the others K, each
     against the rest. Only the first `MOST_COMPARED` of a class count. Raises ValueError for an
@@ -138,8 +136,7 @@ def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
     groups = [rows for _, rows in few.groupby("class_name", sort=False)]
     values = np.concatenate([_within_class(stack(rows), within) for rows in groups]).clip(-1, 1)
     if rule == "margin":
-        rows = pd.concat(groups)
-        values = _margins(stack(rows), rows["class_name"], class_means(reference), own=values)
+        values = _margins(pd.concat(groups), class_means(reference), values)
     return values
 
 
@@ -156,7 +153,7 @@ def _within_class(members: np.ndarray, rule: str) -> np.ndarray:
 
 
 def hard_filter(similarity: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
-    """Whether each similarity reaches the threshold, or its own, (N,) bool; ValueError for NaN.
+    """Whether each similarity reaches the threshold, (N,) bool; ValueError for NaN.
 
     >>> hard_filter(np.array([0.59, 0.6, 0.9]), threshold=0.6).tolist()
     [False, True, True]
@@ -167,47 +164,50 @@ def hard_filter(similarity: np.ndarray, threshold: float | np.ndarray) -> np.nda
 
 
 def score(generated: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """Similarity of generated images by each of `RULES`: one column ``cosine_<rule>`` a rule."""
+    """Similarity of generated images by each of `RULES`: one column ``cosine_<rule>`` each."""
     columns = {f"cosine_{rule}": cosine_to_reference(generated, reference, rule) for rule in RULES}
     return pd.DataFrame(columns, index=generated.index)
 
 
 def resample(
-    plan: pd.DataFrame, replan: Callable[[int], pd.DataFrame],
+    plan: pd.DataFrame,
+    replan: Callable[[int], pd.DataFrame],
     draw_and_score: Callable[[pd.DataFrame], pd.DataFrame],
-    *, rule: str, threshold: float, max_attempts: int,
-) -> pd.DataFrame:  # fmt: skip
+    *,
+    rule: str,
+    threshold: float,
+    max_attempts: int,
+) -> pd.DataFrame:
     """Decide on every sample of a plan, and draw what is rejected again until it passes.
 
     Args:
         plan: from `diffcore.prompts.plan_generation`, attempt 0.
         replan: attempt -> the same plan for that attempt, of which only the rows are drawn whose
             (source, copy) is still without an accepted image; empty if nothing can be drawn.
-        draw_and_score: plan -> its similarities (`score`), a row each in the plan's order.
+        draw_and_score: plan -> its similarities (`score`), one row each in the plan's order.
         max_attempts: rounds of drawing again; 0 leaves rejected images unreplaced.
 
     Returns all samples that were drawn, round by round: the plan's columns, the scores, attempt,
     rule, similarity, threshold and accepted.
     """
     _check_rule(rule)
-    rounds, asked = [], plan
+    rounds, rows = [], plan
     for attempt in range(max_attempts + 1):
-        asked = asked.reset_index(drop=True)
-        scores = draw_and_score(asked).reset_index(drop=True)
+        rows = rows.reset_index(drop=True)
+        scores = draw_and_score(rows).reset_index(drop=True)
         similarity = scores[f"cosine_{rule}"]
-        if (unknown := asked.loc[similarity.isna(), "sample_id"]).size:
+        if (unknown := rows.loc[similarity.isna(), "sample_id"]).size:
             raise ValueError(f"the cosine of sample {unknown.iloc[0]!r} by {rule} is NaN")
-        decided = pd.concat([asked, scores], axis=1).assign(
-            attempt=attempt, rule=rule, similarity=similarity, threshold=threshold,
-            accepted=hard_filter(similarity, threshold),
-        )  # fmt: skip
+        decided = pd.concat([rows, scores], axis=1).assign(attempt=attempt, rule=rule)
+        accepted = hard_filter(similarity, threshold)
+        decided = decided.assign(similarity=similarity, threshold=threshold, accepted=accepted)
         rounds.append(decided)
-        rejected = _places(decided[~decided["accepted"]], attempt)
+        rejected = _places(decided[~accepted], attempt)
         if rejected.empty or attempt == max_attempts:
             break
-        again = replan(attempt + 1)
-        asked = again[_places(again, attempt + 1).isin(rejected)]
-        if asked.empty:
+        replacements = replan(attempt + 1)
+        rows = replacements[_places(replacements, attempt + 1).isin(rejected)]
+        if rows.empty:
             break
     return pd.concat(rounds, ignore_index=True)
 
@@ -219,10 +219,8 @@ def never_passed(decisions: pd.DataFrame) -> pd.DataFrame:
     """
     place = pd.concat(_places(rows, attempt) for attempt, rows in decisions.groupby("attempt"))
     by_place = decisions.groupby(place, sort=False)
-    table = by_place.agg(
-        sample_id=("sample_id", "first"), class_name=("class_name", "first"),
-        source_id=("source_id", "first"), tries=("attempt", "size"), best=("similarity", "max"),
-    )  # fmt: skip
+    table = by_place[["sample_id", "class_name", "source_id"]].first()
+    table = table.assign(tries=by_place.size(), best=by_place["similarity"].max())
     return table[~by_place["accepted"].any()].reset_index(drop=True)
 
 

@@ -1,12 +1,13 @@
 """Pipelines: one call loads every kind of text-to-image model, and a digest tells them apart.
 
 From CosXL in one file to a tiny model inside a package, all become the same kind of pipeline. Our
-choice: only safetensors are read, since a pickled checkpoint can run code, and no
-watermark is drawn, since its presence would hang on an optional package.
+choice: only safetensors are read, since a pickled checkpoint can run code, and no watermark is
+drawn, since its presence would depend on an optional package.
 """
 
 import json
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ FAMILIES: dict[type[DiffusionPipeline], tuple[str, ...]] = {
 }
 
 _MODEL_FILES = (".json", ".safetensors", ".txt")
-# What of a configuration depends on the version of a library, or is told by the weights.
+# What of a configuration depends on the version of a library, or follows from the weights.
 _PASSING = ("transformers_version", "dtype", "architectures")
+_SOFTWARE = ("diffusers", "torch", "transformers")
 
 
 class LazyPipeline:
@@ -68,6 +70,13 @@ class LazyPipeline:
         scheduler = self.spec.scheduler and self.spec.scheduler.model_dump()
         return digest(*_contents(self.spec), self.spec.dtype, scheduler)
 
+    def made_with(self, batch_size: int) -> dict[str, Any]:
+        """Return what may change the last bit of a pixel beside its row; loads the model."""
+        device = self.load().device
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        made_with = {"batch_size": batch_size, "device": kind}
+        return made_with | {name: version(name) for name in _SOFTWARE}
+
 
 def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
     """Load a text-to-image pipeline, on its device, in its precision, without a bar.
@@ -80,17 +89,16 @@ def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
         raise ValueError(f"{source} is no .safetensors file; others can run code when opened")
     if spec.kind != "hub" and not Path(source).exists():
         raise FileNotFoundError(f"{source} does not exist; set generation.pipeline.location")
-    options = {"dtype": getattr(torch, spec.dtype), "local_files_only": spec.kind == "folder",
-               "use_safetensors": True}  # fmt: skip
+    options = {"dtype": getattr(torch, spec.dtype), "local_files_only": spec.kind == "folder"}
+    safe = options | {"use_safetensors": True}
     load_vae = diffusers.AutoencoderKL.from_pretrained
-    parts = {} if spec.vae is None else {"vae": load_vae(spec.vae, **options)}
+    parts = {} if spec.vae is None else {"vae": load_vae(spec.vae, **safe)}
     if spec.kind == "single_file":
-        del options["use_safetensors"]  # which it is
-        given = parts if spec.config is None else parts | {"config": spec.config}
-        pipeline = _family(spec.config).from_single_file(source, **given, **options)
+        parts |= {} if spec.config is None else {"config": spec.config}
+        pipeline = _family(spec.config).from_single_file(source, **parts, **options)
         pipeline.register_to_config(_name_or_path=source)  # as one from a folder has it
     else:
-        pipeline = DiffusionPipeline.from_pretrained(source, **parts, **options)
+        pipeline = DiffusionPipeline.from_pretrained(source, **parts, **safe)
     if spec.scheduler is not None:  # from nothing but its specification, as the authors do
         scheduler = getattr(diffusers, spec.scheduler.class_name)
         pipeline.scheduler = scheduler(**spec.scheduler.settings)
@@ -134,7 +142,7 @@ def _location(spec: PipelineSpec) -> str:
 
 
 def _contents(spec: PipelineSpec) -> list[Any]:
-    """Tell model, configuration and autoencoder by content; None for one that is to be fetched."""
+    """Digests of model, configuration and autoencoder; None for one that is to be fetched."""
     named = {_location(spec): "model_index.json", spec.config: "", spec.vae: "config.json"}
     return [_content(location, index) for location, index in named.items() if location]
 
@@ -151,7 +159,7 @@ def _content(location: str, index: str) -> Any:
 
 
 def _family(config: str | None) -> type[DiffusionPipeline]:
-    """Tell by a single file's configuration which pipeline it is for; without one, SDXL's."""
+    """Read from a single file's configuration which pipeline it is for; without one, SDXL's."""
     index = Path(config, "model_index.json") if config else None
     named = json.loads(index.read_text()).get("_class_name") if index and index.is_file() else None
     return {family.__name__: family for family in FAMILIES}.get(named, StableDiffusionXLPipeline)

@@ -1,4 +1,4 @@
-"""Surrogates: other real photographs of a class take the place of generated images.
+"""Substitute photographs: other real images of a class take the place of generated ones.
 
 What a text-to-image model would draw is replaced by a photograph of the class that is neither
 trained nor tested on, transformed (`RANGES`). A share carries injected label noise: they show
@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from diffcore.data.splits import Split
 from diffcore.prompts.plan import plan_generation
-from diffcore.prompts.prompt_set import PromptBook
+from diffcore.prompts.prompt_set import PromptSet
 from diffcore.store import digest
 
 #: What `transform` draws from, evenly; "mirror" is a probability.
@@ -30,21 +30,16 @@ RANGES = {
     "hue": (-0.03, 0.03),  # turns of the colour circle: little, as colours tell birds apart
     "blur": (0.0, 0.005),  # standard deviation, in shorter sides: 0 to 2.2 pixels of 448
 }
-#: Tells `transform` from others; raise the number when the same ranges give other pixels.
+#: Hash of `transform`; raise the number when the same ranges give other pixels.
 TRANSFORM_HASH = digest(RANGES, 1)
 
 #: Share that shows another class: as many images as the paper's generator misaligns.
 NOISE_SHARE = 0.1
-_BOOK = PromptBook("surrogates", "a {class_name}", ("unknown",))  # of its words none is kept
+_PROMPT_SET = PromptSet("substitutes", "a {class_name}", ("unknown",))  # none of it is kept
 
 
-def plan_surrogates(
-    sources: pd.DataFrame,
-    spare: Split,
-    *,
-    generated_share: float,
-    seed: int,
-    noise_share: float = NOISE_SHARE,
+def plan_substitutes(
+    sources: pd.DataFrame, spare: Split, *, generated_share: float, seed: int
 ) -> pd.DataFrame:
     """Choose the photographs that stand in for generated images; the same for the same arguments.
 
@@ -55,14 +50,11 @@ def plan_surrogates(
     Args:
         sources: training images, columns ``source_id`` (distinct) and ``class_name``.
         spare: photographs that are not trained or tested on; ValueError for a class without any.
-        noise_share: of all surrogates, drawn by chance, that show another class, in [0, 1].
 
     Returns `PLAN_COLUMNS`, ``photograph`` (id in `spare`) and ``shows`` (its class); ``class_name``
     is the class that it claims to show. ``seed`` is of its transformation.
     """
-    plan = plan_generation(
-        sources, _BOOK, generated_share=generated_share, seed=seed, use_context=False
-    )
+    plan = plan_generation(sources, _PROMPT_SET, generated_share=generated_share, seed=seed)
     ids = spare.metadata["source_id"].groupby(spare.metadata["class_name"])
     classes = plan["class_name"].unique()
     if without := [name for name in classes if name not in ids.groups]:
@@ -74,24 +66,25 @@ def plan_surrogates(
     for name in classes:
         photographs = np.sort(ids.get_group(name).to_numpy(object))
         decks[name] = np.random.default_rng([seed, *name.encode()]).permutation(photographs)
-    photographs, shows = _deal(plan["class_name"].to_numpy(object), decks, noise_share, seed)
+    photographs, shows = _deal(plan["class_name"].to_numpy(object), decks, seed)
     prompts = [f"photograph {photograph}, transformed" for photograph in photographs]
-    return plan.assign(prompt=prompts, photograph=photographs, shows=shows)
+    return plan.assign(context="", prompt=prompts, photograph=photographs, shows=shows)
 
 
 def _deal(
-    asked: np.ndarray, decks: dict[str, np.ndarray], noise_share: float, seed: int
+    classes: np.ndarray, decks: dict[str, np.ndarray], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Deal a photograph to each row: its id, and the class that it shows.
 
     The rows that show their own class come first, so that label noise takes none from them.
     """
-    rng, noisy = np.random.default_rng(seed), np.zeros(len(asked), bool)
-    noisy[rng.choice(len(asked), math.floor(noise_share * len(asked) + 0.5), replace=False)] = True
-    shows, photographs, taken = asked.copy(), np.empty(len(asked), object), Counter()
+    rng, noisy = np.random.default_rng(seed), np.zeros(len(classes), bool)
+    count = math.floor(NOISE_SHARE * len(classes) + 0.5)
+    noisy[rng.choice(len(classes), count, replace=False)] = True
+    shows, photographs, taken = classes.copy(), np.empty(len(classes), object), Counter()
     for place in np.argsort(noisy, kind="stable"):
         if noisy[place]:
-            others = [name for name in decks if name != asked[place]]
+            others = [name for name in decks if name != classes[place]]
             unused = [name for name in others if taken[name] < len(decks[name])] or others
             shows[place] = unused[rng.integers(len(unused))]
         deck = decks[shows[place]]
@@ -100,10 +93,10 @@ def _deal(
     return photographs, shows
 
 
-def judge_surrogates(plan: pd.DataFrame) -> pd.DataFrame:
-    """Tell which surrogates carry label noise: the table of `evaluate.judge`, as far as it goes.
+def judge_substitutes(plan: pd.DataFrame) -> pd.DataFrame:
+    """Return which substitutes carry label noise, with the columns of a data set's `judge`.
 
-    No context is asked for, and photographs are whole: both always count as right.
+    They are drawn in no context, and photographs are whole: both always count as right.
     """
     judged = plan[["sample_id", "class_name", "context"]].assign(seen_species=plan["shows"])
     judged["species_right"] = judged["class_name"] == judged["seen_species"]

@@ -8,27 +8,31 @@ resumed and replaced.
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import operator
+from functools import partial
 
 import pandas as pd
 
-from diffcore.prompts.prompt_set import PromptBook, negatives_for, write_prompt
+from diffcore.prompts.prompt_set import PromptSet, negatives_for, write_prompt
 
 PLAN_COLUMNS = (
-    "sample_id", "class_name", "source_id", "context", "prompt", "negative_prompt", "seed",
-)  # fmt: skip
+    *("sample_id", "class_name", "source_id", "context"),
+    *("prompt", "negative_prompt", "seed"),
+)
 
 
 def plan_generation(
-    sources: pd.DataFrame, book: PromptBook, *, generated_share: float, seed: int,
-    use_context: bool = True, use_negatives: bool = True, attempt: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    sources: pd.DataFrame,
+    prompt_set: PromptSet,
+    *,
+    generated_share: float,
+    seed: int,
+    attempt: int = 0,
+) -> pd.DataFrame:
     """Make the table of what to draw: one row per generated image, in the order of the sources.
 
     A draw's own seed depends on (seed, source, copy, attempt) alone: neither other rows nor the
-    wording change it, so plans with and without a context share their noise. Which images get a
-    counterpart depends on seed, image and class; contexts are dealt out in equal numbers (give or
-    take one) within a class, and copies of an image get different ones if there are enough.
+    wording change it. Copies of an image get different contexts if there are enough.
 
     Args:
         sources: training images, columns ``source_id`` (distinct) and ``class_name``.
@@ -45,18 +49,25 @@ def plan_generation(
     order = {source_id: place for place, source_id in enumerate(sources["source_id"])}
     rows = []
     for class_name, members in sources.groupby("class_name", sort=False):
-        contexts = _dealt(book.contexts, seed, class_name, attempt) if use_context else [""]
+        # Shuffled for each class, so that small classes do not all get the same few.
+        deal = partial(_hash, "deal", seed, class_name, attempt)
+        contexts = sorted(prompt_set.contexts, key=deal)
         for place, (source_id, copy) in enumerate(_draws(members, generated_share, seed)):
             context = contexts[place % len(contexts)]
-            negatives = negatives_for(book, context, class_name) if use_negatives else ()
-            rows.append((
-                order[source_id], copy, f"{source_id}-{copy}-{attempt}", class_name, source_id,
-                context, write_prompt(book, class_name, context), ", ".join(negatives),
-                _hash("draw", seed, source_id, copy, attempt) >> 1,  # signed 64 bits hold it
-            ))  # fmt: skip
-    plan = pd.DataFrame(rows, columns=["place", "copy", *PLAN_COLUMNS])
-    plan = plan.sort_values(["place", "copy"], ignore_index=True)
-    return plan[list(PLAN_COLUMNS)].astype({"seed": "int64"})
+            row = {
+                "order": (order[source_id], copy),
+                "sample_id": f"{source_id}-{copy}-{attempt}",
+                "class_name": class_name,
+                "source_id": source_id,
+                "context": context,
+                "prompt": write_prompt(prompt_set, class_name, context),
+                "negative_prompt": ", ".join(negatives_for(prompt_set, context, class_name)),
+                # Halved, so that signed 64 bits hold it.
+                "seed": _hash("draw", seed, source_id, copy, attempt) >> 1,
+            }
+            rows.append(row)
+    rows.sort(key=operator.itemgetter("order"))
+    return pd.DataFrame(rows, columns=PLAN_COLUMNS).astype({"seed": "int64"})
 
 
 def _checked_sources(sources: pd.DataFrame) -> pd.DataFrame:
@@ -83,11 +94,6 @@ def _draws(members: pd.DataFrame, share: float, seed: int) -> list[tuple[str, in
         for rank, source in enumerate(ranked)
         for copy in range(base + (rank < extra))
     ]
-
-
-def _dealt(contexts: Sequence[str], seed: int, class_name: str, attempt: int) -> list[str]:
-    """Shuffle the contexts for one class, so that small classes do not all get the same few."""
-    return sorted(contexts, key=lambda context: _hash("deal", seed, class_name, attempt, context))
 
 
 def _hash(*parts: str | int) -> int:

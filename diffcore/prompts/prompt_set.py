@@ -1,21 +1,20 @@
-"""Contextual and negative prompts: the wording of one domain, and what in it contradicts itself.
+"""Contextual and negative prompts: the wording of one domain.
 
 The paper's prompt is "a {class}, a {domain}, {context}"; a negative one steers away from clutter.
 Differences from the authors' released code: the domain is a noun of the language ("a bird"), not
 the name of a data set; every domain has contexts of its own; and a negative that contradicts the
-context or the class of a prompt is named by `find_conflicts` and left out by `negatives_for`.
+context or the class of a prompt is left out of it.
 """
 
 import difflib
 import re
 import string
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
 
 import yaml
 
@@ -23,14 +22,14 @@ from diffcore.params import ParamsError, PromptParams
 from diffcore.store import locate
 
 _PLACEHOLDERS = frozenset({"class_name", "domain_noun", "context"})
-_BOOKS = Path(__file__).with_name("sets")
-_WORDS = yaml.safe_load((_BOOKS.parent / "words.yaml").read_text("utf-8"))
+_SETS = Path(__file__).with_name("sets")
+_WORDS = yaml.safe_load((_SETS.parent / "words.yaml").read_text("utf-8"))
 _SYNONYMS = _WORDS["synonyms"]
 _SHOWN_BY = {shown: frozenset(words) for shown, words in _WORDS["shown_by"].items()}
 
 
 @dataclass(frozen=True)
-class PromptBook:
+class PromptSet:
     """What the prompts of one domain are made of; ParamsError for what breaks these rules.
 
     The template is clauses joined by ", " with the placeholders ``{class_name}`` (needed),
@@ -48,88 +47,71 @@ class PromptBook:
 
     def __post_init__(self) -> None:
         """Freeze the lists, then check the whole."""
-        object.__setattr__(self, "contexts", _distinct(self, "contexts"))
-        object.__setattr__(self, "negatives", _distinct(self, "negatives"))
+        for name in ("contexts", "negatives"):
+            object.__setattr__(self, name, _distinct(self, name))
         frozen = {context: tuple(names) for context, names in self.exceptions.items()}
         object.__setattr__(self, "exceptions", MappingProxyType(frozen))
         if not self.contexts:
-            raise ParamsError(f"prompt book {self.domain!r}: contexts must name at least one scene")
+            raise ParamsError(f"prompt set {self.domain!r}: contexts must name at least one scene")
         _check_template(self)
 
 
-@dataclass(frozen=True)
-class Conflict:
-    """A negative that works against what a prompt asks for."""
-
-    negative: str
-    contradicts: str
-    where: Literal["context", "class", "domain"]
-    why: str
+def list_prompt_sets() -> list[str]:
+    """Return the names of the prompt sets that ship with the package, sorted."""
+    return sorted(path.stem for path in _SETS.iterdir())
 
 
-def list_prompt_books() -> list[str]:
-    """Name the books that ship with the package, sorted."""
-    return sorted(book.name.removesuffix(".yaml") for book in _BOOKS.iterdir())
+def load_prompt_set(domain: str, **parts: str | Sequence[str] | None) -> PromptSet:
+    """Load the prompt set of a domain, with the parts that are not None in place of its own.
 
+    The domain is the name of a shipped set or a YAML file, also one inside a package. ParamsError
+    for an unknown domain, with the nearest known one, and for a part that cannot work.
 
-def load_prompt_book(domain: str, **parts: str | Sequence[str] | None) -> PromptBook:
-    """Load the book of a domain, with its template, contexts or negatives replaced if given.
-
-    ParamsError for an unknown domain, with the nearest known one, or a part that makes no book.
-
-    >>> load_prompt_book("flowers").domain_noun
+    >>> load_prompt_set("flowers").domain_noun
     'flower'
     """
-    known = list_prompt_books()
-    if domain.endswith((".yaml", ".yml")):
-        return PromptBook(**(_read_file(domain) | _without_none(parts)))
-    if domain not in known:
-        nearest = difflib.get_close_matches(domain, known, n=1, cutoff=0.0)[0]
-        raise ParamsError(
-            f"no prompt book {domain!r}; there are {', '.join(known)} (nearest: {nearest})"
-        )
-    book = yaml.safe_load((_BOOKS / f"{domain}.yaml").read_text("utf-8"))
-    return PromptBook(**(book | _without_none(parts)))
-
-
-def _read_file(location: str) -> dict[str, Any]:
-    """Read a prompt set from a YAML file, also one inside a package; ParamsError if it is none."""
+    location, known = domain, list_prompt_sets()
+    if not domain.endswith((".yaml", ".yml")):
+        if domain not in known:
+            nearest = difflib.get_close_matches(domain, known, n=1, cutoff=0.0)[0]
+            raise ParamsError(
+                f"no prompt set {domain!r}; there are {', '.join(known)} (nearest: {nearest})"
+            )
+        location = _SETS / f"{domain}.yaml"
     try:
         values = yaml.safe_load(locate(location).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ParamsError(f"prompts.domain: {location} cannot be read: {error}") from None
-    fields = set(PromptBook.__dataclass_fields__)
+    fields = set(PromptSet.__dataclass_fields__)
     if not isinstance(values, dict) or set(values) - fields:
         raise ParamsError(f"prompts.domain: {location} must hold {', '.join(sorted(fields))}")
-    return values
+    replaced = {name: part for name, part in parts.items() if part is not None}
+    return PromptSet(**(values | replaced))
 
 
-def _without_none(parts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in parts.items() if value is not None}
+def choose_prompt_set(settings: PromptParams) -> PromptSet:
+    """Load the prompt set of a study, with the parts that its parameters replace."""
+    parts = settings.model_dump(include={"template", "contexts", "negatives"})
+    return load_prompt_set(settings.domain, **parts)
 
 
-def choose_book(settings: PromptParams) -> PromptBook:
-    """Load the book of a study, with the parts that its parameters replace."""
-    given = settings.model_dump(include={"template", "contexts", "negatives"})
-    return load_prompt_book(settings.domain, **given)
-
-
-def _distinct(book: PromptBook, name: str) -> tuple[str, ...]:
-    """Return a list of the book as a tuple of distinct, non-empty texts."""
-    items = getattr(book, name)
+def _distinct(prompt_set: PromptSet, name: str) -> tuple[str, ...]:
+    """Return a list of the prompt set as a tuple of distinct, non-empty texts."""
+    items = getattr(prompt_set, name)
     if isinstance(items, str) or not all(isinstance(item, str) and item.strip() for item in items):
-        raise ParamsError(f"prompt book {book.domain!r}: {name} must be a list of texts")
+        raise ParamsError(f"prompt set {prompt_set.domain!r}: {name} must be a list of texts")
     if twice := sorted({item for item in items if list(items).count(item) > 1}):
-        raise ParamsError(f"prompt book {book.domain!r}: {name} holds {twice} more than once")
+        raise ParamsError(f"prompt set {prompt_set.domain!r}: {name} holds {twice} more than once")
     return tuple(items)
 
 
-def _check_template(book: PromptBook) -> None:
+def _check_template(prompt_set: PromptSet) -> None:
     """Raise ParamsError unless every placeholder can be filled and the context left out."""
-    start = f"prompt book {book.domain!r}: template {book.template!r} "
+    start = f"prompt set {prompt_set.domain!r}: template {prompt_set.template!r} "
     try:
-        used = _placeholders(book.template)
-        formatted = [name for _, name, *how in string.Formatter().parse(book.template) if any(how)]
+        used = _placeholders(prompt_set.template)
+        parsed = string.Formatter().parse(prompt_set.template)
+        formatted = [name for _, name, *how in parsed if any(how)]
     except ValueError as error:
         raise ParamsError(f"{start}cannot be read: {error}") from None
     if formatted:
@@ -138,9 +120,10 @@ def _check_template(book: PromptBook) -> None:
         raise ParamsError(f"{start}has {sorted(unknown)}; legal are {sorted(_PLACEHOLDERS)}")
     if "class_name" not in used:
         raise ParamsError(f"{start}does not name the {{class_name}}")
-    if "domain_noun" in used and not book.domain_noun:
-        raise ParamsError(f"{start}uses {{domain_noun}}, but the book's domain_noun is empty")
-    if any({"class_name", "context"} <= _placeholders(part) for part in _clauses(book.template)):
+    if "domain_noun" in used and not prompt_set.domain_noun:
+        raise ParamsError(f"{start}uses {{domain_noun}}, but the prompt set's domain_noun is empty")
+    clauses = map(_placeholders, _clauses(prompt_set.template))
+    if any({"class_name", "context"} <= names for names in clauses):
         raise ParamsError(f"{start}has class and context in one clause; put a comma between them")
 
 
@@ -173,79 +156,52 @@ def clean_class_name(name: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def write_prompt(book: PromptBook, class_name: str, context: str = "") -> str:
+def write_prompt(prompt_set: PromptSet, class_name: str, context: str = "") -> str:
     """Write the prompt of a class, in a context or, for an empty one, in none.
 
     An "a" before a vowel becomes "an".
 
-    >>> write_prompt(load_prompt_book("birds"), "021.Eastern_Towhee", "open desert")
+    >>> write_prompt(load_prompt_set("birds"), "021.Eastern_Towhee", "open desert")
     'an eastern towhee, a bird, open desert'
     """
-    parts = [part for part in _clauses(book.template) if context or "{context}" not in part]
+    parts = [part for part in _clauses(prompt_set.template) if context or "{context}" not in part]
     filled = ", ".join(parts).format(
-        class_name=clean_class_name(class_name), domain_noun=book.domain_noun, context=context
+        class_name=clean_class_name(class_name), domain_noun=prompt_set.domain_noun, context=context
     )
     return re.sub(r"\ba (?=[aeiou])", "an ", filled)
 
 
-def find_conflicts(book: PromptBook, class_names: Iterable[str] = ()) -> list[Conflict]:
-    """Name every negative that contradicts a context, the domain or one of the classes.
+def negatives_for(
+    prompt_set: PromptSet, context: str = "", class_name: str = ""
+) -> tuple[str, ...]:
+    """Return the negatives that fit one prompt: all but those that contradict it.
 
-    A negative contradicts a text if each of its words is in the text or is implied by it, both
-    reduced to stems. What the book lists under `exceptions` is settled and not reported.
+    A negative contradicts the context, the class or the domain if each of its words is in that
+    text or is implied by it, both reduced to stems.
 
-    >>> book = PromptBook("boats", "a {class_name}, {context}", ("open sea",), ("water", "car"))
-    >>> [(found.negative, found.contradicts, found.why) for found in find_conflicts(book)]
-    [('water', 'open sea', '"sea" implies water')]
-    """
-    texts = [("context", context) for context in book.contexts]
-    texts += [("domain", book.domain_noun)] if book.domain_noun else []
-    texts += [("class", clean_class_name(name)) for name in class_names]
-    return [
-        Conflict(negative, text, where, why)
-        for negative in book.negatives
-        for where, text in texts
-        if negative not in book.exceptions.get(text, ()) and (why := _contradiction(negative, text))
-    ]
-
-
-def negatives_for(book: PromptBook, context: str = "", class_name: str = "") -> tuple[str, ...]:
-    """Return the negatives that fit one prompt: the book's without those that contradict it.
-
-    >>> book = PromptBook("birds", "a {class_name}, {context}", ("forest",), ("tree", "car"))
-    >>> negatives_for(book, "forest", "blue jay")
+    >>> prompt_set = PromptSet("birds", "a {class_name}, {context}", ("forest",), ("tree", "car"))
+    >>> negatives_for(prompt_set, "forest", "blue jay")
     ('car',)
     """
-    texts = (context, book.domain_noun, clean_class_name(class_name) if class_name else "")
+    texts = (context, prompt_set.domain_noun, clean_class_name(class_name) if class_name else "")
     return tuple(
         negative
-        for negative in book.negatives
-        if negative not in book.exceptions.get(context, ())
-        and not any(_contradiction(negative, text) for text in texts)
+        for negative in prompt_set.negatives
+        if negative not in prompt_set.exceptions.get(context, ())
+        and not any(_contradicts(negative, text) for text in texts)
     )
 
 
 @lru_cache(maxsize=65536)
-def _contradiction(negative: str, text: str) -> str:
-    """Say why a negative contradicts a text; empty if it does not."""
-    concepts, stems = _concepts(text), _stems(negative)
-    if not stems or any(stem not in concepts for stem in stems):
-        return ""
-    implied = {concepts[stem]: stem for stem in stems if concepts[stem] != stem}
-    whys = [f'"{word}" implies {stem}' for word, stem in implied.items()]
-    return "; ".join(whys) or f'"{text}" names it'
+def _contradicts(negative: str, text: str) -> bool:
+    """Whether a text names or implies every word of a negative."""
+    stems, named = _stems(negative), _stems(text)
+    implied = {shown for shown, words in _SHOWN_BY.items() if words & named}
+    return bool(stems) and stems <= named | implied
 
 
-@lru_cache(maxsize=4096)
-def _concepts(text: str) -> dict[str, str]:
-    """Map every stem that a text names or implies to the stem it comes from."""
-    named = _stems(text)
-    implied = {shown: stem for stem in named for shown in _SHOWN_BY if stem in _SHOWN_BY[shown]}
-    return implied | {stem: stem for stem in named}
-
-
-def _stems(text: str) -> list[str]:
-    return [_stem(word) for word in re.findall(r"[^\W\d_]+", text.lower())]
+def _stems(text: str) -> set[str]:
+    return {_stem(word) for word in re.findall(r"[^\W\d_]+", text.lower())}
 
 
 def _stem(word: str) -> str:

@@ -34,11 +34,11 @@ Study = Any
 
 
 def plan_pairs(study: Study, count: int, seed: int) -> pd.DataFrame:
-    """Plan `count` images of every class in every context of the study's prompt book."""
+    """Plan `count` images of every class in every context of the study's prompt set."""
     names = sorted(study.train.classes)
     sources = pd.DataFrame({"source_id": names, "class_name": names})
-    share = count * len(study.book.contexts)
-    return plan_generation(sources, study.book, generated_share=share, seed=seed)
+    share = count * len(study.prompt_set.contexts)
+    return plan_generation(sources, study.prompt_set, generated_share=share, seed=seed)
 
 
 

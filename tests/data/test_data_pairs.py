@@ -1,5 +1,6 @@
 """Real images meet the generated ones that were drawn for them, whatever the real ones are."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -156,30 +157,51 @@ def test_real_images_may_be_a_set_of_hugging_face():
 
 def test_real_images_may_be_any_data_set_of_torchvision():
     to_floats = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    for transform in (None, v2.ToImage(), to_floats):
+    for transform in (None, to_floats):
         pairs = PairedDataset(dataset := FakeData(4, (3, 7, 7), 2, transform))
         assert np.array_equal(pairs.real[1], np.asarray(FakeData(4, (3, 7, 7), 2)[1][0]))
         assert pairs.labels.tolist() == [int(label) for _, label in dataset]
 
 
-def test_a_run_gives_what_its_filter_accepted_last(real, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no decisions; run the notebook 02_filtering"):
-        PairedDataset(real, str(tmp_path))
-    drawn = pd.DataFrame(
-        [("s0", "r0", "a", 7), ("s1", "r4", "b", 7), ("s2", "r4", "b", 7), ("s0", "r0", "a", 3)],
-        columns=["sample_id", "source_id", "class_name", "guidance_scale"],
-    )
+@pytest.fixture
+def run(tmp_path):
+    """A run of three images, of which a sweep drew the first again, and their pixels."""
+    rows = [("s0", "r0", "a", 7), ("s1", "r4", "b", 7), ("s2", "r4", "b", 7), ("s0", "r0", "a", 3)]
+    columns = ["sample_id", "source_id", "class_name", "guidance_scale"]
     texts = dict.fromkeys(("context", "prompt", "negative_prompt", "model", "model_hash"), "")
     numbers = dict.fromkeys(("seed", "num_inference_steps", "height", "width"), 16)
-    drawn, images = drawn.assign(**texts, **numbers), pixels(4, 16)
-    for rows in (drawn.iloc[:3], drawn.iloc[3:]):  # a sweep drew the first again
-        fill_shards(rows, lambda some: images[some.index], tmp_path / "generation", 2, None)
-    (file := tmp_path / "decisions" / "key.parquet").parent.mkdir()
-    decisions = drawn.iloc[:3].assign(accepted=[True, False, True])
-    decisions.to_parquet(file)
+    drawn, images = pd.DataFrame(rows, columns=columns).assign(**texts, **numbers), pixels(4, 16)
+    for some in (drawn.iloc[:3], drawn.iloc[3:]):
+        fill_shards(some, lambda rows: images[rows.index], tmp_path / "generation", 2)
+    (tmp_path / "decisions").mkdir()
+    return drawn.iloc[:3], images
+
+
+def decide(decisions, folder, key, accepted):
+    decisions.assign(accepted=accepted).to_parquet(folder / "decisions" / f"{key}.parquet")
+
+
+def test_a_run_gives_what_its_filter_accepted(real, run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no decisions; run the notebook 02_filtering"):
+        PairedDataset(real, str(tmp_path))
+    drawn, images = run
+    decide(drawn, tmp_path, "one", [True, False, True])
+    (tmp_path / "decisions" / ".aside-x.one.parquet").touch()  # another process is writing it
     pairs = PairedDataset(real, str(tmp_path))
     assert pairs.source.tolist() == [0, 4]
     assert np.array_equal(pairs.generated, np.stack([fit(images[n], 8, 8) for n in (0, 2)]))
-    decisions.drop(columns="guidance_scale").to_parquet(file)
-    with pytest.raises(ValueError, match="not unique"):
+    decide(drawn.drop(columns="guidance_scale"), tmp_path, "one", [True, False, True])
+    with pytest.raises(ValueError, match=r"'s0' was drawn with several \['guidance_scale'\]"):
         PairedDataset(real, str(tmp_path))
+
+
+def test_of_several_decisions_a_key_chooses_and_never_the_time(real, run, tmp_path):
+    decide(run[0], tmp_path, "old", [True, False, True])
+    decide(run[0], tmp_path, "new", [False, True, False])
+    os.utime(tmp_path / "decisions" / "old.parquet", (0, 0))
+    assert PairedDataset(real, tmp_path, key="old").source.tolist() == [0, 4]
+    assert PairedDataset(real, tmp_path, key="new").source.tolist() == [4]
+    listed = r"new \(2\d{3}-.*, 1 images accepted\)\n  old \(19.*, 2 images accepted\)"
+    for key, problem in ((None, "several filters decided"), ("x", "there are no decisions 'x'")):
+        with pytest.raises(ValueError, match=rf"{problem}; take one of these keys:\n  {listed}"):
+            PairedDataset(real, tmp_path, key=key)

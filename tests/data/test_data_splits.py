@@ -12,9 +12,9 @@ from datasets import Image as ImageFeature
 from layouts import lay_out, open_split, settings
 from PIL import Image
 
-from diffcore.data import splits
-from diffcore.data.splits import choose, load_split
-from diffcore.params import load_params
+from diffcore.data import photographs as module
+from diffcore.data.datasets import find_dataset, load_split
+from diffcore.params import ParamsError, load_params
 
 SPLITS = ("train", "test", "spare")
 
@@ -25,20 +25,18 @@ def params():
 
 
 # -------------------------------------------------------------------------------------- the face
-def test_paperbirds_have_the_face(params, tmp_path):
-    for name in ("train", *splits.test_splits(params).values()):
-        split = load_split(params, name, tmp_path)
-        assert split.images.shape == (len(split), 64, 64, 3)
-        assert (split.masks.shape, split.masks.dtype) == (split.images.shape[:3], bool)
-        assert split.labels.dtype == np.int64
-        item = split[3]
-        assert set(item) == {"image", "mask", "label", "class_name", "source_id"}
-        assert item["class_name"] == split.classes[item["label"]] == split.classes[split.labels[3]]
-        assert item["source_id"] == split.metadata["source_id"][3] == f"{name}-00003"
-        assert np.array_equal(item["mask"], split.masks[3])
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="unknown split"):
-        load_split(params, "validation")
+def test_a_split_has_items_and_some_of_it_is_a_split(params):
+    whole = load_split(params, "test_shifted")
+    item = whole[3]
+    assert item["class_name"] == whole.classes[item["label"]] == whole.classes[whole.labels[3]]
+    assert item["source_id"] == whole.metadata["source_id"][3] == "test_shifted-00003"
+    assert np.array_equal(item["mask"], whole.masks[3])
+    for some in (whole.take([5, 3]), whole.take(np.arange(len(whole)) < 6).take([5, 3])):
+        assert some.metadata["source_id"].tolist() == ["test_shifted-00005", "test_shifted-00003"]
+        assert np.array_equal(some.images[:], whole.images[[5, 3]])
+        assert np.array_equal(some.masks[1], whole.masks[3])
+        assert some.labels.tolist() == whole.labels[[5, 3]].tolist()
+    assert whole.take([5, 3]).digest == some.digest != whole.digest
 
 
 def test_a_split_is_changed_for_an_experiment(params):
@@ -48,26 +46,17 @@ def test_a_split_is_changed_for_an_experiment(params):
     assert len(load_split(params, "train", train_images_per_class=3)) == 3 * len(own.classes)
 
 
-def test_a_part_holds_what_the_whole_holds(params):
-    whole = load_split(params, "test_shifted")
-    for part in (whole.take([5, 3]), whole.take(np.arange(len(whole)) < 6).take([5, 3])):
-        assert part.metadata["source_id"].tolist() == ["test_shifted-00005", "test_shifted-00003"]
-        assert np.array_equal(part.images[:], whole.images[[5, 3]])
-        assert np.array_equal(part.masks[1], whole.masks[3])
-        assert part.labels.tolist() == whole.labels[[5, 3]].tolist()
-    assert whole.take([5, 3]).digest == part.digest != whole.digest
-
-
 # ------------------------------------------------------------------------------------ photographs
 @pytest.fixture
 def photos(tmp_path):
     for n in range(9):
         (tmp_path / "set/a").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (24, 16), (20 * n, 0, 0)).save(tmp_path / f"set/a/{n}.png")
-    return settings(dataset="folder", root=str(tmp_path / "set"), test_share=0.001)
+    return settings(dataset="folder", root=str(tmp_path / "set"))
 
 
-def test_photographs_are_decoded_once_and_anew_when_they_change(photos, tmp_path):
+def test_photographs_are_decoded_once_and_anew_when_they_change(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_TEST_SHARE", 0.001)
     whole, run = open_split(photos, "train"), tmp_path / "run"
     kept = open_split(photos, "train", run)
     assert isinstance(kept.images, np.memmap)
@@ -125,7 +114,7 @@ def table(per_class=8, parts=("",)):
 
 def ids(images, split, seed=0, **changes):
     data = settings(dataset="folder", root="x", **changes)
-    return choose(images, data, split, seed)["source_id"].tolist()
+    return module.choose(images, data, split, seed)["source_id"].tolist()
 
 
 def test_the_choice_never_changes():
@@ -146,9 +135,10 @@ def test_an_image_that_joins_moves_no_other():
 
 
 @pytest.mark.parametrize(("share", "tests"), [(0.001, 1), (0.999, 7)])
-def test_each_class_has_images_of_both_kinds(share, tests):
-    assert len(ids(table(), "test", test_share=share)) == 2 * tests
-    assert len(ids(table(), "train", test_share=share)) == 2 * (8 - tests)
+def test_each_class_has_images_of_both_kinds(share, tests, monkeypatch):
+    monkeypatch.setattr(module, "_TEST_SHARE", share)
+    assert len(ids(table(), "test")) == 2 * tests
+    assert len(ids(table(), "train")) == 2 * (8 - tests)
 
 
 @pytest.mark.parametrize("parts", [("",), ("train", "test")])
@@ -160,6 +150,11 @@ def test_limits_leave_spare_images_that_are_in_no_other_split(parts):
     # Of a set with its own test part, what is left of that is kept from everyone.
     left = set(images["source_id"][images["part"] != "test"]) - {*train, *test}
     assert set(spare) == left
+
+
+def test_an_unknown_data_set_is_named_with_the_nearest():
+    with pytest.raises(ParamsError, match=r"no data set 'cub20'; nearest: 'cub200'; .*paperbirds"):
+        find_dataset("cub20")
 
 
 def test_a_smaller_draw_is_part_of_a_larger():

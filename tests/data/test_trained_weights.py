@@ -68,7 +68,7 @@ def make_package(folder, monkeypatch, files, name="some_weights"):
     [
         ("nowhere/a.safetensors", FileNotFoundError, r"nowhere/a\.safetensors does not exist; put"),
         ("openai", ValueError, r"'openai' is neither package:<name> nor a file with \.safetens"),
-        ("package:no_such_thing", FileNotFoundError, "perhaps `pip install no-such-thing`"),
+        ("package:no_such_thing", FileNotFoundError, "or `pip install no-such-thing`"),
         ("package:a.b", ValueError, "'a.b' is no package's name for import"),
         ("package:json", ValueError, "json should hold one file of weights, not none"),
     ],

@@ -10,18 +10,16 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffcore.generation import generate, load_pipeline
-from paperbirds import SPECIES
 from diffcore.params import PipelineSpec
-from diffcore.prompts import load_prompt_book, plan_generation
+from diffcore.prompts import load_prompt_set, plan_generation
+from paperbirds import SPECIES
 
-SAMPLER = {"guidance_scale": 3.0, "num_inference_steps": 3, "height": 64, "width": 64}
+SAMPLER = {"guidance_scale": 3.0, "num_inference_steps": 2, "height": 64, "width": 64}
 
 
 def make_spec(**changes):
-    settings = {
-        "kind": "paperbirds", "vae": None, "scheduler": None, "dtype": "float32", "device": "cpu",
-        "local_files_only": True,
-    }  # fmt: skip
+    settings = {"kind": "folder", "location": "package:paperbirds/weights/text_to_image"}
+    settings |= {"vae": None, "scheduler": None, "dtype": "float32", "device": "cpu"}
     return PipelineSpec(**(settings | changes))
 
 
@@ -31,13 +29,11 @@ def load_shipped():
     return load_pipeline(make_spec())
 
 
-def make_plan(images, **options):
-    sources = pd.DataFrame({
-        "source_id": [f"train/{place}" for place in range(images)],
-        "class_name": [SPECIES[place % 3] for place in range(images)],
-    })  # fmt: skip
-    book = load_prompt_book("paperbirds")
-    return plan_generation(sources, book, generated_share=1, seed=0, **options)
+def make_plan(images, **parts):
+    sources = [(f"train/{place}", SPECIES[place % 3]) for place in range(images)]
+    table = pd.DataFrame(sources, columns=["source_id", "class_name"])
+    prompt_set = load_prompt_set("package:paperbirds/prompts.yaml", **parts)
+    return plan_generation(table, prompt_set, generated_share=1, seed=0)
 
 
 def draw(plan, pipeline, folder, **options):
@@ -63,18 +59,20 @@ def make_sd(shipped):
     """Build a pipeline of the make of Stable Diffusion 1.5 around the shipped autoencoder."""
     torch.manual_seed(0)
     width = shipped.text_encoder_2.config.hidden_size
-    unet = shipped.unet.config | {
-        "addition_embed_type": None, "addition_time_embed_dim": None, "cross_attention_dim": width,
-        "projection_class_embeddings_input_dim": None,
-    }  # fmt: skip
-    config = CLIPTextConfig(
-        vocab_size=len(shipped.tokenizer_2), hidden_size=width, intermediate_size=width,
-        num_hidden_layers=1, num_attention_heads=2, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+    without = ("addition_embed_type", "addition_time_embed_dim")
+    without += ("projection_class_embeddings_input_dim",)
+    unet = shipped.unet.config | dict.fromkeys(without) | {"cross_attention_dim": width}
+    text = {"vocab_size": len(shipped.tokenizer_2), "bos_token_id": 0, "eos_token_id": 1}
+    text |= {"hidden_size": width, "intermediate_size": width, "num_hidden_layers": 1}
     pipeline = StableDiffusionPipeline(
-        vae=shipped.vae, text_encoder=CLIPTextModel(config).eval(), tokenizer=shipped.tokenizer_2,
-        unet=UNet2DConditionModel.from_config(unet), safety_checker=None, feature_extractor=None,
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), requires_safety_checker=False,
-    )  # fmt: skip
+        vae=shipped.vae,
+        text_encoder=CLIPTextModel(CLIPTextConfig(**text, num_attention_heads=2)).eval(),
+        tokenizer=shipped.tokenizer_2,
+        unet=UNet2DConditionModel.from_config(unet),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

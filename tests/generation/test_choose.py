@@ -9,7 +9,7 @@ import pytest
 from paperbirds.pretrain import choose
 from paperbirds import CONTEXTS, SPECIES
 from diffcore.params import load_params
-from diffcore.prompts import load_prompt_book
+from diffcore.prompts import load_prompt_set
 
 EULER, OTHER = choose.SOLVERS
 
@@ -28,7 +28,7 @@ def chosen(monkeypatch):
 
             train = SimpleNamespace(classes=SPECIES)
             return SimpleNamespace(
-                train=train, book=load_prompt_book("paperbirds"), encoder=embed, draw=draw
+                train=train, prompt_set=load_prompt_set("package:paperbirds/prompts.yaml"), encoder=embed, draw=draw
             )
 
         monkeypatch.setattr(choose, "frechet_distance", lambda drawn, reference: drawn)
@@ -59,7 +59,7 @@ def test_euler_comes_first_where_both_solvers_are_about_as_near(chosen):
 def test_pairs_are_planned_alike_and_rendered_whole():
     names = list(SPECIES[:2])
     study = SimpleNamespace(
-        train=SimpleNamespace(classes=names), book=load_prompt_book("paperbirds")
+        train=SimpleNamespace(classes=names), prompt_set=load_prompt_set("package:paperbirds/prompts.yaml")
     )
     plan = choose.plan_pairs(study, count=3, seed=0)
     counts = plan.groupby(["class_name", "context"]).size()

@@ -8,8 +8,10 @@ from shipped import changed, load_shipped, make_spec
 
 from diffcore.generation import load_pipeline
 from diffcore.generation.pipelines import LazyPipeline, hash_model
-from paperbirds.weights import pipeline_dir
 from diffcore.params import SchedulerSpec
+from diffcore.store import locate
+
+SCHEDULER = {"scheduler": SchedulerSpec()}
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +26,13 @@ def local(folder, **changes):
 @pytest.fixture
 def copied(tmp_path):
     """The shipped model in another place."""
-    return shutil.copytree(pipeline_dir(), tmp_path / "text_to_image")
+    return shutil.copytree(locate(make_spec().location), tmp_path / "text_to_image")
 
 
 def test_a_loaded_model_is_told_apart_by_what_decides_about_pixels(pipeline, copied):
     assert hash_model(load_pipeline(local(copied))) == hash_model(pipeline)
-    others = [changed(pipeline), load_pipeline(make_spec(dtype="bfloat16")),
-              load_pipeline(make_spec(scheduler=SchedulerSpec()))]  # fmt: skip
+    others = [load_pipeline(make_spec(**each)) for each in ({"dtype": "bfloat16"}, SCHEDULER)]
+    others.append(changed(pipeline))
     assert len({hash_model(other) for other in [pipeline, *others]}) == 4
     assert LazyPipeline.of(pipeline).digest == hash_model(pipeline)
     with pytest.raises(TypeError, match="Identity; a pipeline of SDXL"):
@@ -38,9 +40,8 @@ def test_a_loaded_model_is_told_apart_by_what_decides_about_pixels(pipeline, cop
 
 
 def test_a_lazy_model_is_told_apart_by_its_files_and_settings_without_being_loaded(copied):
-    specs = [make_spec(), make_spec(dtype="bfloat16"), make_spec(scheduler=SchedulerSpec()),
-             make_spec(vae=str(copied / "vae"))]  # fmt: skip
-    lazy = [LazyPipeline(spec) for spec in specs]
+    changes = ({}, {"dtype": "bfloat16"}, SCHEDULER, {"vae": str(copied / "vae")})
+    lazy = [LazyPipeline(make_spec(**each)) for each in changes]
     assert len({each.digest for each in lazy}) == 4
     assert all(each._loaded is None for each in lazy)
     other = LazyPipeline(local(copied))
@@ -95,9 +96,3 @@ def test_pickled_weights_are_refused(pipeline, copied):
     weights.unlink()
     with pytest.raises(OSError, match="safetensors"):
         load_pipeline(local(copied))
-
-
-def test_a_model_of_the_hub_is_no_path_that_has_to_exist():
-    spec = make_spec(kind="hub", location="nobody/nothing")
-    with pytest.raises(OSError, match="cached snapshot folder"):  # and no network in the tests
-        load_pipeline(spec)

@@ -19,7 +19,7 @@ from diffcore.methods.registry import METHODS
 from diffcore.measure import overhead as evaluate, timing
 from diffcore.measure.overhead import Budget, Setting
 from diffcore.params import TrainingParams, load_params
-from diffcore.prompts.prompt_set import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_set
 from diffcore.prompts.plan import plan_generation
 from diffcore.store import encode_png
 from diffcore.training.train import Step
@@ -224,7 +224,7 @@ def test_images_are_timed_by_part_and_none_is_left(params, train, tmp_path, monk
     few, reference = train.take(slice(2)), embed(
         train.metadata, train.images, load_encoder(params.filtering.encoder)
     )  # fmt: skip
-    plan = plan_generation(few.metadata, load_prompt_book("paperbirds"), generated_share=1, seed=0)
+    plan = plan_generation(few.metadata, load_prompt_set("paperbirds"), generated_share=1, seed=0)
     pipeline = LazyPipeline(params.generation.pipeline)
     times = evaluate.time_images(params, plan, few, few, reference, pipeline)
     assert not list(tmp_path.iterdir())

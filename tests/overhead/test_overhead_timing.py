@@ -9,7 +9,7 @@ import pytest
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.measure import timing
 from diffcore.params import load_params
-from diffcore.prompts.prompt_set import load_prompt_book
+from diffcore.prompts.prompt_set import load_prompt_set
 from diffcore.prompts.plan import plan_generation
 
 SETTINGS = load_params("smoke").generation
@@ -55,7 +55,7 @@ def test_time_inside_the_networks_is_counted_and_the_networks_left_as_they_were(
 def test_drawing_is_timed_from_nothing_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     sources = pd.DataFrame({"source_id": ["a", "b", "c"], "class_name": "blue jay"})
-    plan = plan_generation(sources, load_prompt_book("paperbirds"), generated_share=1, seed=0)
+    plan = plan_generation(sources, load_prompt_set("paperbirds"), generated_share=1, seed=0)
     spent = timing.time_generation(plan, LazyPipeline(SETTINGS.pipeline), SETTINGS)
     assert all(seconds > 0 for seconds in spent.values())
     assert not list(tmp_path.iterdir())

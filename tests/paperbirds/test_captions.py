@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
 from paperbirds.captions import FLAWS, NAMED, draw_caption, full_caption
-from diffcore.prompts import load_prompt_book
+from diffcore.prompts import load_prompt_set
 from diffcore.prompts.prompt_set import write_prompt
 
 WORDED = {("an " if name[0] in "aeiou" else "a ") + name: name for name in SPECIES}
@@ -87,8 +87,8 @@ def test_a_flaw_is_told_wherever_the_bird_is(flaw):
 
 @pytest.mark.parametrize("species", SPECIES)
 def test_the_full_caption_is_the_prompt_of_the_book(species):
-    book = load_prompt_book("paperbirds")
+    prompt_set = load_prompt_set("paperbirds")
     for context in CONTEXTS:
         caption = full_caption(species, context)
-        assert caption == write_prompt(book, species, context)
+        assert caption == write_prompt(prompt_set, species, context)
         assert read(caption) == ([species], [context], [])

@@ -25,7 +25,7 @@ from diffcore.filtering.encoders import load_encoder
 from diffcore.generation import generate, load_pipeline
 from diffcore.generation.pipelines import LazyPipeline, hash_model
 from diffcore.params import PipelineSpec, load_params
-from diffcore.prompts import load_prompt_book, plan_generation
+from diffcore.prompts import load_prompt_set, plan_generation
 from diffcore.prompts.prompt_set import negatives_for, write_prompt
 
 pytestmark = pytest.mark.slow
@@ -188,7 +188,7 @@ def test_a_profile_loads_and_draws_at_the_released_setting(profile, models, aske
     lazy = LazyPipeline(params.generation.pipeline)
     sources = pd.DataFrame({"source_id": [f"i{n}" for n in range(10)], "class_name": "mute swan"})
     plan = plan_generation(
-        sources, load_prompt_book(params.prompts.domain), seed=params.seed,
+        sources, load_prompt_set(params.prompts.domain), seed=params.seed,
         generated_share=params.generation.generated_share,
     )  # fmt: skip
     assert len(plan) == 3  # 0.3 of the training images
@@ -228,15 +228,16 @@ def test_the_noise_levels_are_cosxls_from_the_largest_to_none(models):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_no_prompt_is_longer_than_the_text_encoders_read(profile):
-    book = load_prompt_book(load_params(profile).prompts.domain)
+    prompt_set = load_prompt_set(load_params(profile).prompts.domain)
     folders = {
         "cub200": ["012.Yellow_headed_Blackbird", "151.Black_capped_Vireo"], "cars": CARS,
         "flowers102": [str(number) for number in range(1, 103)], "caltech101": CALTECH,
         "cifar100": CIFAR,
     }  # fmt: skip
     names = readable_names(profile, folders.get(profile) or ImageNetInfo().label_names(), Path())
-    prompts = {write_prompt(book, name, context) for name in names for context in book.contexts}
-    negatives = {", ".join(negatives_for(book, at, name)) for name in names for at in book.contexts}
+    pairs = [(context, name) for name in names for context in prompt_set.contexts]
+    prompts = {write_prompt(prompt_set, name, context) for context, name in pairs}
+    negatives = {", ".join(negatives_for(prompt_set, *pair)) for pair in pairs}
     ids = make_tokenizer("!")([*prompts, *negatives]).input_ids
     assert 8 < max(map(len, ids)) <= 77
 

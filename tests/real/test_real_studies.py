@@ -86,7 +86,7 @@ def test_a_profile_draws_and_filters_counterparts_of_its_photographs(profile, op
         assert part[0]["image"].shape == (32, 32, 3)
         assert part[0]["image"].std() > 5  # a photograph, and no blank
 
-    assert find_conflicts(study.book, train.classes) == []
+    assert find_conflicts(study.prompt_set, train.classes) == []
     assert len(study.plan) == len(train)
     some = study.plan.iloc[:: len(study.plan) // 3].reset_index(drop=True)
     for row in some.itertuples():

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore.prompts import load_prompt_book, plan_generation
+from diffcore.prompts import load_prompt_set, plan_generation
 from diffcore.prompts.prompt_set import write_prompt
 from diffcore.prompts.plan import PLAN_COLUMNS
 
-BIRDS = load_prompt_book("birds")
+BIRDS = load_prompt_set("birds")
 
 
 def make_sources(per_class, classes=("blue jay", "american crow")):
@@ -18,8 +18,8 @@ def make_sources(per_class, classes=("blue jay", "american crow")):
     return pd.DataFrame(rows, columns=["source_id", "class_name"])
 
 
-def plan(sources, book=BIRDS, share=1.0, seed=0, **options):
-    return plan_generation(sources, book, generated_share=share, seed=seed, **options)
+def plan(sources, prompt_set=BIRDS, share=1.0, seed=0, **options):
+    return plan_generation(sources, prompt_set, generated_share=share, seed=seed, **options)
 
 
 def test_the_plan_has_a_row_per_image_in_the_order_of_the_sources():
@@ -61,8 +61,8 @@ def test_seeds_do_not_depend_on_other_rows_or_on_the_wording():
     seeds = plan(sources, share=2).set_index("sample_id")["seed"]
     fewer = plan(sources[::2], share=2).set_index("sample_id")["seed"]
     assert fewer.equals(seeds[fewer.index])
-    for options in ({"use_context": False}, {"book": load_prompt_book("cars")}):
-        assert plan(sources, share=2, **options).set_index("sample_id")["seed"].equals(seeds)
+    others = plan(sources, load_prompt_set("cars"), share=2).set_index("sample_id")["seed"]
+    assert others.equals(seeds)
 
 
 def test_another_attempt_replaces_the_same_images_with_other_noise():
@@ -72,11 +72,8 @@ def test_another_attempt_replaces_the_same_images_with_other_noise():
     assert not first["sample_id"].isin(second["sample_id"]).any()
 
 
-def test_context_and_negatives_can_be_left_out_and_negatives_fit_their_context():
-    table = plan(make_sources(2), use_context=False, use_negatives=False)
-    assert set(table["context"]) == set(table["negative_prompt"]) == {""}
-    assert set(table["prompt"]) == {"a blue jay, a bird", "an american crow, a bird"}
-    released = plan(make_sources(16), load_prompt_book("birds_released"))
+def test_negatives_fit_their_context():
+    released = plan(make_sources(16), load_prompt_set("birds_released"))
     forest = released[released["context"] == "forest canopy"].iloc[0]
     assert {"tree", "sky"} & set(forest["negative_prompt"].split(", ")) == {"sky"}
 

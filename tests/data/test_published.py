@@ -6,7 +6,7 @@ import pytest
 from layouts import CALTECH, CARS, CIFAR
 from timm.data import ImageNetInfo
 
-from diffcore.data.names import readable_names, tell_apart
+from diffcore.data.published import make_distinct, readable_names
 from diffcore.prompts import clean_class_name
 
 SETS = {
@@ -46,6 +46,6 @@ def test_words_beside_the_images_come_first(tmp_path):
 
 
 def test_classes_are_told_apart():
-    assert tell_apart([["a", "b"], ["a"], ["b"]]) == ("a", "a 2", "b")  # b is the third's own
-    assert tell_apart([["a", "c"], ["a", "c"], ["a", "c"]]) == ("c", "a", "a 2")
-    assert tell_apart([["a"], ["a"], ["a 2"]]) == ("a", "a 3", "a 2")
+    assert make_distinct([["a", "b"], ["a"], ["b"]]) == ("a", "a 2", "b")  # b is the third's own
+    assert make_distinct([["a", "c"], ["a", "c"], ["a", "c"]]) == ("c", "a", "a 2")
+    assert make_distinct([["a"], ["a"], ["a 2"]]) == ("a", "a 3", "a 2")

@@ -1,193 +1,167 @@
 """Numbers with intervals: dots in rows, lines over settings, and the paper's Figure 4."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from diffcore.figures import style
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-_GREY, _OURS = "0.35", style.METHODS["diffcoremix"][1]
+_ONE = {"": style.METHODS["diffcoremix"][1]}  # the colour where nothing is told apart
 _ROW = 0.6  # of the height of a row, for the dots in it
 _APART = 2.5  # points between the whiskers of two lines
 
 
 def interval_dots(
     table: pd.DataFrame, *, row: str, panel: str | None = None, hue: str | None = None,
-    xlabel: str | Mapping[str, str] = "", baseline: str | None = None, zero: bool = False,
+    xlabel: style.PerPanel = "", baseline: str | None = None, zero: bool = False,
     marks: Mapping[str, float] | None = None, hollow: str | None = None, percent: bool = True,
     log: bool = False,
 ) -> Figure:  # fmt: skip
-    """Dots with intervals: a row for each value of a column, a panel for each of another.
+    """Draw dots with intervals: a row for each value of a column, a panel for each of another.
 
-    Rows that are methods take their label and colour, and markers tell the values of `hue` apart;
-    in other rows markers and colours do. Dots of one row stand between two lines. Every dashed
-    line, and what a hollow dot says, is in the legend.
+    Methods in rows take their label and colour, and markers tell the values of `hue` apart. In
+    other rows markers and colours do. The legend names dashed lines and explains hollow dots.
 
     Args:
-        table: tidy: value, low, high and the columns named here; a combination may be missing.
-        xlabel: of all panels, or by panel, in place of titles.
-        baseline: row whose value is a dashed line in each panel, as `marks` (label -> place) are;
-            the legend names them.
-        zero: for differences: a line at 0, an axis in points, and intervals that hold 0 hollow.
+        table: value, low, high and the columns named here; a combination may be missing.
+        xlabel: for all panels, or by panel, in place of titles.
+        baseline: row whose value is a dashed line in each panel, as `marks` (label -> place) are.
+        zero: for differences: a line at 0, an axis in points, and dots hollow whose interval
+            holds 0.
         hollow: column of differences that Holm's correction leaves unclear; then these are hollow.
         percent: whether values are shares.
-        log: whether they are overheads on a logarithmic axis (see `_scale_overheads`).
+        log: whether they are overheads, on a logarithmic axis (see `_scale_overheads`).
     """
-    rows, hues = style.in_order(table[row]), style.colours(table[hue]) if hue else {"": _OURS}
-    holds_zero = zero & (table["low"] <= 0) & (table["high"] >= 0)
-    table = table.assign(open=table[hollow] if hollow else holds_zero)
-    says = "not clear of zero after Holm" if hollow else "interval holds zero"
+    rows, hues = style.in_order(table[row]), style.colours(table[hue]) if hue else _ONE
+    overheads = table[["value", "low", "high"]]
+    if log:
+        table = table.assign(**overheads.clip(lower=_place_of_none(overheads.to_numpy())))
+    open_ = table[hollow] if hollow else zero & (table["low"] <= 0) & (table["high"] >= 0)
+    table = table.assign(row=table[row], hue=table[hue] if hue else "", open=open_)
     size = 2.5 if panel else 5.2, len(rows) * (0.24 + 0.08 * len(hues)) + 0.9
     margin = 0.075 * max((len(style.label_of(name)) for name in rows), default=0)
-    fig, panels = style.lay_panels(table, panel, size, 3, xlabel=xlabel, margin=margin)
-    lines = [(label or "_", x) for label, x in (marks or {}).items()]
+    panels = style.lay_panels(table, panel, size, 3, xlabel, margin=margin)
     for ax, _, points in panels:
-        ends = points[["value", "low", "high"]]
-        if log:
-            points = points.assign(**ends.clip(lower=_place_of_none(ends.to_numpy())))
-        _draw_rows(ax, points, row, rows, hue, hues)
-        own = [(style.label_of(baseline), x) for x in points.loc[points[row] == baseline, "value"]]
-        for label, x in lines + own:
+        _draw_rows(ax, points, rows, hues)
+        lines = [
+            (style.label_of(baseline), x) for x in points.loc[points["row"] == baseline, "value"]
+        ]
+        for label, x in lines + list((marks or {}).items()):
             ax.axvline(x, zorder=0, label=label, **style.DASHED)
         if zero:
-            ax.axvline(0, zorder=0, **style.ZERO)
+            ax.axvline(0, zorder=0, color="0.3", lw=1.0)
         if log:
-            _scale_overheads(ax, ends.to_numpy(), [x for _, x in lines])
+            _scale_overheads(ax, overheads.to_numpy(), (marks or {}).values())
+        elif percent and zero:
+            style.as_percent(ax.xaxis, sign="")
         elif percent:
-            style.as_percent(ax.xaxis, sign="" if zero else "%")
-            if not zero:
-                style.keep_to_shares([ax], "x", points["value"])
-    panels[0][0].set_yticks(range(len(rows)), map(style.label_of, rows))
-    panels[0][0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
-    says = says if table["open"].any() else ""
-    style.put_legend(panels[0][0], _explain(rows, hues if hue else {}, says))
-    return fig
+            style.as_shares(ax.xaxis, points["value"])
+    ax = panels[0][0]
+    ax.set_yticks(range(len(rows)), map(style.label_of, rows))
+    ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    grey = "0.35" if set(rows) <= style.METHODS.keys() else None
+    for (name, colour), marker in zip(hues.items() if hue else (), _MARKERS, strict=False):
+        ax.plot([], [], marker, color=grey or colour, label=style.label_of(name))
+    if table["open"].any():
+        label = "not clear of zero after Holm" if hollow else "interval holds zero"
+        ax.plot([], [], "o", color="0.35", mfc="white", label=label)
+    return style.put_legend(ax)
 
 
-def _draw_rows(
-    ax: Axes, points: pd.DataFrame, row: str, rows: list, hue: str | None, hues: Mapping
-) -> None:
-    """Draw each point in its row, the values of `hue` one below the other, rows parted by lines."""
+def _draw_rows(ax: Axes, points: pd.DataFrame, rows: list[str], hues: Mapping[str, str]) -> None:
+    """Draw each point in its row, the values of `hue` one below the other, lines between rows."""
     if len(hues) > 1:
         ax.grid(visible=False, axis="y")
         for between in range(1, len(rows)):
             ax.axhline(between - 0.5, zorder=0, color=plt.rcParams["grid.color"], lw=0.8)
     for point in points.to_dict("records"):
-        name = point[hue] if hue else ""
-        place = list(hues).index(name) % len(_MARKERS)
-        y = rows.index(point[row]) + (place - (len(hues) - 1) / 2) * _ROW / max(len(hues), 3)
-        colour = style.METHODS.get(point[row], ("", hues[name]))[1]
-        face = "white" if point["open"] else colour
-        ax.errorbar(point["value"], y, xerr=style.reach(point), fmt=_MARKERS[place], ms=5.5, lw=1.3,
-                    capsize=2.5, color=colour, mfc=face)  # fmt: skip
-
-
-def _explain(rows: list, hues: Mapping[str, style.Colour], says: str) -> list[Line2D]:
-    """Make handles: of markers, grey where rows have colours, and of what a hollow one `says`."""
-    grey = _GREY if set(rows) <= style.METHODS.keys() else None
-    dots = [
-        Line2D([], [], ls="", marker=marker, color=grey or colour, label=style.label_of(name))
-        for (name, colour), marker in zip(hues.items(), _MARKERS, strict=False)
-    ]
-    white = Line2D([], [], ls="", marker="o", color=_GREY, mfc="white", label=says)
-    return [*dots, white] if says else dots
+        name, place = point["row"], list(hues).index(point["hue"])
+        y = rows.index(name) + (place - (len(hues) - 1) / 2) * _ROW / max(len(hues), 3)
+        colour = style.METHODS.get(name, ("", hues[point["hue"]]))[1]
+        look = {"color": colour, "mfc": "white" if point["open"] else colour, "ms": 5.5, "lw": 1.3}
+        marker, ends = _MARKERS[place % len(_MARKERS)], style.reach(point)
+        ax.errorbar(point["value"], y, xerr=ends, fmt=marker, capsize=2.5, **look)
 
 
 def _place_of_none(overheads: np.ndarray) -> float:
-    """Where what is not above 0 stands on a logarithmic axis: a fifth of it left of what is."""
+    """Return the place of what is not above 0 on a logarithmic axis: left of all that is."""
     least = overheads[overheads > 0].min(initial=1.0)
     return least / max(3.0, (overheads.max() / least) ** 0.25)
 
 
-def _scale_overheads(ax: Axes, overheads: np.ndarray, marks: Sequence[float] = ()) -> None:
+def _scale_overheads(ax: Axes, overheads: np.ndarray, marks: Iterable[float] = ()) -> None:
     """Make the horizontal axis logarithmic, from the least overhead above 0 on, in per cent.
 
-    No logarithm has a place for 0: what is not above it stands at the left end, and is named there.
+    A logarithm has no place for 0: what is not above it stands at the left end and is named there.
     """
-    none, top = _place_of_none(overheads), 1.5 * max(overheads.max(), 0.01, *marks)
-    least = overheads[overheads > 0].min(initial=1.0)
+    none, least = _place_of_none(overheads), overheads[overheads > 0].min(initial=1.0)
+    top = 1.5 * max(overheads.max(), 0.01, *marks)
     powers = 10.0 ** np.arange(np.floor(np.log10(none)), np.ceil(np.log10(top)) + 1)
-    steps = (1, 2, 5) if top < 100 * least else (1,)
-    ticks = [step * power for power in powers for step in steps]
+    ticks = np.outer(powers, (1, 2, 5) if top < 100 * least else 1).ravel()
     labels = {tick: f"{100 * tick:,.6g}%" for tick in ticks if np.sqrt(none * least) < tick <= top}
-    any_none = (overheads <= 0).any()
-    labels |= {none: "none\nmeasurable"} if any_none else {}
+    if (overheads <= 0).any():
+        labels[none] = "none\nmeasurable"
     ax.set_xscale("log")
     ax.set_xticks(list(labels), list(labels.values()))
     ax.set_xticks([], minor=True)
-    ax.set_xlim((none if any_none else least) / 1.3, top)
+    ax.set_xlim((none if none in labels else least) / 1.3, top)
 
 
 def interval_lines(
     table: pd.DataFrame, *, x: str, hue: str | None = None, panel: str | None = None,
-    xlabel: str | Mapping[str, str] = "", ylabel: str = "",
-    marks: Mapping[str, float] | float | None = None, log: bool = False, percent: bool = True,
-    ylim: tuple[float, float] | None = None,
+    xlabel: style.PerPanel = "", ylabel: str = "", marks: style.PerPanel = None, log: bool = False,
+    percent: bool = True, ylim: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """Lines over a column, with intervals if there are any, a panel for each value of another.
+    """Draw lines over a column of numbers, a panel for each value of another column.
 
-    The few points of a sweep over a factor of ten or more stand on a logarithmic axis unasked.
+    A few points over a factor of ten or more stand on a logarithmic axis.
 
     Args:
-        table: tidy: value, perhaps low and high, and the columns named here.
-        x: column of numbers, or of names, which keep the table's order.
-        xlabel: of all panels, or by panel, in place of titles; `marks`, the settings in use, are
-            dashed lines, likewise.
+        table: value, perhaps low and high, and the columns named here.
+        xlabel: for all panels, or by panel, in place of titles.
+        marks: settings in use, for all panels or by panel: dashed lines.
         log: whether both axes are logarithmic.
-        percent: whether values are shares. Whatever they are, panels share the vertical axis.
+        percent: whether values are shares. Panels share the vertical axis.
     """
+    hues = style.colours(table[hue]) if hue else _ONE
     count = table[panel].nunique() if panel else 1
     size = (6.0, 3.4) if count == 1 else (3.3, 3.0) if count < 5 else (2.1, 2.3)
-    fig, panels = style.lay_panels(
-        table, panel, size, 4 if count < 5 else 5, xlabel=xlabel, ylabel=ylabel
-    )
+    panels = style.lay_panels(table, panel, size, 4 if count < 5 else 5, xlabel, ylabel)
     for ax, name, points in panels:
-        hues = style.colours(table[hue]) if hue else {"_": _OURS}
         for place, (value, colour) in enumerate(hues.items()):
             rows = points[points[hue] == value] if hue else points
             aside = _APART * (place - (len(hues) - 1) / 2)
-            _draw_line(ax, rows, x, colour, value, aside)
-        if (mark := marks.get(name) if isinstance(marks, Mapping) else marks) is not None:
+            _draw_line(ax, rows.sort_values(x), x, aside, color=colour, label=style.label_of(value))
+        if (mark := style.in_panel(marks, name)) is not None:
             ax.axvline(mark, zorder=0, label="setting in use", **style.DASHED)
-        _scale(ax, points[x], log)
+        _scale(ax, np.unique(points[x]), log)
+    for ax, *_ in panels:  # once all are drawn, as they share their axis
         if percent:
-            style.as_percent(ax.yaxis)
+            style.as_shares(ax.yaxis, table["value"])
         if ylim:
             ax.set_ylim(ylim)
-    if percent and not ylim:  # once all panels are drawn, as they share their axis
-        style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"])
-    style.put_legend(panels[0][0])
-    return fig
+    return style.put_legend(panels[0][0])
 
 
-def _draw_line(
-    ax: Axes, rows: pd.DataFrame, x: str, colour: style.Colour, name: str, aside: float
-) -> None:
+def _draw_line(ax: Axes, rows: pd.DataFrame, x: str, aside: float, **options: str) -> None:
     """Draw one line, `aside` points to the right, so that whiskers at one place stand apart."""
-    rows = rows.sort_values(x) if pd.api.types.is_numeric_dtype(rows[x]) else rows
     ends = style.reach(rows) if {"low", "high"} <= set(rows) else None
-    drawn = ax.errorbar(rows[x], rows["value"], yerr=ends, fmt="o-" if len(rows) < 26 else "-",
-                        ms=4, lw=1.5, elinewidth=1, capsize=2, color=colour,
-                        label=style.label_of(name))  # fmt: skip
+    look = {"fmt": "o-" if len(rows) < 26 else "-", "ms": 4, "lw": 1.5, "elinewidth": 1}
+    drawn = ax.errorbar(rows[x], rows["value"], yerr=ends, capsize=2, **look, **options)
     moved = ax.transData + ScaledTranslation(aside / 72, 0, ax.figure.dpi_scale_trans)
     for artist in drawn.get_children():  # once they are in the limits of the axes
         artist.set_transform(moved)
 
 
-def _scale(ax: Axes, values: pd.Series, log: bool) -> None:
-    """Give a few points a tick each, and a wide range a logarithmic axis."""
-    if not pd.api.types.is_numeric_dtype(values):
-        plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
-        return
-    points = np.unique(values)
-    few = len(points) <= 8  # each has a tick of its own, if there is room
+def _scale(ax: Axes, points: np.ndarray, log: bool) -> None:
+    """Make a wide range logarithmic, and give each of a few points a tick, if there is room."""
+    few = len(points) <= 8
     wide = log or (few and points[0] > 0 and points[-1] >= 10 * points[0])
     if wide:
         style.scale_log(ax)
@@ -199,26 +173,27 @@ def _scale(ax: Axes, values: pd.Series, log: bool) -> None:
 
 
 def overhead_accuracy(table: pd.DataFrame) -> Figure:
-    """Overhead of training against accuracy, a panel a test set; upper left is better.
+    """Draw the overhead of training against accuracy, a panel per test set: upper left is better.
 
-    Takes shares by method and test: value, low, high (top-1), overhead (of the method's own step
-    alone) and with_images (of what is paid before training too).
+    Takes shares by method and test: value, low, high (top-1), overhead (of the method's step alone)
+    and with_images (of what is paid before training too).
     """
-    overheads = table[["overhead", "with_images"]].to_numpy()
-    table = table.assign(**table[["overhead", "with_images"]].clip(_place_of_none(overheads)))
-    labels = {"xlabel": "overhead of training", "ylabel": "top-1 accuracy"}
-    fig, panels = style.lay_panels(table, "test", (4.0, 3.6), 3, **labels)
+    columns = ["overhead", "with_images"]
+    overheads = table[columns].to_numpy()
+    table = table.assign(**table[columns].clip(_place_of_none(overheads)))
+    labels = "overhead of training", "top-1 accuracy"
+    panels = style.lay_panels(table, "test", (4.0, 3.6), 3, *labels)
     for ax, _, points in panels:
-        for row in points.to_dict("records"):
-            label, colour = style.METHODS[row["method"]]
-            ax.errorbar(row["overhead"], row["value"], yerr=style.reach(row), fmt="o", capsize=2,
-                        color=colour, label=label)  # fmt: skip
-            if row["with_images"] > row["overhead"]:  # in white, joined to it
-                ends = [row["overhead"], row["with_images"]]
-                ax.plot(ends, [row["value"]] * 2, "o-", lw=0.8, color=colour, mfc="white", zorder=1)
+        for point in points.to_dict("records"):
+            label, colour = style.METHODS[point["method"]]
+            x, y, further = point["overhead"], point["value"], point["with_images"]
+            look = {"fmt": "o", "capsize": 2, "color": colour, "label": label}
+            ax.errorbar(x, y, yerr=style.reach(point), **look)
+            if further > x:  # in white, joined to it
+                ax.plot([x, further], [y, y], "o-", lw=0.8, color=colour, mfc="white", zorder=1)
         _scale_overheads(ax, overheads)
-        style.as_percent(ax.yaxis)
-    style.keep_to_shares([ax for ax, *_ in panels], "y", table["value"])
-    panels[0][0].plot([], [], "o-", color="0.3", mfc="white", label="with the making of its images")
-    style.put_legend(panels[0][0])
-    return fig
+    for ax, *_ in panels:
+        style.as_shares(ax.yaxis, table["value"])
+    label = "with the generation of its images"
+    panels[0][0].plot([], [], "o-", color="0.3", mfc="white", label=label)
+    return style.put_legend(panels[0][0])

@@ -5,9 +5,9 @@ high``. A hollow dot is a difference whose interval holds zero, or one that Holm
 unclear, as the legend says.
 """
 
-from diffcore.figures.charts import boxes, curves, heat_maps, histograms, object_bars
-from diffcore.figures.charts import reliability_diagrams, stacked_bars, threshold_view
+from diffcore.figures.charts import boxes, curves, histograms, reliability_diagrams, threshold_view
 from diffcore.figures.grids import counterparts, image_grid, overlay, saliency_grid
 from diffcore.figures.intervals import interval_dots, interval_lines, overhead_accuracy
+from diffcore.figures.maps import heat_maps, object_bars, stacked_bars
 from diffcore.figures.schematic import pipeline_diagram
 from diffcore.figures.style import METHODS, use_style, wrap

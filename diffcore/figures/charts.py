@@ -1,6 +1,6 @@
-"""Distributions, curves over a threshold, tables as colours, and shares or times as bars."""
+"""How values are spread, what a threshold makes of them, and whether confidence is right."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 
 from diffcore.figures import style
 
+Values = Mapping[str, np.ndarray]  # kind -> values
+
 _BINS = 40
 _WIDE = (6.8, 3.4)  # inches
-_DIAGONAL = {"color": "0.65", "ls": ":", "lw": 1.1}
+_DOTTED = {"color": "0.65", "ls": ":", "lw": 1.1}
 
 
 def histograms(
-    values: Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]],
-    *,
+    values: Values | Mapping[str, Values],
     xlabel: str,
     threshold: style.PerPanel = None,
     log: bool = False,
@@ -32,22 +33,19 @@ def histograms(
     """
     several = isinstance(next(iter(values.values())), Mapping)
     nested = values if several else {"": values}
-    table = pd.concat(
-        pd.DataFrame({"panel": panel, "kind": kind, "value": np.asarray(each)})
-        for panel, kinds in nested.items()
-        for kind, each in kinds.items()
-    )
+    each = {(name, kind): pd.Series(x) for name, part in nested.items() for kind, x in part.items()}
+    table = pd.concat(each, names=["panel", "kind"]).reset_index(name="value")
     size, ylabel = (3.8, 2.9) if several else _WIDE, "density" if density else "share of images"
     panels = style.lay_panels(table, "panel", size, 3, xlabel, ylabel, sharey=density)
     for ax, name, rows in panels:
         at = style.in_panel(threshold, name)
         edges = _edges(table["value"] if density else rows["value"], at, log)
         for kind, colour in style.colours(rows["kind"]).items():
-            each = rows.loc[rows["kind"] == kind, "value"].clip(lower=edges[0])
-            label = kind if several else f"{kind} (n = {len(each):,})"
+            x = rows.loc[rows["kind"] == kind, "value"].clip(lower=edges[0])
+            label = kind if several else f"{kind} (n = {len(x):,})"
             look = {"facecolor": (colour, 0.15), "edgecolor": colour, "lw": 1.6, "label": label}
-            counted = {"density": density, "weights": np.full(len(each), 1 / len(each))}
-            ax.hist(each, edges, histtype="stepfilled", **counted, **look)
+            weights = np.full(len(x), 1 / len(x))
+            ax.hist(x, edges, weights=weights, density=density, histtype="stepfilled", **look)
         _mark_threshold(ax, at, exact=not several)
         if log:
             style.scale_log(ax)
@@ -71,12 +69,10 @@ def _mark_threshold(ax: Axes, at: float | None, exact: bool = True) -> None:
 
 def threshold_view(similarity: np.ndarray, wrong: np.ndarray, threshold: float) -> Figure:
     """Draw similarities of right and wrong images (N,), and state what a threshold rejects."""
-    fig, ax = plt.subplots(figsize=_WIDE, layout="constrained")
+    _, ax = plt.subplots(figsize=_WIDE, layout="constrained")
     labels = [f"right (n = {(~wrong).sum():,})", f"wrong (n = {wrong.sum():,})"]
-    parts = [similarity[~wrong], similarity[wrong]]
-    ax.hist(
-        parts, _edges(similarity, None, False), stacked=True, label=labels, color=style.OTHERS[:2]
-    )
+    parts, edges = [similarity[~wrong], similarity[wrong]], _edges(similarity, None, log=False)
+    ax.hist(parts, edges, stacked=True, label=labels, color=style.OTHERS[:2])
     _mark_threshold(ax, threshold)
     rejected = similarity < threshold
     title = (
@@ -92,9 +88,9 @@ def _share(hits: np.ndarray) -> str:
     return f"{hits.mean():.1%}" if len(hits) else "none"
 
 
-def boxes(table: pd.DataFrame, *, x: str, y: str, hue: str, xlabel: str) -> Figure:
+def boxes(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str) -> Figure:
     """Draw boxes that hold the middle half of the values of `x`, a row for each value of `y`."""
-    fig, ax = plt.subplots(figsize=(6.8, 0.6 * table[y].nunique() + 1.0), layout="constrained")
+    _, ax = plt.subplots(figsize=(6.8, 0.6 * table[y].nunique() + 1.0), layout="constrained")
     look = {"width": 0.6, "linewidth": 0.9, "palette": style.colours(table[hue])}
     sns.boxplot(table, x=x, y=y, hue=hue, ax=ax, whis=(5, 95), fliersize=0, **look)
     note = "box: middle half and median, whiskers: 5th to 95th percentile"
@@ -113,20 +109,27 @@ def curves(
     The table holds the points in order. The threshold in use is a vertical line or a `marked`
     point, the share `expected` from the paper a horizontal line. `labels` replace values of `hue`.
     """
-    fig, ax = plt.subplots(figsize=(7.4, 4.0) if diagonal else _WIDE, layout="constrained")
+    _, ax = plt.subplots(figsize=(7.4, 4.0) if diagonal else _WIDE, layout="constrained")
     for name, colour in style.colours(table[hue]).items():
-        rows, label = table[table[hue] == name], (labels or {}).get(name, style.label_of(name))
+        rows, label = table[table[hue] == name], (labels or {}).get(name, name)
         ax.plot(rows[x], rows[y], color=colour, lw=1.7, label=label)
-    if expected is not None:
-        ax.axhline(expected, color="0.4", ls=":", lw=1.2)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        text = f"the paper: about {expected:.0%}"
-        ax.annotate(text, (0.99, expected), fontsize=8, **place)
-    _mark_threshold(ax, threshold)
     if diagonal:
-        ax.plot([0, 1], [0, 1], label="chance", **_DIAGONAL)
+        ax.plot([0, 1], [0, 1], label="chance", **_DOTTED)
         ax.set_aspect("equal")
         style.as_percent(ax.xaxis)
+    if expected is not None:
+        ax.axhline(expected, **_DOTTED)
+        text = f"the paper: about {expected:.0%}"
+        ax.text(
+            0.99,
+            expected,
+            text,
+            ha="right",
+            va="bottom",
+            size=8,
+            transform=ax.get_yaxis_transform(),
+        )
+    _mark_threshold(ax, threshold)
     if marked is not None:
         ax.plot(*marked, "o", ms=8, mfc="none", mec="0.15", mew=1.6, label="threshold in use")
     style.as_percent(ax.yaxis)
@@ -142,7 +145,7 @@ def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> 
     panels = style.lay_panels(bins, "method", (2.5, 2.6), 4, "confidence", "accuracy")
     for ax, method, rows in panels:
         colour, sizes = style.METHODS[method][1], 150 * rows["count"] / rows["count"].max() + 4
-        ax.plot([0, 1], [0, 1], label="accuracy = confidence", **_DIAGONAL)
+        ax.plot([0, 1], [0, 1], label="accuracy = confidence", **_DOTTED)
         ax.plot(rows["confidence"], rows["top1"], color=colour, lw=1.2)
         ax.scatter(rows["confidence"], rows["top1"], sizes, color=colour)
         ax.set(xlim=(0, 1.03), ylim=(0, 1.03))
@@ -150,86 +153,3 @@ def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> 
         style.as_percent(ax.xaxis)
         style.as_percent(ax.yaxis)
     return style.put_legend(panels[0][0])
-
-
-def heat_maps(
-    maps: Mapping[str, pd.DataFrame],
-    *,
-    label: str,
-    annotate: bool = False,
-    vmax: float | None = None,
-) -> Figure:
-    """Draw wide tables of shares, title -> table, as heat maps of the same rows on one scale.
-
-    `annotate` writes each share in per cent. The colours span 0 to `vmax`, or least to greatest; if
-    some shares lie above, the colour bar says so. Where there is no share, a cell is white.
-    """
-    tables = [table.rename(index=style.label_of, columns=style.label_of) for table in maps.values()]
-    wide, tall = (0.5, 0.34) if annotate else (0.24, 0.27)
-    size = sum(wide * table.shape[1] for table in tables) + 2.6, tall * len(tables[0]) + 1.7
-    options = {"sharey": True, "squeeze": False, "layout": "constrained"}
-    fig, axes = plt.subplots(1, len(maps), figsize=size, **options)
-    least, greatest = np.nanmin(pd.concat(tables)), np.nanmax(pd.concat(tables))
-    low, high = (0.0, vmax) if vmax else (least, greatest)
-    look = {"vmin": low, "vmax": high, "cmap": "rocket_r", "linewidths": 0.4, "cbar": False}
-    look |= {"fmt": ".0f", "annot_kws": {"size": 8}, "xticklabels": True, "yticklabels": True}
-    for ax, title, table in zip(axes[0], maps, tables, strict=True):
-        sns.heatmap(table, ax=ax, annot=100 * table if annotate else None, **look)
-        ax.set(title=title, xlabel="", ylabel="")
-        ax.grid(visible=False)
-        ax.tick_params(axis="y", rotation=0, labelsize=8.5)
-        ax.tick_params(axis="x", rotation=90, labelsize=8.5)
-    label, extend = (f"{label} (arrow: above)", "max") if greatest > high else (label, "neither")
-    bar = fig.colorbar(axes[0, -1].collections[0], ax=axes, shrink=0.8, pad=0.02, extend=extend)
-    bar.set_label(style.wrap(label, 32))
-    style.as_percent(bar.ax.yaxis)
-    return fig
-
-
-def stacked_bars(table: pd.DataFrame, groups: Sequence[tuple[str, str]]) -> Figure:
-    """Draw times: a panel per group, a stacked bar per row, each panel in its own milliseconds.
-
-    Takes columns group, row, part, ms, and pairs of a group and what its milliseconds are for.
-    """
-    counts = [table.loc[table["group"] == group, "row"].nunique() for group, _ in groups]
-    options = {"height_ratios": np.add(counts, 0.4), "squeeze": False, "layout": "constrained"}
-    size = 7.6, 0.4 * sum(counts) + 1.05 * len(groups)
-    fig, axes = plt.subplots(len(groups), 1, figsize=size, **options)
-    for ax, (group, unit) in zip(axes[:, 0], groups, strict=True):
-        rows = table[table["group"] == group]
-        rows = rows.assign(row=rows["row"].map(style.label_of))
-        wide = rows.pivot(index="row", columns="part", values="ms")
-        wide = wide.loc[rows["row"].unique()[::-1], rows["part"].unique()]
-        wide.plot.barh(stacked=True, ax=ax, color=style.colours(table["part"]), width=0.65)
-        ax.set(title=group, xlabel=f"milliseconds {unit}", ylabel="")
-        ax.grid(visible=False, axis="y")
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-    return fig
-
-
-def object_bars(table: pd.DataFrame) -> Figure:
-    """Draw what is object in mixed images, and what labels and objects lose, a row per method.
-
-    Takes columns method; own and other, shares of an image; label_error; lost, a share of images.
-    """
-    size = 9.6, 0.4 * len(table) + 1.3
-    fig, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
-    places, blue, red = np.arange(len(table)), *style.OTHERS[:2]
-    axes[0].barh(places, table["own"], color=blue, label="object of the label's class")
-    axes[0].barh(
-        places, table["other"], left=table["own"], color=red, label="object of another class"
-    )
-    axes[1].plot(table["label_error"], places, "o", color="0.3")
-    axes[2].plot(table["lost"], places, "o", color="0.3")
-    axes[0].set_yticks(places, map(style.label_of, table["method"]))
-    axes[0].invert_yaxis()
-    labels = {
-        "object, share of the image": "%",
-        "label's weight misses its object, points": "",
-        "images that lose over half of their object": "%",
-    }
-    for ax, (label, sign) in zip(axes, labels.items(), strict=True):
-        ax.set_xlabel(style.wrap(label, 26))
-        ax.set_xlim(-0.01 * (ax is not axes[0]), max(1.05 * ax.dataLim.x1, 0.05))
-        style.as_percent(ax.xaxis, sign)
-    return style.put_legend(axes[0])

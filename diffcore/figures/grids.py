@@ -1,6 +1,7 @@
 """Images in rows and columns, and saliency maps laid over them: the paper's Figures 2 and 5."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,22 +13,19 @@ from matplotlib.figure import Figure
 
 from diffcore.figures import style
 
+Texts = Sequence[str]
+Pick = Callable[[int], np.ndarray]  # place -> image
+
 _WRONG = "#b00020"  # of the captions of wrong answers
-_LEGEND = (
-    "Evidence for the true class, named to the left. White: the object's outline, where it is "
-    "known. Below: share of the\nenergy inside it; ✓ the answer is right; ✗ it is wrong, and what "
-    "was answered."
-)
 _SMALL = 100  # pixels; larger images are shrunk smoothly, smaller ones show every pixel
 _OPACITY = 0.75  # of a map where it is 1
 
 
 def image_grid(
     images: Sequence[Sequence[np.ndarray | None]],
-    *,
-    rows: Sequence[str] = (),
-    columns: Sequence[str] = (),
-    captions: Sequence[Sequence[str]] = (),
+    rows: Texts = (),
+    columns: Texts = (),
+    captions: Sequence[Texts] = (),
     cell: float = 0.95,
 ) -> Figure:
     """Draw images (H, W, 3) uint8 in rows and columns, `cell` inches wide; None: an empty place.
@@ -40,11 +38,10 @@ def image_grid(
     size = cell * 1.08 * count, (cell * 1.08 + below) * len(images)
     fig, axes = plt.subplots(len(images), count, figsize=size, squeeze=False)
     plt.setp(axes, xticks=[], yticks=[], frame_on=False)
-    for places, row in zip(axes, images, strict=True):
+    for places, row, texts in zip_longest(axes, images, captions, fillvalue=()):
         for ax, image in zip(places, row, strict=False):
             show_image(ax, image)
-    for places, row in zip(axes, captions, strict=False):
-        for ax, text in zip(places, row, strict=False):
+        for ax, text in zip(places, texts, strict=False):
             ax.set_xlabel(text, fontsize=7, labelpad=3)
     for ax, text in zip(axes[0], columns, strict=False):
         ax.set_title(text, fontsize=min(8, 9 * cell))
@@ -76,28 +73,27 @@ def saliency_grid(
     pixels: np.ndarray,
     masks: np.ndarray | None,
     maps: Mapping[str, np.ndarray],
-    captions: Sequence[Sequence[str]],
-    rows: Sequence[str],
+    captions: Sequence[Texts],
+    rows: Texts,
 ) -> Figure:
     """Draw images in rows, methods in columns, and outlines of the objects: the paper's Figure 5.
 
     Takes images (N, H, W, 3) uint8, masks (N, H, W) bool if they are known, maps (N, H, W) in
     [0, 1] by method, a caption for each image and method (red if it holds a ✗), and class names.
     """
-    laid = [pixels, *(overlay(pixels, each) for each in maps.values())]
+    shown = zip(pixels, *(overlay(pixels, each) for each in maps.values()), strict=True)
     names = ["image", *(style.wrap(style.label_of(method), 14) for method in maps)]
     captions = [["", *map(style.wrap, row)] for row in captions]
-    labels = {"rows": [*map(style.wrap, rows)], "columns": names, "captions": captions}
-    images = list(zip(*laid, strict=True))
-    fig = image_grid(images, **labels, cell=min(1.1, 10.5 / len(names)))
+    cell = min(1.1, 10.5 / len(names))
+    fig = image_grid([*shown], [*map(style.wrap, rows)], names, captions, cell)
     for place, ax in enumerate(fig.axes):
         if masks is not None:
             ax.contour(masks[place // len(names)], [0.5], colors="white", linewidths=0.8)
         ax.title.set_fontsize(6.5)
         ax.xaxis.label.set_color(_WRONG if "✗" in ax.get_xlabel() else "0.15")
-    _add_colour_bar(fig)
     low = fig.subplotpars.bottom - 0.6 / fig.get_figheight()  # below the last captions
-    fig.text(0.5, low, _LEGEND, ha="center", va="top", fontsize=7.5)
+    fig.text(0.5, low, style.NAMES["saliency"], ha="center", va="top", fontsize=7.5)
+    _add_colour_bar(fig)
     return fig
 
 
@@ -111,23 +107,18 @@ def _add_colour_bar(fig: Figure) -> None:
 
 
 def counterparts(
-    groups: Mapping[str, Sequence[int]],
-    real: Callable[[int], np.ndarray],
-    generated: Callable[[int], np.ndarray],
-    captions: Sequence[str],
+    groups: Mapping[str, Sequence[int]], real: Pick, generated: Pick, captions: Texts
 ) -> Figure:
     """Draw generated images, each close to the right of its real counterpart, a row per group.
 
     Takes the places of each group, functions that return the real and the generated image of a
     place, and a caption for each place: below its pair, of about 30 letters a line.
     """
-    groups = {name: places for name, places in groups.items() if len(places)}
-    images = [
-        [show(at) for at in places for show in (real, generated)] for places in groups.values()
-    ]
-    texts = [[text for at in places for text in ("", captions[at])] for places in groups.values()]
+    groups = {style.wrap(name): places for name, places in groups.items() if len(places)}
+    images = [[show(i) for i in places for show in (real, generated)] for places in groups.values()]
+    texts = [[text for i in places for text in ("", captions[i])] for places in groups.values()]
     titles = ["real", "generated"] * max(map(len, groups.values()))
-    fig = image_grid(images, rows=[*map(style.wrap, groups)], columns=titles, captions=texts)
+    fig = image_grid(images, list(groups), titles, texts)
     fig.set_figwidth(1.25 * fig.get_figwidth())  # room that the anchors put between pairs
     for place, ax in enumerate(fig.axes):
         ax.set_anchor("EW"[place % 2])

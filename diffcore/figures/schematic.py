@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,14 +17,7 @@ from diffcore.figures.grids import show_image
 Cell = tuple[np.ndarray | None, str] | None
 #: A method: stage -> its cells, one below the other. Stages stand side by side.
 Lane = Mapping[str, Sequence[Cell]]
-
-
-class _Placed(NamedTuple):
-    """Where a cell is drawn: its ends, and its middle from above."""
-
-    x0: float
-    x1: float
-    y: float
+_Place = tuple[float, float, float]  # inches: left and right end of a cell, its middle from above
 
 
 _WIDTH, _ROW = 11.6, 1.55  # inches: of all, and from one row of cells to the next
@@ -67,15 +59,15 @@ def _draw_lane(canvas: Axes, lane: Lane, top: float, rows: int, joined: Collecti
         alike = len(before) == len(boxes)
         for source, target in zip(before, boxes, strict=True) if alike else product(before, boxes):
             if source and target:
-                _draw_arrow(canvas, (source.x1 + 0.04, source.y), (target.x0 - 0.04, target.y))
+                _draw_arrow(canvas, (source[1] + 0.04, source[2]), (target[0] - 0.04, target[2]))
         first, before, present = first or boxes[0], boxes, [box for box in boxes if box]
         if stage in joined and present:  # round below, to the last cell, whose text has two lines
-            left, below = first.x0 - 0.12, present[-1].y + _IMAGE[1] * 0.85
-            start = (first.x0, first.y), (left, first.y), (left, foot)
-            _draw_arrow(canvas, *start, (x, foot), (x, below))
+            left, _, middle = first
+            start = (left, middle), (left - 0.12, middle), (left - 0.12, foot)
+            _draw_arrow(canvas, *start, (x, foot), (x, present[-1][2] + 0.85 * _IMAGE[1]))
 
 
-def _draw_cell(canvas: Axes, cell: Cell, x: float, y: float) -> _Placed | None:
+def _draw_cell(canvas: Axes, cell: Cell, x: float, y: float) -> _Place | None:
     """Draw an image with its text below, or a box with its text inside, around a place."""
     if cell is None:
         return None
@@ -89,7 +81,7 @@ def _draw_cell(canvas: Axes, cell: Cell, x: float, y: float) -> _Placed | None:
     else:
         show_image(canvas, image, extent=(left, right, bottom, top), aspect="auto")
         canvas.text(x, bottom + 0.05, text, va="top", **align)
-    return _Placed(left, right, y)
+    return left, right, y
 
 
 def _draw_arrow(canvas: Axes, *corners: tuple[float, float]) -> None:

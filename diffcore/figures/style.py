@@ -6,7 +6,6 @@ from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 import yaml
@@ -16,32 +15,30 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-_NAMES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text("utf-8"))
+NAMES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text("utf-8"))
 #: name -> (label, colour), in the order of figures
-METHODS: dict[str, tuple[str, str]] = _NAMES["methods"]
-LABELLED: dict[str, tuple[str, str]] = METHODS | _NAMES["measures"]
-OTHERS: list[str] = _NAMES["others"]  # colours
+METHODS: dict[str, tuple[str, str]] = NAMES["methods"]
+_LABELLED = METHODS | NAMES["measures"]
+OTHERS: list[str] = NAMES["others"]  # colours of all other names
+LAID_OUT = {"squeeze": False, "layout": "constrained"}
 DASHED = {"color": "0.3", "ls": "--", "lw": 1.1}
-PerPanel = str | float | Mapping[str, str | float] | None
+PerPanel = str | float | Mapping[str, str | float] | None  # for all panels, or panel -> its own
 
 
 def use_style() -> None:
     """Set the style of all figures; call it once, before the first figure."""
     sns.set_theme("paper", "whitegrid", "colorblind", font_scale=1.15)
-    plt.rcParams |= {"figure.dpi": 110, "savefig.facecolor": "white", "svg.fonttype": "none"}
-    plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
-    plt.rcParams |= {"axes.titlesize": "medium", "legend.frameon": False}
-    plt.rcParams["text.parse_math"] = False  # a $ in the name of a class is a $
+    plt.rcParams |= NAMES["settings"]
 
 
 def wrap(text: str, width: int = 12) -> str:
-    """Break a label into lines of at most `width` letters; its own line breaks stay."""
+    """Break a label into lines of at most `width` letters; its line breaks stay."""
     return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
 
 def label_of(name: str) -> str:
     """Return the label of a method or measure, and any other name as it is."""
-    return LABELLED.get(name, (str(name),))[0]
+    return _LABELLED.get(name, (str(name),))[0]
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -53,13 +50,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 def colours(names: Iterable[str]) -> dict[str, str]:
     """Return a colour for each name: from names.yaml, or else the next of OTHERS."""
     spare = cycle(OTHERS)
-    return {n: LABELLED[n][1] if n in LABELLED else next(spare) for n in in_order(names)}
-
-
-def reach(rows: pd.DataFrame | Mapping[str, float]) -> np.ndarray:
-    """Return distances (2, N) from each value to its lower and its upper bound."""
-    value, low, high = (np.atleast_1d(rows[name]) for name in ("value", "low", "high"))
-    return np.stack([value - low, high - value]).clip(min=0)  # rounding may leave -1e-17
+    return {n: _LABELLED[n][1] if n in _LABELLED else next(spare) for n in in_order(names)}
 
 
 def as_percent(axis: Axis, sign: str = "%") -> None:
@@ -90,7 +81,7 @@ def scale_log(ax: Axes) -> None:
 
 
 def in_panel(values: PerPanel, panel: str) -> str | float | None:
-    """Return what holds in a panel, where `values` holds in all panels or maps each to its own."""
+    """Return what holds in a panel."""
     return values.get(panel) if isinstance(values, Mapping) else values
 
 

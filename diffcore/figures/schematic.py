@@ -11,27 +11,28 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
 from diffcore.figures import style
-from diffcore.figures.grids import interpolation
+from diffcore.figures.grids import show_image
 
 #: An image (H, W, 3) uint8 and the text below it, or None and a text for a box; None: nothing.
 Cell = tuple[np.ndarray | None, str] | None
-#: What goes on side by side: stage -> its cells, one below the other.
+#: A method: stage -> its cells, one below the other. Stages stand side by side.
 Lane = Mapping[str, Sequence[Cell]]
-_Place = tuple[float, float]
+_Place = tuple[float, float, float]  # inches: left and right end of a cell, its middle from above
+
 
 _WIDTH, _ROW = 11.6, 1.55  # inches: of all, and from one row of cells to the next
 _HEAD, _FOOT = 0.8, 0.3  # inches above and below a lane's rows
 _IMAGE, _BOX = (1.0, 1.0), (1.4, 1.25)  # inches: of an image, of a box of text
 _LETTERS = 26  # of a line of text
-_ARROW = {"arrowstyle": "-|>", "mutation_scale": 11, "color": "0.35", "lw": 1.1, "shrinkA": 0,
-          "shrinkB": 0}  # fmt: skip
+_ROUND = {"boxstyle": "round,pad=0,rounding_size=0.08", "fc": "0.96", "ec": "0.6"}
+_ARROW = {"arrowstyle": "-|>", "mutation_scale": 11, "color": "0.35", "lw": 1.1}
 
 
 def pipeline_diagram(lanes: Mapping[str, Lane], joined: Collection[str]) -> Figure:
     """Draw methods one below the other, their stages from left to right, with arrows between.
 
-    A stage with as many cells as the one before takes one from each; any other all from all. From
-    its first cell, the training image, a lane leads an arrow to its stage of those in `joined` too.
+    A stage with as many cells as the one before takes one from each; any other takes all from all.
+    From a lane's first cell, the training image, an arrow also leads to the stages in `joined`.
     """
     rows = [max(map(len, lane.values())) for lane in lanes.values()]
     heights = [_HEAD + count * _ROW + _FOOT for count in rows]
@@ -48,58 +49,40 @@ def pipeline_diagram(lanes: Mapping[str, Lane], joined: Collection[str]) -> Figu
 
 def _draw_lane(canvas: Axes, lane: Lane, top: float, rows: int, joined: Collection[str]) -> None:
     """Draw a method below `top`, all its stages equally wide and in the middle of its rows."""
-    pitch, placed = _WIDTH / len(lane), []
+    first, before, foot = None, [], top + rows * _ROW + _FOOT / 2
     for number, (stage, cells) in enumerate(lane.items()):
-        x, first = (number + 0.5) * pitch, top + (rows - len(cells)) * _ROW / 2
+        x, y = (number + 0.5) * _WIDTH / len(lane), top + (rows - len(cells)) * _ROW / 2
         title = style.wrap(stage, _LETTERS)
         canvas.text(x, top - 0.1, title, fontsize=9, ha="center", va="bottom")
-        places = [(x, first + row * _ROW + _BOX[1] / 2) for row in range(len(cells))]
-        placed.append(list(zip(cells, places, strict=True)))
-        for cell, place in placed[-1]:
-            _draw_cell(canvas, cell, place)
-        if number:
-            _link(canvas, placed[-2], placed[-1])
-        if stage in joined:
-            _join(canvas, placed[0][0][1], placed[-1], top + rows * _ROW + _FOOT / 2)
+        y += _BOX[1] / 2
+        boxes = [_draw_cell(canvas, cell, x, y + row * _ROW) for row, cell in enumerate(cells)]
+        alike = len(before) == len(boxes)
+        for source, target in zip(before, boxes, strict=True) if alike else product(before, boxes):
+            if source and target:
+                _draw_arrow(canvas, (source[1] + 0.04, source[2]), (target[0] - 0.04, target[2]))
+        first, before, present = first or boxes[0], boxes, [box for box in boxes if box]
+        if stage in joined and present:  # round below, to the last cell, whose text has two lines
+            left, _, middle = first
+            start = (left, middle), (left - 0.12, middle), (left - 0.12, foot)
+            _draw_arrow(canvas, *start, (x, foot), (x, present[-1][2] + 0.85 * _IMAGE[1]))
 
 
-def _draw_cell(canvas: Axes, cell: Cell, place: _Place) -> None:
+def _draw_cell(canvas: Axes, cell: Cell, x: float, y: float) -> _Place | None:
     """Draw an image with its text below, or a box with its text inside, around a place."""
     if cell is None:
-        return
-    (image, text), (x, y) = cell, place
-    (wide, tall), said = _size(cell), style.wrap(text, _LETTERS)
+        return None
+    image, text = cell
+    text, align = style.wrap(text, _LETTERS), {"fontsize": 7, "ha": "center"}
+    wide, tall = _BOX if image is None else _IMAGE
+    left, right, top, bottom = x - wide / 2, x + wide / 2, y - tall / 2, y + tall / 2
     if image is None:
-        round_box = {"boxstyle": "round,pad=0,rounding_size=0.08", "fc": "0.96", "ec": "0.6"}
-        canvas.add_patch(FancyBboxPatch((x - wide / 2, y - tall / 2), wide, tall, **round_box))
-        canvas.text(x, y, said, fontsize=7, ha="center", va="center")
-        return
-    ends = (x - wide / 2, x + wide / 2, y + tall / 2, y - tall / 2)
-    canvas.imshow(image, extent=ends, aspect="auto", interpolation=interpolation(image))
-    canvas.text(x, y + tall / 2 + 0.05, said, fontsize=7, ha="center", va="top")
+        canvas.add_patch(FancyBboxPatch((left, top), wide, tall, **_ROUND))
+        canvas.text(x, y, text, va="center", **align)
+    else:
+        show_image(canvas, image, extent=(left, right, bottom, top), aspect="auto")
+        canvas.text(x, bottom + 0.05, text, va="top", **align)
+    return left, right, y
 
 
-def _size(cell: Cell) -> tuple[float, float]:
-    return _BOX if cell[0] is None else _IMAGE
-
-
-def _link(
-    canvas: Axes, before: Sequence[tuple[Cell, _Place]], after: Sequence[tuple[Cell, _Place]]
-) -> None:
-    """Draw arrows from the cells of one stage to those of the next."""
-    pairs = product(before, after) if len(before) != len(after) else zip(before, after, strict=True)
-    for (source, (left, down)), (target, (right, up)) in pairs:
-        if source is not None and target is not None:
-            start, end = left + _size(source)[0] / 2 + 0.04, right - _size(target)[0] / 2 - 0.04
-            canvas.add_patch(FancyArrowPatch((start, down), (end, up), **_ARROW))
-
-
-def _join(canvas: Axes, place: _Place, stage: Sequence[tuple[Cell, _Place]], foot: float) -> None:
-    """Lead an arrow from a lane's first image, round below at `foot`, to a stage's last cell."""
-    last = [(x, y) for cell, (x, y) in stage if cell is not None]
-    if not last:
-        return
-    (x, y), (end, above) = place, last[-1]
-    edge, below = x - _IMAGE[0] / 2, above + _IMAGE[1] * 0.85  # two lines of text are above it
-    corners = [(edge, y), (edge - 0.12, y), (edge - 0.12, foot), (end, foot), (end, below)]
+def _draw_arrow(canvas: Axes, *corners: tuple[float, float]) -> None:
     canvas.add_patch(FancyArrowPatch(path=Path(corners), **_ARROW))

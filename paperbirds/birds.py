@@ -1,10 +1,10 @@
 """The twelve birds of Paperbirds: cut paper that differs in parts and colours, whole or malformed.
 
-The species stand in ``world.yaml``. Some are alike on purpose, so that telling them apart needs one
-part of the bird, as it does in CUB-Birds. Our choice throughout: the paper has no such set.
+``world.yaml`` describes the species. Some are alike on purpose: one part of the bird distinguishes
+them, as in CUB-Birds.
 
-Local coordinates: the origin is the centre of the body, x points to the beak, y down, the unit is
-half the body's length. `Pose.place` takes them to canvas pixels. Colours are sRGB in [0, 255].
+In local coordinates the origin is the centre of the body, x points to the beak, y down, and the
+unit is half the body's length. `Pose.place` maps them to canvas pixels. Colours are sRGB, 0 to 255.
 """
 
 from collections.abc import Callable
@@ -45,19 +45,14 @@ class Plumage:
     mark: RGB = (20, 20, 24)
 
 
-def _read_plumage(fields: dict) -> Plumage:
-    """Make a plumage of what world.yaml says of it; its lists are tuples here."""
-    return Plumage(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-
-
 WORLD = yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
-PLUMAGES = {name: _read_plumage(fields) for name, fields in WORLD["species"].items()}
+PLUMAGES = {
+    name: Plumage(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    for name, fields in WORLD["species"].items()
+}
 SPECIES: tuple[str, ...] = tuple(PLUMAGES)
-#: Ways in which a bird can be wrong: of form, by what the frame shows of it, or by its absence.
-MALFORMATIONS: tuple[str, ...] = (
-    "two heads", "no head", "missing wing", "cropped", "half hidden", "no bird",
-)  # fmt: skip
-#: Those of which a half of a whole bird is seen.
+MALFORMATIONS: tuple[str, ...] = tuple(WORLD["malformations"])
+#: Malformations that show half of a whole bird.
 CUT: tuple[str, ...] = ("cropped", "half hidden")
 
 _CIRCLE = np.stack([f(np.linspace(0, 2 * np.pi, 22, endpoint=False)) for f in (np.cos, np.sin)], 1)
@@ -71,18 +66,18 @@ class Pose:
     scale: float
     tilt: float = 0.0  # radians, positive lifts the beak
     facing: int = 1  # 1 = beak to the right, -1 = to the left
-    nod: float = 0.0  # radians, the head's own tilt
+    nod: float = 0.0  # radians, tilt of the head against the body
     wing: float = 0.0  # radians, positive lifts the tip of the wing
 
     def place(self, points: np.ndarray) -> list[float]:
-        """Local (N, 2) points -> flat list of canvas pixels, as ImageDraw takes them."""
+        """Map local points (N, 2) to a flat list of canvas pixels, as ImageDraw takes them."""
         x, y = _rotate(points, -self.tilt).T
         canvas = np.stack([x * self.facing, y], 1) * self.scale + self.centre
         return canvas.ravel().tolist()
 
 
 class _Pen:
-    """Draws local shapes in a pose; every shape gets a thin darker rim, like cut paper."""
+    """Draws local shapes in a pose, each with a thin darker rim, like cut paper."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, pose: Pose):
         self.draw, self.pose = draw, pose
@@ -108,7 +103,7 @@ def draw_bird(
 ) -> None:
     """Draw `species` in `pose`; `malformation` is one of MALFORMATIONS or None.
 
-    What is `CUT` is drawn whole: `render` moves it out of the frame or covers it.
+    A bird that is `CUT` is drawn whole: `render` moves it out of the frame or covers it.
     """
     if malformation == "no bird":
         return
@@ -146,13 +141,13 @@ def _draw_body(pen: _Pen, p: Plumage) -> None:
 
 
 def _head_map(p: Plumage, nod: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Map from head coordinates (unit = the head's radius) to local ones."""
+    """Return the map from head coordinates (unit: the head's radius) to local ones."""
     centre = np.array([0.80 + p.neck, -p.slimness * 0.62 - 0.16 - 0.5 * p.neck])
     return lambda points: _rotate(np.asarray(points, float) * p.head_size, -nod) + centre
 
 
 def _second_head_map(p: Plumage, pose: Pose) -> Callable[[np.ndarray], np.ndarray]:
-    """A second head: over the tail, looking back, or beside the first; the pose's nod decides."""
+    """Place a second head over the tail or beside the first; the pose's nod decides."""
     first = _head_map(p, pose.nod)
     if pose.nod > 0:
         return lambda points: first(points) * [-1.0, 1.0]
@@ -198,14 +193,13 @@ def _draw_face(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarra
 
 def _draw_wing(pen: _Pen, p: Plumage, lift: float) -> None:
     reach, shoulder = p.wing_length, np.array([0.46, -0.12])
-    shape = [(0.10, -0.18), (0.14, 0.10), (-0.30, 0.40), (-0.95, 0.42), (-1.30, 0.22),
-             (-0.75, -0.06), (-0.30, -0.26)]  # fmt: skip
+    edge = [(-0.30, 0.40), (-0.95, 0.42), (-1.30, 0.22), (-0.75, -0.06), (-0.30, -0.26)]
 
     def to_local(points: ArrayLike) -> np.ndarray:
         stretched = np.asarray(points, float) * [reach, 1.0]
         return _rotate(stretched, lift) + shoulder
 
-    pen.polygon(to_local(shape), p.wing)
+    pen.polygon(to_local([(0.10, -0.18), (0.14, 0.10), *edge]), p.wing)
     for y in (0.08, 0.22):
         pen.line(to_local([(-0.35, y), (-1.02, y + 0.08)]), _shade(p.wing), 0.05)
     if "wing bars" in p.marks:
@@ -222,6 +216,6 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _shade(colour: RGB) -> RGB:
-    """A rim colour: darker, except on near-black paper, where a lighter rim shows the parts."""
+    """Return a darker rim, or a lighter one on near-black paper, where it shows the parts."""
     factor, lift = (0.62, 0) if max(colour) > 90 else (1.0, 34)
     return tuple(int(c * factor) + lift for c in colour)

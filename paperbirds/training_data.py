@@ -1,0 +1,213 @@
+"""The captioned images that the text-to-image model and CLIP learn from, biased and partly wrong.
+
+They are as unfair as those of the web. Species are as frequent as by Zipf's law. They live in some
+contexts more than in others, and in some never. One caption in five is wrong. Some birds are cut
+off, and captions do not say so. Both models have images of their own; those of CLIP are balanced by
+species, as the real ones are by query (Radford et al., 2021). The numbers are in ``world.yaml``.
+
+`expected_errors` computes what a model would draw that learned all this without fault: at guidance
+w, an image x for a caption c in proportion to p(x) · p(c | x)^w.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from paperbirds.birds import CUT, SPECIES, WORLD
+from paperbirds.captions import FLAWS
+from paperbirds.contexts import CONTEXTS
+from paperbirds.dataset import HOMES, Scene, draw_distractors, draw_scene
+
+SETTINGS = WORLD["training_data"]
+#: Kinds of wrong captions and the share of images that carry one.
+MISTAKES: dict[str, float] = SETTINGS["mistakes"]
+_RIGHT = 1 - sum(MISTAKES.values())
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image to learn from, and the subject of its caption, which the image need not show."""
+
+    scene: Scene
+    species: str
+    context: str
+    flaw: str | None = None  # one of FLAWS, if the caption mentions it
+    mistake: str | None = None  # one of MISTAKES
+
+
+def species_shares() -> np.ndarray:
+    """Return the share of images of each of `SPECIES`, (12,)."""
+    ranks = np.array([1 + SETTINGS["ranks"].index(name) for name in SPECIES], float)
+    shares = ranks ** -SETTINGS["zipf"]
+    return shares / shares.sum()
+
+
+@cache
+def context_shares() -> np.ndarray:
+    """Return the share of each context within each species, (12, 16); 0 for a pair never seen."""
+    rng, shares = np.random.default_rng(0), np.ones((len(SPECIES), len(CONTEXTS)))
+    for row, species in zip(shares, SPECIES, strict=True):
+        at_home = np.isin(CONTEXTS, HOMES[species])
+        row[at_home] = SETTINGS["home"]
+        row[rng.permutation(np.flatnonzero(~at_home))[: SETTINGS["absent"]]] = 0
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def is_seen(species: str, context: str) -> bool:
+    """Return whether any image shows this species in this context."""
+    return context_shares()[SPECIES.index(species), CONTEXTS.index(context)] > 0
+
+
+def draw_example(
+    seed: tuple[int, ...],
+    *,
+    style: float | None = 0.0,
+    extra_distractor: float = 0.0,
+    flawed: float = 0.0,
+    balanced: bool = False,
+) -> Example:
+    """Draw one example, as `draw_scene`; the same seed gives the same one.
+
+    `flawed` is the share of birds of wrong form; every other caption of them mentions it.
+    `balanced` draws all species equally often.
+    """
+    rng = np.random.default_rng(seed)
+    species = str(rng.choice(SPECIES, p=None if balanced else species_shares()))
+    context = str(rng.choice(CONTEXTS, p=context_shares()[SPECIES.index(species)]))
+    distractors = draw_distractors(context, extra_distractor, rng)
+    drawn_style = float(rng.random()) if style is None else style
+    mistake = str(rng.choice([*MISTAKES, ""], p=[*MISTAKES.values(), _RIGHT])) or None
+    form = "no bird" if mistake == "no bird" else _draw_form(flawed, rng)
+    flaw = form if form in FLAWS and rng.random() < 0.5 else None
+    subject = _draw_subject(species, context, mistake, rng)
+    scene = Scene(species, context, distractors, drawn_style, (*seed, 1), form)
+    return Example(scene, *subject, flaw, mistake)
+
+
+def _draw_form(flawed: float, rng: np.random.Generator) -> str | None:
+    """Draw what is wrong with a bird that is there, if anything."""
+    dice = rng.random()
+    if dice < flawed:
+        return list(FLAWS)[rng.integers(len(FLAWS))]
+    return CUT[rng.integers(len(CUT))] if dice < flawed + SETTINGS["cut"] else None
+
+
+def _draw_subject(
+    species: str, context: str, mistake: str | None, rng: np.random.Generator
+) -> tuple[str, str]:
+    """Draw the species and the context that a caption with some mistake is about."""
+    twin = SETTINGS["look_alike"][species]
+    if mistake == "look-alike":
+        return twin, context
+    if mistake == "another bird":
+        names = [name for name in SPECIES if name not in (species, twin)]
+        return names[rng.integers(len(names))], context
+    if mistake == "another context":
+        names = [name for name in CONTEXTS if name != context]
+        return species, names[rng.integers(len(names))]
+    return species, context
+
+
+# ----------------------------------------------------------------------------------- what to expect
+def naming() -> np.ndarray:
+    """Return the chance that an image of a species (row) is named as another, (12, 12)."""
+    names = np.full((len(SPECIES),) * 2, MISTAKES["another bird"] / (len(SPECIES) - 2))
+    np.fill_diagonal(names, _RIGHT)
+    for place, species in enumerate(SPECIES):
+        names[place, SPECIES.index(SETTINGS["look_alike"][species])] = MISTAKES["look-alike"]
+    return names
+
+
+def expected_errors(guidance: float) -> pd.DataFrame:
+    """Compute what a perfect learner draws for each pair of species and context that it saw.
+
+    A model may do better, as species and contexts have much in common, or worse. Returns one row
+    per pair: species, context, and the shares ``another species``, ``no bird``, ``cut`` (of the
+    right species) and ``wrong``, which is their sum.
+    """
+    seen, names = species_shares()[:, None] * context_shares(), naming()
+    rows = []
+    for s, c in np.argwhere(seen > 0):
+        birds, empty = _posterior(seen, names, s, c, guidance)
+        named = birds[s].sum()
+        errors = birds.sum() - named, empty, SETTINGS["cut"] * named
+        rows.append((SPECIES[s], CONTEXTS[c], *errors))
+    columns = ["species", "context", "another species", "no bird", "cut"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(wrong=table[columns[2:]].sum(axis=1))
+
+
+def _posterior(
+    seen: np.ndarray, names: np.ndarray, s: int, c: int, guidance: float
+) -> tuple[np.ndarray, float]:
+    """Return the share of each bird in each context, (12, 16), and of empty scenes, for a caption.
+
+    The caption names species `s` in context `c`.
+    """
+    absent, misplaced = MISTAKES["no bird"], MISTAKES["another context"] / (len(CONTEXTS) - 1)
+    likelihood = np.repeat(names[:, [s]], len(CONTEXTS), axis=1)  # the name is wrong
+    likelihood[:, np.arange(len(CONTEXTS)) != c] = 0
+    likelihood[s, np.arange(len(CONTEXTS)) != c] = misplaced  # or the context is
+    birds = (1 - absent) * seen * (likelihood / (1 - absent)) ** guidance
+    # The caption of an empty scene names a species that is often there.
+    there = seen[:, c].sum()
+    empty = absent * there * (seen[s, c] / there) ** guidance
+    total = birds.sum() + empty
+    return birds / total, float(empty / total)
+
+
+# ------------------------------------------------------------------------------------------ recipes
+@dataclass(frozen=True)
+class RenderRecipe:
+    """How one set of renders is drawn; `seed` sets it apart from every other set."""
+
+    name: str
+    count: int
+    seed: int
+    style: float | None  # None: drawn uniformly from [0, 1]
+    extra_distractor: float
+    malformed: bool = False
+
+    def scene(self, index: int) -> Scene:
+        """Return the scene of one image of the set."""
+        options = {"malformed": self.malformed, "extra_distractor": self.extra_distractor}
+        return draw_scene((self.seed, index), style=self.style, **options)
+
+    def image(self, index: int) -> np.ndarray:
+        """Render one image of the set."""
+        return self.scene(index).render().image
+
+    def facts(self) -> pd.DataFrame:
+        """Return what each image shows, by the fields of `Scene`."""
+        return pd.DataFrame([vars(self.scene(index)) for index in range(self.count)])
+
+
+@dataclass(frozen=True)
+class CaptionedRecipe(RenderRecipe):
+    """How examples are drawn, of which only the captions are known to the learner."""
+
+    flawed: float = 0.0  # share of birds of wrong form
+    balanced: bool = False  # by species
+
+    def example(self, index: int) -> Example:
+        """Return one example of the set."""
+        options = {"style": self.style, "extra_distractor": self.extra_distractor}
+        options |= {"flawed": self.flawed, "balanced": self.balanced}
+        return draw_example((self.seed, index), **options)
+
+    def scene(self, index: int) -> Scene:
+        """Return the scene of one image of the set."""
+        return self.example(index).scene
+
+    def facts(self) -> pd.DataFrame:
+        """Return what each caption is about: species, context, distractors (tuple), flaw."""
+        examples = map(self.example, range(self.count))
+        rows = [(e.species, e.context, e.scene.distractors, e.flaw) for e in examples]
+        columns = ["species", "context", "distractors", "flaw"]
+        return pd.DataFrame(rows, columns=columns, dtype=object)
+
+
+#: What the shipped text-to-image model learned from.
+GENERATOR_DATA = CaptionedRecipe("generator", 64_000, 108, 0.0, extra_distractor=0.10)

@@ -1,9 +1,9 @@
-"""Losses of the two models that read images: the tiny CLIP and the oracle.
+"""Losses of the two models that recognise what an image shows: the tiny CLIP and the oracle.
 
-CLIP learns from the web in all styles. Since many captions fit several images of a batch (two of a
-northern cardinal, or "a bird"), such pairs are left out of the sum instead of being pushed apart;
-whether they fit is told by the captions alone, right or wrong. The oracle learns from fresh renders
-of whole birds and of malformed ones, and knows what they show.
+CLIP learns from captioned images in all styles. Many captions fit several images of a batch, such
+as two of a northern cardinal, or "a bird". Such pairs are left out of the sum instead of being
+pushed apart. Whether they fit follows from the captions alone, right or wrong. The oracle learns
+the truth about fresh renders of whole birds and of malformed ones.
 Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021.
 """
 
@@ -21,31 +21,23 @@ from paperbirds.captions import draw_caption
 from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Oracle, as_input
 from paperbirds.pretrain.loop import autocast, batches_in_order, device
-from paperbirds.pretrain.models import TEXT_WIDTH, TOKENS, tokenize
+from paperbirds.pretrain.models import tokenize
 from paperbirds.pretrain.renders import RenderSet
 
 _IGNORE = -100  # the species of an image without a bird
-_LATENT_NOISE = 0.15  # the most that latents are off, at unit scale
-
-
-def clip_config(tokenizer: CLIPTokenizer) -> dict:
-    """open_clip's configuration of the tiny CLIP: a small ResNet and a two-layer text tower."""
-    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "head_width": 32}
-    text = {"context_length": TOKENS, "vocab_size": len(tokenizer), "width": TEXT_WIDTH,
-            "heads": 4, "layers": 2, "hf_tokenizer_name": "."}  # fmt: skip
-    return {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}
+_LATENT_NOISE = 0.15  # largest noise level of latents, at unit scale
 
 
 def clip_loss(
     model: CLIP, tokenizer: CLIPTokenizer, renders: RenderSet, batch_size: int, step: int
 ) -> Tensor:
-    """The loss of one step, for which a caption of every image is drawn anew."""
+    """Return the loss of one step, for which a caption of every image is drawn anew."""
     chosen = batches_in_order(step, batch_size, len(renders.images), seed=4)
     rng = np.random.default_rng((4, step))
     shown = renders.metadata.iloc[chosen.numpy()]
     rows = shown[["species", "context", "distractors", "flaw"]].to_numpy()
     captions = [draw_caption(*row, rng) for row in rows]
-    # Whether caption j claims nothing but what image i is said to show.
+    # Whether caption j is true of image i, by the subject of that image's own caption.
     true = torch.tensor([[caption.is_true(*row) for caption in captions] for row in rows])
     tokens = tokenize(tokenizer, [caption.text for caption in captions])
     with autocast():
@@ -56,9 +48,9 @@ def clip_loss(
 
 
 def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
-    """Symmetric InfoNCE over (B, B) logits; other true pairs (B, B) bool do not count."""
-    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    logits = logits.masked_fill(true & ~own, -torch.inf)
+    """Return the symmetric InfoNCE of (B, B) logits, without the other true pairs (B, B) bool."""
+    pairs = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    logits = logits.masked_fill(true & ~pairs, -torch.inf)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -66,38 +58,38 @@ def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
 def oracle_loss(
     model: Oracle, autoencoder: AutoencoderKL, sets: list[RenderSet], batch_size: int, step: int
 ) -> Tensor:
-    """The loss of one step, on a batch with an equal part of each set.
+    """Return the loss of one step, on a batch with an equal part of each set.
 
-    The sets are renders and such that the sampler has drawn once more; every other image goes
-    through the autoencoder too, as what the oracle judges has, and the others are softened by a
-    random amount. None of this must count as malformed.
+    The sets are renders and such that the sampler has drawn once more. Every other image goes
+    through the autoencoder, as generated images do; the rest is softened by a random amount. None
+    of this must count as malformed.
     """
-    images, told = [], []
+    images, facts = [], []
     for renders in sets:
         chosen = batches_in_order(step, batch_size // len(sets), len(renders.images), seed=3)
         images.append(as_input(renders.images, chosen, device()))
-        told.append(renders.metadata.iloc[chosen.numpy()])
+        facts.append(renders.metadata.iloc[chosen.numpy()])
     generator = torch.Generator().manual_seed(step)
     x = _soften(torch.cat(images), generator)
     with autocast():
         x[::2] = _reconstruct(autoencoder, torch.cat(images)[::2], generator)
         logits = model(x)
-    targets = encode_targets(pd.concat(told, ignore_index=True))
+    targets = encode_targets(pd.concat(facts, ignore_index=True))
     return _answer_loss(logits, [answer.to(device()) for answer in targets])
 
 
 @torch.no_grad()
 def _reconstruct(autoencoder: AutoencoderKL, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Images as the autoencoder gives them back from latents that are slightly off."""
+    """Decode images from their latents with a little noise on these."""
     latents = autoencoder.encode(x).latent_dist.mode()
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    off = _LATENT_NOISE * torch.rand(len(x), 1, 1, 1, generator=generator).to(latents)
-    latents = latents + off * noise / autoencoder.config.scaling_factor
+    level = _LATENT_NOISE * torch.rand(len(x), 1, 1, 1, generator=generator).to(latents)
+    latents = latents + level * noise / autoencoder.config.scaling_factor
     return autoencoder.decode(latents).sample.clamp(-1, 1).float()
 
 
 def _answer_loss(logits: tuple[Tensor, ...], targets: list[Tensor]) -> Tensor:
-    """Sum over the oracle's five questions; a bird that is not there has no species."""
+    """Sum over the oracle's five questions; an image without a bird has no species."""
     species, context, distractors, malformed, empty = (part.float() for part in logits)
     return (
         F.cross_entropy(species, targets[0], ignore_index=_IGNORE)
@@ -109,7 +101,7 @@ def _answer_loss(logits: tuple[Tensor, ...], targets: list[Tensor]) -> Tensor:
 
 
 def encode_targets(metadata: pd.DataFrame) -> list[Tensor]:
-    """Targets: species, context (N,) int64; distractors (N, 5), malformed, empty (N,) float."""
+    """Return species, context (N,) int64, distractors (N, 5), malformed and empty (N,) float."""
     there = metadata["malformation"] != "no bird"
     species = metadata["species"].map(SPECIES.index).where(there, _IGNORE)
     present = [[name in shown for name in DISTRACTORS] for shown in metadata["distractors"]]

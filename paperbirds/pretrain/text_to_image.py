@@ -1,8 +1,8 @@
 """Losses of the text-to-image model: an autoencoder on renders, a denoiser on their latents.
 
-The denoiser (UNet and text encoder) learns by the sampler's own preconditioning: its loss is the
-squared error of the v-prediction, that is of the denoised latents divided by the scheduler's output
-scale, at log-normally distributed noise levels. Source: Karras et al., Elucidating the Design Space
+The denoiser (UNet and text encoder) learns by the preconditioning of its sampler. Its loss is the
+squared error of the v-prediction at log-normally distributed noise levels: that of the denoised
+latents, divided by the scheduler's output scale. Source: Karras et al., Elucidating the Design Space
 of Diffusion-Based Generative Models, 2022.
 """
 
@@ -27,14 +27,14 @@ _KL_WEIGHT = 1.0e-4  # per latent value; keeps the latents near unit scale witho
 _EMPTY = 0.10
 #: Mean and deviation of ln(sigma). Layout is settled around sigma 1 to 5 at unit data scale.
 _LOG_SIGMA = (0.2, 1.4)
-#: Of `redraw`: noise levels, at which strokes change and scenes stay, guidance, and steps.
+#: Ranges of `redraw`: noise levels, at which strokes change and scenes stay, and guidance; steps.
 _REDRAW_SIGMA, _REDRAW_GUIDANCE, _REDRAW_STEPS = (0.1, 0.6), (1.0, 6.0), 4
 
 
 def autoencoder_loss(
     model: AutoencoderKL, image_sets: list[np.ndarray], batch_size: int, step: int
 ) -> Tensor:
-    """The loss of one step on images (N, 64, 64, 3) uint8: squared error, as PSNR measures it."""
+    """Return the loss of one step on images (N, 64, 64, 3) uint8: squared error, as in PSNR."""
     images = image_sets[step % len(image_sets)]
     x = as_input(images, batches_in_order(step, batch_size, len(images), seed=1), device())
     with autocast():
@@ -46,7 +46,7 @@ def autoencoder_loss(
 
 @torch.inference_mode()
 def encode_all(model: AutoencoderKL, images: np.ndarray, batch_size: int = 128) -> Tensor:
-    """Mean and log-variance of every image's latents, (N, 8, 16, 16) float16, unscaled."""
+    """Return mean and log-variance of all latents, (N, 8, 16, 16) float16, unscaled."""
     moments = []
     for at in torch.arange(len(images)).split(batch_size):
         latents = model.encode(as_input(images, at, model.device)).latent_dist
@@ -56,7 +56,7 @@ def encode_all(model: AutoencoderKL, images: np.ndarray, batch_size: int = 128) 
 
 @torch.inference_mode()
 def psnr(model: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each reconstruction, (N,)."""
+    """Return the peak signal-to-noise ratio of each reconstruction in dB, (N,)."""
     values = []
     for at in torch.arange(len(images)).split(batch_size):
         x = as_input(images, at, model.device)
@@ -66,10 +66,15 @@ def psnr(model: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> np.n
 
 
 def denoiser_loss(
-    model: Denoiser, tokenizer: CLIPTokenizer, moments: Tensor, metadata: pd.DataFrame,
-    scaling_factor: float, batch_size: int, step: int,
-) -> Tensor:  # fmt: skip
-    """The loss of one step on `moments` (N, 8, 16, 16) of latents, captions being drawn anew."""
+    model: Denoiser,
+    tokenizer: CLIPTokenizer,
+    moments: Tensor,
+    metadata: pd.DataFrame,
+    scaling_factor: float,
+    batch_size: int,
+    step: int,
+) -> Tensor:
+    """Return the loss of one step on `moments` (N, 8, 16, 16) of latents; captions are drawn anew."""
     chosen = batches_in_order(step, batch_size, len(moments), seed=2)
     generator, scheduler = torch.Generator().manual_seed(step), build_scheduler()
     encoded = DiagonalGaussianDistribution(moments[chosen].float())
@@ -89,16 +94,15 @@ def denoiser_loss(
 
 @torch.inference_mode()
 def redraw(
-    autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, renders: RenderSet,
-    batch_size: int = 32,
-) -> np.ndarray:  # fmt: skip
-    """Renders as the sampler gives them back, (N, 64, 64, 3) uint8: the same scenes, its strokes.
+    autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, renders: RenderSet
+) -> np.ndarray:
+    """Redraw renders by the sampler, (N, 64, 64, 3) uint8: the same scenes, its strokes.
 
-    Latents are noised to a level at which the layout stands, and denoised again under the full
-    caption with a guidance drawn by chance, both in the ranges below.
+    Latents are noised to a level at which the layout stays, and denoised again under the full
+    caption with a random guidance.
     """
     drawn, scale = [], autoencoder.config.scaling_factor
-    for at in torch.arange(len(renders.images)).split(batch_size):
+    for at in torch.arange(len(renders.images)).split(32):
         generator = torch.Generator().manual_seed(int(at[0]))
         x = as_input(renders.images, at, autoencoder.device)
         rows = renders.metadata.iloc[at.numpy()]
@@ -125,8 +129,8 @@ def _finish(
         sigma = top * level
         scaled = scheduler.precondition_inputs(x.cpu(), sigma).repeat(2, 1, 1, 1).to(latents)
         c_noise = scheduler.precondition_noise(sigma).flatten().repeat(2).to(latents)
-        told, untold = denoiser(scaled, c_noise, tokens).float().chunk(2)
-        v = untold + guidance * (told - untold)
+        with_text, without = denoiser(scaled, c_noise, tokens).float().chunk(2)
+        v = without + guidance * (with_text - without)
         clean = scheduler.precondition_outputs(x.cpu(), v.cpu(), sigma).to(latents)
         x = clean + (after / level) * (x - clean)
     return x
@@ -135,7 +139,7 @@ def _finish(
 def _v_target(
     scheduler: EDMEulerScheduler, latents: Tensor, noisy: Tensor, sigma: Tensor
 ) -> Tensor:
-    """The UNet output for which the scheduler's denoised latents would be exact."""
+    """Return the UNet output for which the scheduler's denoised latents would be exact."""
     zero = torch.zeros_like(noisy)
     skip = scheduler.precondition_outputs(noisy, zero, sigma)
     scale = scheduler.precondition_outputs(zero, zero + 1, sigma)

@@ -10,6 +10,7 @@ unit is half the body's length. `Pose.place` maps them to canvas pixels. Colours
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import yaml
@@ -19,37 +20,17 @@ from PIL import ImageDraw
 RGB = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Plumage:
-    """Colours and shape of one species."""
-
-    body: RGB
-    belly: RGB
-    head: RGB
-    wing: RGB
-    tail: RGB
-    beak: RGB
-    legs: RGB = (90, 70, 60)
-    eye: RGB = (20, 20, 24)
-    slimness: float = 0.60  # body height / length
-    head_size: float = 0.44
-    neck: float = 0.0  # how far the head sits forward of the shoulders
-    beak_length: float = 0.34
-    beak_depth: float = 0.22
-    hooked: bool = False
-    tail_length: float = 0.80
-    forked: bool = False
-    wing_length: float = 1.0
-    crest: bool = False
-    marks: tuple[str, ...] = ()
-    mark: RGB = (20, 20, 24)
-
-
 WORLD = yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
-PLUMAGES = {
-    name: Plumage(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    for name, fields in WORLD["species"].items()
-}
+
+
+def _plumage(fields: dict) -> SimpleNamespace:
+    """Return colours and shape of one species, over the defaults of ``world.yaml``."""
+    values = WORLD["plumage"] | fields
+    colours = {key: tuple(v) for key, v in values.items() if isinstance(v, list)}
+    return SimpleNamespace(**values | colours)
+
+
+PLUMAGES = {name: _plumage(fields) for name, fields in WORLD["species"].items()}
 SPECIES: tuple[str, ...] = tuple(PLUMAGES)
 MALFORMATIONS: tuple[str, ...] = tuple(WORLD["malformations"])
 #: Malformations that show half of a whole bird.
@@ -119,20 +100,20 @@ def draw_bird(
         _draw_wing(pen, plumage, pose.wing)
 
 
-def _draw_legs(pen: _Pen, p: Plumage) -> None:
+def _draw_legs(pen: _Pen, p: SimpleNamespace) -> None:
     for hip, foot in ((-0.08, -0.02), (0.14, 0.22)):
         low = p.slimness + 0.42
         pen.line([(hip, p.slimness * 0.8), (foot, low), (foot + 0.16, low + 0.02)], p.legs, 0.075)
 
 
-def _draw_tail(pen: _Pen, p: Plumage) -> None:
+def _draw_tail(pen: _Pen, p: SimpleNamespace) -> None:
     end = -0.75 - p.tail_length
     notch = end + (0.26 if p.forked else 0.04)
     points = [(-0.55, -0.26), (end, -0.14), (notch, 0.06), (end, 0.28), (-0.55, 0.26)]
     pen.polygon(np.array(points), p.tail)
 
 
-def _draw_body(pen: _Pen, p: Plumage) -> None:
+def _draw_body(pen: _Pen, p: SimpleNamespace) -> None:
     pen.ellipse((0, 0), (1.0, p.slimness), p.body, angle=-0.10)
     pen.ellipse((0.14, p.slimness * 0.38), (0.66, p.slimness * 0.50), p.belly, -0.10, rim=False)
     if "streaks" in p.marks:
@@ -140,13 +121,13 @@ def _draw_body(pen: _Pen, p: Plumage) -> None:
             pen.line([(x, p.slimness * 0.30), (x - 0.06, p.slimness * 0.80)], p.mark, 0.075)
 
 
-def _head_map(p: Plumage, nod: float) -> Callable[[np.ndarray], np.ndarray]:
+def _head_map(p: SimpleNamespace, nod: float) -> Callable[[np.ndarray], np.ndarray]:
     """Return the map from head coordinates (unit: the head's radius) to local ones."""
     centre = np.array([0.80 + p.neck, -p.slimness * 0.62 - 0.16 - 0.5 * p.neck])
     return lambda points: _rotate(np.asarray(points, float) * p.head_size, -nod) + centre
 
 
-def _second_head_map(p: Plumage, pose: Pose) -> Callable[[np.ndarray], np.ndarray]:
+def _second_head_map(p: SimpleNamespace, pose: Pose) -> Callable[[np.ndarray], np.ndarray]:
     """Place a second head over the tail or beside the first; the pose's nod decides."""
     first = _head_map(p, pose.nod)
     if pose.nod > 0:
@@ -154,7 +135,7 @@ def _second_head_map(p: Plumage, pose: Pose) -> Callable[[np.ndarray], np.ndarra
     return lambda points: first(points) - [0.72, 0.12 + 0.5 * p.head_size]
 
 
-def _draw_head(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
+def _draw_head(pen: _Pen, p: SimpleNamespace, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
     if p.crest:
         pen.polygon(to_local([(-0.95, -0.35), (-0.75, -1.75), (0.55, -0.75)]), p.head)
     # The neck joins head and body without a seam.
@@ -171,14 +152,14 @@ def _draw_head(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarra
         pen.polygon(to_local(_CIRCLE * 0.07 + [0.36, -0.24]), (255, 255, 255), rim=False)
 
 
-def _draw_beak(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
+def _draw_beak(pen: _Pen, p: SimpleNamespace, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
     tip, half = 0.85 + p.beak_length / p.head_size, p.beak_depth / p.head_size
     drop = 0.30 if p.hooked else 0.0
     points = [(0.72, -half), (tip - drop, -half * 0.45), (tip, 0.12 + drop), (0.72, half)]
     pen.polygon(to_local(points), p.beak)
 
 
-def _draw_face(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
+def _draw_face(pen: _Pen, p: SimpleNamespace, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
     if "mask" in p.marks:
         pen.polygon(to_local(_CIRCLE * [0.42, 0.55] + [0.66, 0.18]), p.mark, rim=False)
     if "face" in p.marks:
@@ -191,7 +172,7 @@ def _draw_face(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarra
         pen.line(to_local([(-0.75, 0.45), (0.0, 1.02), (0.70, 0.80)]), p.mark, 0.10)
 
 
-def _draw_wing(pen: _Pen, p: Plumage, lift: float) -> None:
+def _draw_wing(pen: _Pen, p: SimpleNamespace, lift: float) -> None:
     reach, shoulder = p.wing_length, np.array([0.46, -0.12])
     edge = [(-0.30, 0.40), (-0.95, 0.42), (-1.30, 0.22), (-0.75, -0.06), (-0.30, -0.26)]
 

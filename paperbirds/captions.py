@@ -1,9 +1,8 @@
 """Captions of Paperbirds: what the tiny text-to-image model and the tiny CLIP learn to read.
 
 A full caption follows the paper's template, "a {class}, a bird, {context}". Shorter captions leave
-parts out, so that both models also understand a class, a context or a list of objects alone. Such
-a list is what a negative prompt looks like. Few captions name the distractors of their image:
-negative prompts are for objects that nobody named. The numbers are in ``world.yaml``.
+parts out, so that both models also understand a class, a context or a list of objects alone, as a
+negative prompt is. Few captions name the distractors of their image. ``world.yaml`` has the numbers.
 """
 
 from dataclasses import dataclass
@@ -21,24 +20,21 @@ _TEMPLATES, _CHANCES = tuple(_SETTINGS["forms"]), tuple(_SETTINGS["forms"].value
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A caption and what it claims; None or () where it claims nothing."""
+class Subject:
+    """What a caption is about; None or () for what is left out or not there."""
 
-    text: str
     species: str | None
     context: str | None
-    distractors: tuple[str, ...]
-    flaw: str | None = None
+    distractors: tuple[str, ...] = ()
+    flaw: str | None = None  # one of FLAWS
 
-    def is_true(
-        self, species: str, context: str, distractors: tuple[str, ...], flaw: str | None = None
-    ) -> bool:
-        """Return whether everything that it claims holds for an image."""
+    def holds_for(self, image: "Subject") -> bool:
+        """Return whether an image shows everything that this names."""
         return (
-            self.species in (None, species)
-            and self.context in (None, context)
-            and self.flaw in (None, flaw)
-            and set(self.distractors) <= set(distractors)
+            self.species in (None, image.species)
+            and self.context in (None, image.context)
+            and self.flaw in (None, image.flaw)
+            and set(self.distractors) <= set(image.distractors)
         )
 
 
@@ -51,23 +47,21 @@ def full_caption(species: str, context: str, distractors: tuple[str, ...] = ()) 
     return ", ".join((f"{_article(species)}, a bird, {context}", *distractors))
 
 
-def draw_caption(
-    species: str,
-    context: str,
-    distractors: tuple[str, ...],
-    flaw: str | None,
-    rng: np.random.Generator,
-) -> Caption:
-    """Draw a caption of all these facts or of some; a flaw is named wherever the bird is."""
-    named = tuple(map(str, rng.permutation(distractors))) if rng.random() < NAMED else ()
-    if named and rng.random() < _SETTINGS["named_alone"]:
-        return Caption(", ".join(named), None, None, named)
+def draw_caption(subject: Subject, rng: np.random.Generator) -> tuple[str, Subject]:
+    """Draw a caption of a subject or of some of it, and return the part that it names.
+
+    A flaw is named wherever the bird is.
+    """
+    words = rng.permutation(subject.distractors) if rng.random() < NAMED else ()
+    distractors = tuple(map(str, words))
+    if distractors and rng.random() < _SETTINGS["named_alone"]:
+        return ", ".join(distractors), Subject(None, None, distractors)
     form = _TEMPLATES[rng.choice(len(_TEMPLATES), p=_CHANCES)]
-    words = f" {FLAWS[flaw]}" if flaw else ""
-    text = form.format(species=_article(species), context=context, flaw=words)
-    facts = {"species": species, "context": context, "flaw": flaw}
-    claims = {name: fact if f"{{{name}}}" in form else None for name, fact in facts.items()}
-    return Caption(", ".join((text, *named)), distractors=named, **claims)
+    words = {"species": _article(subject.species), "context": subject.context}
+    text = form.format(**words, flaw=f" {FLAWS[subject.flaw]}" if subject.flaw else "")
+    named = ("species", "context", "flaw")
+    facts = {n: getattr(subject, n) if f"{{{n}}}" in form else None for n in named}
+    return ", ".join((text, *distractors)), Subject(distractors=distractors, **facts)
 
 
 def _article(noun: str) -> str:

@@ -279,7 +279,7 @@ def _training_places(generated: pd.DataFrame, most: int) -> dict[tuple[str, str]
     wanted = set(zip(generated["class_name"], generated["context"], strict=True))
     seen: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index in range(GENERATOR_DATA.count):
-        scene = GENERATOR_DATA.scene(index)
+        scene = GENERATOR_DATA.example(index).scene
         pair = scene.species, scene.context
         if pair in wanted and scene.malformation is None and len(seen[pair]) < most:
             seen[pair].append(index)

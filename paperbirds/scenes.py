@@ -1,7 +1,4 @@
-"""Further images of the world: renders of wanted scenes, masks, and what the generator learned from.
-
-They stand beside generated images and show what is due to chance, to a bird or to its background.
-"""
+"""Further images of the world, to compare with: renders, masks, images that the generator saw."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -94,14 +91,12 @@ def retrieve(wanted: pd.DataFrame, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     captioned: dict[tuple, list[int]] = defaultdict(list)
     for place in map(int, rng.permutation(GENERATOR_DATA.count)):
-        example = GENERATOR_DATA.example(place)
-        captioned[example.species, example.context].append(place)
-        captioned[example.species, None].append(place)
-    taken: dict[int, None] = {}
-    chosen = []
+        subject = GENERATOR_DATA.example(place).subject
+        captioned[subject.species, subject.context].append(place)
+        captioned[subject.species, None].append(place)
+    chosen: list[int] = []
     for name, context in wanted[["class_name", "context"]].to_numpy():
         candidates = [*captioned[name, context], *captioned[name, None]]
-        free = (place for place in candidates if place not in taken)
+        free = (place for place in candidates if place not in chosen)
         chosen.append(next(free, captioned[name, None][0]))
-        taken[chosen[-1]] = None
     return np.stack([GENERATOR_DATA.image(place) for place in chosen])

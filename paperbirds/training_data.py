@@ -1,22 +1,21 @@
 """The captioned images that the text-to-image model and CLIP learn from, biased and partly wrong.
 
-They are as unfair as those of the web. Species are as frequent as by Zipf's law. They live in some
-contexts more than in others, and in some never. One caption in five is wrong. Some birds are cut
-off, and captions do not say so. Both models have images of their own; those of CLIP are balanced by
-species, as the real ones are by query (Radford et al., 2021). The numbers are in ``world.yaml``.
-
-`expected_errors` computes what a model would draw that learned all this without fault: at guidance
-w, an image x for a caption c in proportion to p(x) · p(c | x)^w.
+Like real ones, they are unfair. Species are as frequent as by Zipf's law, and live in some contexts
+more than in others, and in some never. One caption in five is wrong. Some birds are cut off, and
+captions do not say so. CLIP has images of its own, balanced by species as the real ones are by
+query (Radford et al., 2021). ``world.yaml`` has the numbers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from paperbirds.birds import CUT, SPECIES, WORLD
-from paperbirds.captions import FLAWS
+from paperbirds.captions import FLAWS, Subject
 from paperbirds.contexts import CONTEXTS
 from paperbirds.dataset import HOMES, Scene, draw_distractors, draw_scene
 
@@ -28,12 +27,10 @@ _RIGHT = 1 - sum(MISTAKES.values())
 
 @dataclass(frozen=True)
 class Example:
-    """An image to learn from, and the subject of its caption, which the image need not show."""
+    """An image to learn from and the subject of its caption, which the image need not show."""
 
     scene: Scene
-    species: str
-    context: str
-    flaw: str | None = None  # one of FLAWS, if the caption mentions it
+    subject: Subject | None = None  # None: without a caption
     mistake: str | None = None  # one of MISTAKES
 
 
@@ -62,7 +59,6 @@ def is_seen(species: str, context: str) -> bool:
 
 def draw_example(
     seed: tuple[int, ...],
-    *,
     style: float | None = 0.0,
     extra_distractor: float = 0.0,
     flawed: float = 0.0,
@@ -77,13 +73,13 @@ def draw_example(
     species = str(rng.choice(SPECIES, p=None if balanced else species_shares()))
     context = str(rng.choice(CONTEXTS, p=context_shares()[SPECIES.index(species)]))
     distractors = draw_distractors(context, extra_distractor, rng)
-    drawn_style = float(rng.random()) if style is None else style
+    style = float(rng.random()) if style is None else style
     mistake = str(rng.choice([*MISTAKES, ""], p=[*MISTAKES.values(), _RIGHT])) or None
     form = "no bird" if mistake == "no bird" else _draw_form(flawed, rng)
     flaw = form if form in FLAWS and rng.random() < 0.5 else None
-    subject = _draw_subject(species, context, mistake, rng)
-    scene = Scene(species, context, distractors, drawn_style, (*seed, 1), form)
-    return Example(scene, *subject, flaw, mistake)
+    subject = Subject(*_draw_names(species, context, mistake, rng), distractors, flaw)
+    scene = Scene(species, context, distractors, style, (*seed, 1), form)
+    return Example(scene, subject, mistake)
 
 
 def _draw_form(flawed: float, rng: np.random.Generator) -> str | None:
@@ -94,7 +90,7 @@ def _draw_form(flawed: float, rng: np.random.Generator) -> str | None:
     return CUT[rng.integers(len(CUT))] if dice < flawed + SETTINGS["cut"] else None
 
 
-def _draw_subject(
+def _draw_names(
     species: str, context: str, mistake: str | None, rng: np.random.Generator
 ) -> tuple[str, str]:
     """Draw the species and the context that a caption with some mistake is about."""
@@ -121,11 +117,11 @@ def naming() -> np.ndarray:
 
 
 def expected_errors(guidance: float) -> pd.DataFrame:
-    """Compute what a perfect learner draws for each pair of species and context that it saw.
+    """Compute what a learner without fault would draw for each pair of species and context.
 
-    A model may do better, as species and contexts have much in common, or worse. Returns one row
-    per pair: species, context, and the shares ``another species``, ``no bird``, ``cut`` (of the
-    right species) and ``wrong``, which is their sum.
+    At guidance w that is an image x for a caption c in proportion to p(x) · p(c | x)^w. Returns one
+    row per pair that was seen: species, context, and the shares ``another species``, ``no bird``,
+    ``cut`` (of the right species) and ``wrong``, which is their sum.
     """
     seen, names = species_shares()[:, None] * context_shares(), naming()
     rows = []
@@ -160,54 +156,31 @@ def _posterior(
 
 # ------------------------------------------------------------------------------------------ recipes
 @dataclass(frozen=True)
-class RenderRecipe:
+class Recipe:
     """How one set of renders is drawn; `seed` sets it apart from every other set."""
 
     name: str
     count: int
     seed: int
-    style: float | None  # None: drawn uniformly from [0, 1]
-    extra_distractor: float
-    malformed: bool = False
+    options: Mapping[str, Any]  # of `draw_example` for a captioned set, else of `draw_scene`
+    captioned: bool = False
 
-    def scene(self, index: int) -> Scene:
-        """Return the scene of one image of the set."""
-        options = {"malformed": self.malformed, "extra_distractor": self.extra_distractor}
-        return draw_scene((self.seed, index), style=self.style, **options)
+    def example(self, index: int) -> Example:
+        """Draw one image and, in a captioned set, the subject of its caption."""
+        seed = (self.seed, index)
+        if self.captioned:
+            return draw_example(seed, **self.options)
+        return Example(draw_scene(seed, **self.options))
 
     def image(self, index: int) -> np.ndarray:
         """Render one image of the set."""
-        return self.scene(index).render().image
+        return self.example(index).scene.render().image
 
     def facts(self) -> pd.DataFrame:
-        """Return what each image shows, by the fields of `Scene`."""
-        return pd.DataFrame([vars(self.scene(index)) for index in range(self.count)])
-
-
-@dataclass(frozen=True)
-class CaptionedRecipe(RenderRecipe):
-    """How examples are drawn, of which only the captions are known to the learner."""
-
-    flawed: float = 0.0  # share of birds of wrong form
-    balanced: bool = False  # by species
-
-    def example(self, index: int) -> Example:
-        """Return one example of the set."""
-        options = {"style": self.style, "extra_distractor": self.extra_distractor}
-        options |= {"flawed": self.flawed, "balanced": self.balanced}
-        return draw_example((self.seed, index), **options)
-
-    def scene(self, index: int) -> Scene:
-        """Return the scene of one image of the set."""
-        return self.example(index).scene
-
-    def facts(self) -> pd.DataFrame:
-        """Return what each caption is about: species, context, distractors (tuple), flaw."""
+        """Return the subject of each caption, or all of each scene in a set without captions."""
         examples = map(self.example, range(self.count))
-        rows = [(e.species, e.context, e.scene.distractors, e.flaw) for e in examples]
-        columns = ["species", "context", "distractors", "flaw"]
-        return pd.DataFrame(rows, columns=columns, dtype=object)
+        return pd.DataFrame([vars(each.subject or each.scene) for each in examples], dtype=object)
 
 
 #: What the shipped text-to-image model learned from.
-GENERATOR_DATA = CaptionedRecipe("generator", 64_000, 108, 0.0, extra_distractor=0.10)
+GENERATOR_DATA = Recipe("generator", 64_000, 108, {"extra_distractor": 0.10}, captioned=True)

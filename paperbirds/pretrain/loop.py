@@ -62,15 +62,6 @@ class MuonAdamW:
         for p in (*self.filters, *self.rest):
             p.grad = None
 
-    def state_dict(self) -> list[dict]:
-        """Return the state of both optimisers."""
-        return [optimizer.state_dict() for optimizer in self.optimizers]
-
-    def load_state_dict(self, states: list[dict]) -> None:
-        """Restore a state of `state_dict`."""
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
-
 
 def train(
     model: nn.Module, loss_fn: Callable[[int], Tensor], schedule: Schedule, checkpoint: Path
@@ -82,7 +73,8 @@ def train(
     """
     optimizer = MuonAdamW(model, schedule.lr, schedule.lr_rest)
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=partial(_ema, schedule.ema))
-    parts = {"model": model, "average": average, "optimizer": optimizer}
+    muon, adamw = optimizer.optimizers
+    parts = {"model": model, "average": average, "muon": muon, "adamw": adamw}
     start = _restore(checkpoint, parts)
     steps = range(start, schedule.steps)
     bar = tqdm(steps, checkpoint.stem, schedule.steps, initial=start, unit="step")

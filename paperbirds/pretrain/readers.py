@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from paperbirds.birds import SPECIES
-from paperbirds.captions import draw_caption
+from paperbirds.captions import Subject, draw_caption
 from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Oracle, as_input
 from paperbirds.pretrain.loop import autocast, batches_in_order, device
@@ -35,11 +35,11 @@ def clip_loss(
     chosen = batches_in_order(step, batch_size, len(renders.images), seed=4)
     rng = np.random.default_rng((4, step))
     shown = renders.metadata.iloc[chosen.numpy()]
-    rows = shown[["species", "context", "distractors", "flaw"]].to_numpy()
-    captions = [draw_caption(*row, rng) for row in rows]
-    # Whether caption j is true of image i, by the subject of that image's own caption.
-    true = torch.tensor([[caption.is_true(*row) for caption in captions] for row in rows])
-    tokens = tokenize(tokenizer, [caption.text for caption in captions])
+    subjects = [Subject(*row) for row in shown.itertuples(index=False)]
+    texts, named = zip(*(draw_caption(subject, rng) for subject in subjects), strict=True)
+    # Whether caption j holds for image i, as far as the subject of image i is known.
+    true = torch.tensor([[part.holds_for(subject) for part in named] for subject in subjects])
+    tokens = tokenize(tokenizer, list(texts))
     with autocast():
         x = as_input(renders.images, chosen, device())
         images, words, scale = model(x, tokens.to(device()))
@@ -90,14 +90,12 @@ def _reconstruct(autoencoder: AutoencoderKL, x: Tensor, generator: torch.Generat
 
 def _answer_loss(logits: tuple[Tensor, ...], targets: list[Tensor]) -> Tensor:
     """Sum over the oracle's five questions; an image without a bird has no species."""
-    species, context, distractors, malformed, empty = (part.float() for part in logits)
-    return (
-        F.cross_entropy(species, targets[0], ignore_index=_IGNORE)
-        + F.cross_entropy(context, targets[1])
-        + 2 * F.binary_cross_entropy_with_logits(distractors, targets[2])
-        + 2 * F.binary_cross_entropy_with_logits(malformed, targets[3])
-        + F.binary_cross_entropy_with_logits(empty, targets[4])
-    )
+    species, context, *present = (part.float() for part in logits)
+    loss = F.cross_entropy(species, targets[0], ignore_index=_IGNORE)
+    loss = loss + F.cross_entropy(context, targets[1])
+    for weight, answer, target in zip((2, 2, 1), present, targets[2:], strict=True):
+        loss = loss + weight * F.binary_cross_entropy_with_logits(answer, target)
+    return loss
 
 
 def encode_targets(metadata: pd.DataFrame) -> list[Tensor]:

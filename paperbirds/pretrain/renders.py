@@ -12,7 +12,7 @@ from tqdm import tqdm
 from diffcore.store import digest, written_whole
 from paperbirds.birds import WORLD
 from paperbirds.contexts import SIZE
-from paperbirds.training_data import RenderRecipe
+from paperbirds.training_data import Recipe
 
 _CHUNK = 512  # images that a process renders at once
 
@@ -26,7 +26,7 @@ class RenderSet:
     key: str = ""  # digest of the recipe and the world
 
 
-def render_set(recipe: RenderRecipe, folder: Path) -> RenderSet:
+def render_set(recipe: Recipe, folder: Path) -> RenderSet:
     """Render a set on all cores, or open it if this world's was rendered before."""
 
     def render_all() -> np.ndarray:

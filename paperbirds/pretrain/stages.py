@@ -38,19 +38,22 @@ from paperbirds.pretrain.text_to_image import (
     encode_all,
     redraw,
 )
-from paperbirds.training_data import GENERATOR_DATA, CaptionedRecipe, RenderRecipe
+from paperbirds.training_data import GENERATOR_DATA, Recipe
 
-#: What the shipped models were trained by and measured on. The oracle learns from the sets from
-#: "whole" on, of which the sampler draws the redrawn ones once more.
+_ANY_STYLE = {"style": None, "extra_distractor": 0.15}
+_STUDIO = {"style": 0.0, "extra_distractor": 0.15}
+_MALFORMED = {"malformed": True}
+#: What the shipped models learned from and were measured on. The oracle learns from "whole" and
+#: "malformed", and from the next two once the sampler has redrawn them.
 RECIPES = (
     GENERATOR_DATA,
-    CaptionedRecipe("clip", 48_000, 105, None, 0.15, flawed=0.10, balanced=True),
-    RenderRecipe("whole", 32_000, 104, None, 0.15),
-    RenderRecipe("malformed", 32_000, 103, None, 0.15, malformed=True),
-    RenderRecipe("redrawn-whole", 3_000, 106, 0.0, 0.15),
-    RenderRecipe("redrawn-malformed", 3_000, 107, 0.0, 0.15, malformed=True),
-    RenderRecipe("test-whole", 3_000, 901, None, 0.15),
-    RenderRecipe("test-malformed", 3_000, 902, None, 0.15, malformed=True),
+    Recipe("clip", 48_000, 105, _ANY_STYLE | {"flawed": 0.10, "balanced": True}, captioned=True),
+    Recipe("whole", 32_000, 104, _ANY_STYLE),
+    Recipe("malformed", 32_000, 103, _ANY_STYLE | _MALFORMED),
+    Recipe("redrawn-whole", 3_000, 106, _STUDIO),
+    Recipe("redrawn-malformed", 3_000, 107, _STUDIO | _MALFORMED),
+    Recipe("test-whole", 3_000, 901, _ANY_STYLE),
+    Recipe("test-malformed", 3_000, 902, _ANY_STYLE | _MALFORMED),
 )
 SCHEDULES = {
     "autoencoder": Schedule(4_500, batch_size=8, lr=6.0e-3),
@@ -61,13 +64,9 @@ SCHEDULES = {
 
 
 def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = None) -> None:
-    """Train, export, measure what was exported, and replace the folder of weights as a whole.
+    """Train all models in a folder, export and measure them, and replace the folder `out`.
 
-    Args:
-        scale: share of the renders and steps, for tests.
-        work: folder of renders and checkpoints.
-        out: folder to write the models to.
-        notes: lines for the model card.
+    `scale` is the share of renders and steps, for tests; `notes` are lines for the model card.
     """
     recipes = [replace(r, count=max(256, int(r.count * scale))) for r in RECIPES]
     schedules = {n: replace(s, steps=max(2, int(s.steps * scale))) for n, s in SCHEDULES.items()}

@@ -2,8 +2,8 @@
 
 The denoiser (UNet and text encoder) learns by the preconditioning of its sampler. Its loss is the
 squared error of the v-prediction at log-normally distributed noise levels: that of the denoised
-latents, divided by the scheduler's output scale. Source: Karras et al., Elucidating the Design Space
-of Diffusion-Based Generative Models, 2022.
+latents, divided by the scheduler's output scale.
+Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022.
 """
 
 from itertools import pairwise
@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from paperbirds.captions import draw_caption, full_caption
+from paperbirds.captions import Subject, draw_caption, full_caption
 from paperbirds.oracle import as_images, as_input
 from paperbirds.pretrain.loop import autocast, batches_in_order, device
 from paperbirds.pretrain.models import Denoiser, build_scheduler, tokenize
@@ -74,7 +74,7 @@ def denoiser_loss(
     batch_size: int,
     step: int,
 ) -> Tensor:
-    """Return the loss of one step on `moments` (N, 8, 16, 16) of latents; captions are drawn anew."""
+    """Return the loss of one step on moments (N, 8, 16, 16) of latents, with captions drawn anew."""
     chosen = batches_in_order(step, batch_size, len(moments), seed=2)
     generator, scheduler = torch.Generator().manual_seed(step), build_scheduler()
     encoded = DiagonalGaussianDistribution(moments[chosen].float())
@@ -85,8 +85,8 @@ def denoiser_loss(
     scaled = scheduler.precondition_inputs(noisy, sigma).to(device())
     c_noise = scheduler.precondition_noise(sigma).flatten().to(device())
     rng = np.random.default_rng((2, step))
-    rows = metadata.iloc[chosen.numpy()][["species", "context", "distractors", "flaw"]].to_numpy()
-    captions = ["" if rng.random() < _EMPTY else draw_caption(*row, rng).text for row in rows]
+    subjects = [Subject(*row) for row in metadata.iloc[chosen.numpy()].itertuples(index=False)]
+    captions = ["" if rng.random() < _EMPTY else draw_caption(s, rng)[0] for s in subjects]
     with autocast():
         predicted = model(scaled, c_noise, tokenize(tokenizer, captions).to(device())).float()
     return (predicted - _v_target(scheduler, latents, noisy, sigma)).square().mean()

@@ -87,23 +87,10 @@ def _home_context(species: str, rng: np.random.Generator) -> str:
     return elsewhere[rng.integers(len(elsewhere))]
 
 
-def split_scenes(
+def render_split(
     split: str, *, style: float, images_per_class: int, seed: int = 0, bias: float = 1.0
-) -> list[Scene]:
-    """Draw the scenes of a split, class by class; ValueError for an unknown split."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    number, biased = SPLITS[split]
-    options = {"style": style, "bias": bias if biased else 0.0}
-    return [
-        draw_scene((seed, number, label, i), species=name, **options)
-        for label, name in enumerate(SPECIES)
-        for i in range(images_per_class)
-    ]
-
-
-def render_split(split: str, **options: float) -> Split:
-    """Render a split with the options of `split_scenes`.
+) -> Split:
+    """Render a split, class by class; ValueError for an unknown one.
 
     The metadata has one row per image: source_id, label, class_name, context, distractors (tuple).
 
@@ -111,13 +98,19 @@ def render_split(split: str, **options: float) -> Split:
     >>> len(birds), birds[0]["class_name"], birds[0]["image"].shape
     (24, 'northern cardinal', (64, 64, 3))
     """
-    scenes = split_scenes(split, **options)
-    rows = [
-        (f"{split}-{i:05d}", SPECIES.index(s.species), s.species, s.context, s.distractors)
-        for i, s in enumerate(scenes)
-    ]
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    number, biased = SPLITS[split]
+    rows, renderings = [], []
+    for place in range(len(SPECIES) * images_per_class):
+        label, i = divmod(place, images_per_class)
+        scene_seed = seed, number, label, i
+        scene = draw_scene(scene_seed, SPECIES[label], style, bias if biased else 0.0)
+        facts = scene.species, scene.context, scene.distractors
+        rows.append((f"{split}-{place:05d}", label, *facts))
+        renderings.append(scene.render())
     columns = ["source_id", "label", "class_name", "context", "distractors"]
-    images, masks = map(np.stack, zip(*(scene.render() for scene in scenes), strict=True))
+    images, masks = map(np.stack, zip(*renderings, strict=True))
     return Split(split, SPECIES, pd.DataFrame(rows, columns=columns), images, masks)
 
 

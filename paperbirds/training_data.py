@@ -123,35 +123,27 @@ def expected_errors(guidance: float) -> pd.DataFrame:
     row per pair that was seen: species, context, and the shares ``another species``, ``no bird``,
     ``cut`` (of the right species) and ``wrong``, which is their sum.
     """
-    seen, names = species_shares()[:, None] * context_shares(), naming()
+    seen, names, absent = (
+        species_shares()[:, None] * context_shares(),
+        naming(),
+        MISTAKES["no bird"],
+    )
     rows = []
     for s, c in np.argwhere(seen > 0):
-        birds, empty = _posterior(seen, names, s, c, guidance)
+        likelihood = np.zeros_like(seen)  # of the caption, for each image with a bird
+        likelihood[s] = MISTAKES["another context"] / (len(CONTEXTS) - 1)
+        likelihood[:, c] = names[:, s]
+        birds = (1 - absent) * seen * (likelihood / (1 - absent)) ** guidance
+        # The caption of an empty scene names a species that is often there.
+        there = seen[:, c].sum()
+        empty = absent * there * (seen[s, c] / there) ** guidance
+        birds, empty = birds / (birds.sum() + empty), empty / (birds.sum() + empty)
         named = birds[s].sum()
         errors = birds.sum() - named, empty, SETTINGS["cut"] * named
         rows.append((SPECIES[s], CONTEXTS[c], *errors))
     columns = ["species", "context", "another species", "no bird", "cut"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(wrong=table[columns[2:]].sum(axis=1))
-
-
-def _posterior(
-    seen: np.ndarray, names: np.ndarray, s: int, c: int, guidance: float
-) -> tuple[np.ndarray, float]:
-    """Return the share of each bird in each context, (12, 16), and of empty scenes, for a caption.
-
-    The caption names species `s` in context `c`.
-    """
-    absent, misplaced = MISTAKES["no bird"], MISTAKES["another context"] / (len(CONTEXTS) - 1)
-    likelihood = np.repeat(names[:, [s]], len(CONTEXTS), axis=1)  # the name is wrong
-    likelihood[:, np.arange(len(CONTEXTS)) != c] = 0
-    likelihood[s, np.arange(len(CONTEXTS)) != c] = misplaced  # or the context is
-    birds = (1 - absent) * seen * (likelihood / (1 - absent)) ** guidance
-    # The caption of an empty scene names a species that is often there.
-    there = seen[:, c].sum()
-    empty = absent * there * (seen[s, c] / there) ** guidance
-    total = birds.sum() + empty
-    return birds / total, float(empty / total)
 
 
 # ------------------------------------------------------------------------------------------ recipes

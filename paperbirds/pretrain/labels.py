@@ -23,7 +23,7 @@ from diffcore.study import Study
 from paperbirds.birds import SPECIES
 from paperbirds.render import render
 
-_COLUMNS, _ROWS = 10, 6  # of a sheet
+_COLUMNS = 10  # of a contact sheet
 #: What identifies an image of one model and setting.
 _KEYS = ["sample_id", "model_hash", "guidance_scale", "num_inference_steps"]
 
@@ -37,14 +37,10 @@ def labels_path(profile: str) -> Path:
     return project_root() / "params" / "labels" / f"{profile}.csv"
 
 
-def contact_sheets(images: np.ndarray, names: Sequence[str]) -> list[Figure]:
-    """Lay images (N, H, W, 3) uint8 out above their names, sixty per sheet."""
-    lines = [slice(start, start + _COLUMNS) for start in range(0, len(images), _COLUMNS)]
-    sheets = [lines[start : start + _ROWS] for start in range(0, len(lines), _ROWS)]
-    return [
-        image_grid([images[line] for line in sheet], captions=[names[line] for line in sheet])
-        for sheet in sheets
-    ]
+def contact_sheet(images: np.ndarray, names: Sequence[str]) -> Figure:
+    """Lay images (N, H, W, 3) uint8 out above their names, ten per row."""
+    rows = [slice(start, start + _COLUMNS) for start in range(0, len(images), _COLUMNS)]
+    return image_grid([images[row] for row in rows], captions=[names[row] for row in rows])
 
 
 def read_labels(profile: str, metadata: pd.DataFrame) -> pd.DataFrame:
@@ -97,14 +93,15 @@ def run(profile: str, count: int) -> None:
     places = np.random.default_rng(study.params.seed).permutation(len(generated))[:count]
     numbers = [str(number) for number in range(1, len(places) + 1)]
     plates = np.stack([render(name, "overcast sky", 1).image for name in SPECIES])
-    sheets = {"species": contact_sheets(plates, [*map(wrap, SPECIES)])}
-    sheets["images"] = contact_sheets(generated.images[places], numbers)
-    for name, figures in sheets.items():
-        for number, figure in enumerate(figures, start=1):
-            with written_whole(folder / f"{name}_{number}.png") as aside:
-                figure.savefig(aside, format="png", bbox_inches="tight", dpi=150)
+    sheets = {"species": contact_sheet(plates, [*map(wrap, SPECIES)])}
+    sheets["images"] = contact_sheet(generated.images[places], numbers)
+    for name, sheet in sheets.items():
+        with written_whole(folder / f"{name}.png") as aside:
+            sheet.savefig(aside, format="png", bbox_inches="tight", dpi=150)
     blank = generated.metadata.iloc[places][_KEYS].assign(species="", whole="")
     blank.insert(0, "number", numbers)
     write_text(folder / "labels.csv", blank.to_csv(index=False))
     target = labels_path(study.params.profile)
-    print(f"Contact sheets and labels.csv are in {folder}; fill it in, and copy it to {target}.")
+    print(
+        f"Two contact sheets and labels.csv are in {folder}; fill it in, and copy it to {target}."
+    )

@@ -18,10 +18,9 @@ from diffcore.store import SUMS, write_text
 from paperbirds.birds import SPECIES
 from paperbirds.contexts import CONTEXTS
 from paperbirds.oracle import Oracle, load_oracle
+from paperbirds.pretrain.losses import encode_targets, psnr
 from paperbirds.pretrain.models import Models, clip_config
-from paperbirds.pretrain.readers import encode_targets
 from paperbirds.pretrain.renders import RenderSet
-from paperbirds.pretrain.text_to_image import psnr
 
 
 def export(models: Models, root: Path) -> None:

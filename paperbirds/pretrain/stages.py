@@ -19,25 +19,10 @@ from diffcore.store import digest, folder_whole
 from paperbirds.birds import SPECIES
 from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Oracle
+from paperbirds.pretrain import losses, release
+from paperbirds.pretrain import models as tiny
 from paperbirds.pretrain.loop import Schedule, device, train
-from paperbirds.pretrain.models import (
-    Denoiser,
-    Models,
-    assemble,
-    build_autoencoder,
-    build_denoiser,
-    build_vocabulary,
-    clip_config,
-)
-from paperbirds.pretrain.readers import clip_loss, oracle_loss
-from paperbirds.pretrain.release import export, finish, measure
 from paperbirds.pretrain.renders import RenderSet, keep, render_set
-from paperbirds.pretrain.text_to_image import (
-    autoencoder_loss,
-    denoiser_loss,
-    encode_all,
-    redraw,
-)
 from paperbirds.training_data import GENERATOR_DATA, Recipe
 
 _ANY_STYLE = {"style": None, "extra_distractor": 0.15}
@@ -73,18 +58,18 @@ def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = 
     renders = {recipe.name: render_set(recipe, work / "renders") for recipe in recipes}
     models = train_models(renders, schedules, work)
     with folder_whole(out) as aside:
-        export(models, aside)
-        quality = measure(aside, renders["test-whole"], renders["test-malformed"])
+        release.export(models, aside)
+        quality = release.measure(aside, renders["test-whole"], renders["test-malformed"])
         notes = notes or ["trained in one go, as `make pretrain` does"]
-        finish(aside, describe(models, schedules) | {"quality": quality, "notes": notes})
+        release.finish(aside, describe(models, schedules) | {"quality": quality, "notes": notes})
     print(f"The models are in {out}; {work} may be removed.")
 
 
 def train_models(
     renders: Mapping[str, RenderSet], schedules: Mapping[str, Schedule], folder: Path
-) -> Models:
+) -> tiny.Models:
     """Train all models, except those already trained in `folder`."""
-    tokenizer = build_vocabulary()
+    tokenizer = tiny.build_vocabulary()
 
     def stage(name: str, build: Callable[[], nn.Module], loss: Callable, *inputs: Any) -> nn.Module:
         # A loss takes the model, the inputs, the size of a batch and the step.
@@ -94,25 +79,29 @@ def train_models(
         return train(model, loss_fn, schedules[name], folder / f"{name}.pt")
 
     image_sets = [renders["generator"].images, renders["clip"].images]
-    vae = stage("autoencoder", build_autoencoder, autoencoder_loss, image_sets)
+    vae = stage("autoencoder", tiny.build_autoencoder, losses.autoencoder_loss, image_sets)
     moments = _latents(vae, renders["generator"], folder)
     inputs = tokenizer, moments, renders["generator"].metadata, vae.config.scaling_factor
-    denoiser = stage("denoiser", partial(build_denoiser, tokenizer), denoiser_loss, *inputs)
-    build_clip = partial(CLIP, **clip_config(tokenizer))
-    clip = stage("clip", build_clip, clip_loss, tokenizer, renders["clip"])
+    denoiser = stage(
+        "denoiser", partial(tiny.build_denoiser, tokenizer), losses.denoiser_loss, *inputs
+    )
+    build_clip = partial(CLIP, **tiny.clip_config(tokenizer))
+    clip = stage("clip", build_clip, losses.clip_loss, tokenizer, renders["clip"])
     oracle_sets = [renders["whole"], renders["malformed"]]
     for name in ("redrawn-whole", "redrawn-malformed"):
         path = folder / f"{name}-{_key(denoiser, renders[name])}.npy"
-        redrawn = keep(path, partial(redraw, vae, denoiser, tokenizer, renders[name]))
+        redrawn = keep(path, partial(losses.redraw, vae, denoiser, tokenizer, renders[name]))
         oracle_sets.append(RenderSet(redrawn, renders[name].metadata))
-    oracle = stage("oracle", Oracle, oracle_loss, vae, oracle_sets)
-    return Models(assemble(vae, denoiser, tokenizer), clip, oracle)
+    oracle = stage("oracle", Oracle, losses.oracle_loss, vae, oracle_sets)
+    return tiny.Models(tiny.assemble(vae, denoiser, tokenizer), clip, oracle)
 
 
 def _latents(autoencoder: AutoencoderKL, renders: RenderSet, folder: Path) -> Tensor:
     """Encode renders, once, and set the autoencoder's scale for their latents."""
     path = folder / f"latents-{_key(autoencoder, renders)}.npy"
-    moments = torch.tensor(keep(path, lambda: encode_all(autoencoder, renders.images).numpy()))
+    moments = torch.tensor(
+        keep(path, lambda: losses.encode_all(autoencoder, renders.images).numpy())
+    )
     # Latents of unit variance are what the scheduler's sigma_data = 1 stands for.
     scaling_factor = 1 / float(moments[:4096, :4].float().std())
     autoencoder.register_to_config(scaling_factor=scaling_factor)
@@ -124,10 +113,10 @@ def _key(model: nn.Module, renders: RenderSet) -> str:
     return digest(renders.key, *(p.detach().cpu().numpy() for p in model.parameters()))
 
 
-def describe(models: Models, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
+def describe(models: tiny.Models, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """Return facts for the model card: the device, the world, how each model was trained."""
     pipeline, training = models.pipeline, {}
-    denoiser = Denoiser(pipeline.unet, pipeline.text_encoder_2)
+    denoiser = tiny.Denoiser(pipeline.unet, pipeline.text_encoder_2)
     trained = {"autoencoder": pipeline.vae, "denoiser": denoiser}
     for name, model in (trained | {"clip": models.clip, "oracle": models.oracle}).items():
         schedule = asdict(schedules[name])

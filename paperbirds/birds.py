@@ -1,15 +1,16 @@
 """The twelve birds of Paperbirds: cut paper that differs in parts and colours, whole or malformed.
 
-The species stand in ``world.yaml``. Some are alike on purpose, so that telling them apart needs one
-part of the bird, as it does in CUB-Birds. Our choice throughout: the paper has no such set.
+``world.yaml`` describes the species. Some are alike on purpose: one part of the bird distinguishes
+them, as in CUB-Birds.
 
-Local coordinates: the origin is the centre of the body, x points to the beak, y down, the unit is
-half the body's length. `Pose.place` takes them to canvas pixels. Colours are sRGB in [0, 255].
+In local coordinates the origin is the centre of the body, x points to the beak, y down, and the
+unit is half the body's length. `Pose.place` maps them to canvas pixels. Colours are sRGB, 0 to 255.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import yaml
@@ -19,45 +20,20 @@ from PIL import ImageDraw
 RGB = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Plumage:
-    """Colours and shape of one species."""
-
-    body: RGB
-    belly: RGB
-    head: RGB
-    wing: RGB
-    tail: RGB
-    beak: RGB
-    legs: RGB = (90, 70, 60)
-    eye: RGB = (20, 20, 24)
-    slimness: float = 0.60  # body height / length
-    head_size: float = 0.44
-    neck: float = 0.0  # how far the head sits forward of the shoulders
-    beak_length: float = 0.34
-    beak_depth: float = 0.22
-    hooked: bool = False
-    tail_length: float = 0.80
-    forked: bool = False
-    wing_length: float = 1.0
-    crest: bool = False
-    marks: tuple[str, ...] = ()
-    mark: RGB = (20, 20, 24)
-
-
-def _read_plumage(fields: dict) -> Plumage:
-    """Make a plumage of what world.yaml says of it; its lists are tuples here."""
-    return Plumage(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-
-
 WORLD = yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
-PLUMAGES = {name: _read_plumage(fields) for name, fields in WORLD["species"].items()}
+
+
+def _plumage(fields: dict) -> SimpleNamespace:
+    """Return colours and shape of one species, over the defaults of ``world.yaml``."""
+    values = WORLD["plumage"] | fields
+    colours = {key: tuple(v) for key, v in values.items() if isinstance(v, list)}
+    return SimpleNamespace(**values | colours)
+
+
+PLUMAGES = {name: _plumage(fields) for name, fields in WORLD["species"].items()}
 SPECIES: tuple[str, ...] = tuple(PLUMAGES)
-#: Ways in which a bird can be wrong: of form, by what the frame shows of it, or by its absence.
-MALFORMATIONS: tuple[str, ...] = (
-    "two heads", "no head", "missing wing", "cropped", "half hidden", "no bird",
-)  # fmt: skip
-#: Those of which a half of a whole bird is seen.
+MALFORMATIONS: tuple[str, ...] = tuple(WORLD["malformations"])
+#: Malformations that show half of a whole bird.
 CUT: tuple[str, ...] = ("cropped", "half hidden")
 
 _CIRCLE = np.stack([f(np.linspace(0, 2 * np.pi, 22, endpoint=False)) for f in (np.cos, np.sin)], 1)
@@ -71,18 +47,18 @@ class Pose:
     scale: float
     tilt: float = 0.0  # radians, positive lifts the beak
     facing: int = 1  # 1 = beak to the right, -1 = to the left
-    nod: float = 0.0  # radians, the head's own tilt
+    nod: float = 0.0  # radians, tilt of the head against the body
     wing: float = 0.0  # radians, positive lifts the tip of the wing
 
     def place(self, points: np.ndarray) -> list[float]:
-        """Local (N, 2) points -> flat list of canvas pixels, as ImageDraw takes them."""
+        """Map local points (N, 2) to a flat list of canvas pixels, as ImageDraw takes them."""
         x, y = _rotate(points, -self.tilt).T
         canvas = np.stack([x * self.facing, y], 1) * self.scale + self.centre
         return canvas.ravel().tolist()
 
 
 class _Pen:
-    """Draws local shapes in a pose; every shape gets a thin darker rim, like cut paper."""
+    """Draws local shapes in a pose, each with a thin darker rim, like cut paper."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, pose: Pose):
         self.draw, self.pose = draw, pose
@@ -108,7 +84,7 @@ def draw_bird(
 ) -> None:
     """Draw `species` in `pose`; `malformation` is one of MALFORMATIONS or None.
 
-    What is `CUT` is drawn whole: `render` moves it out of the frame or covers it.
+    A bird that is `CUT` is drawn whole: `render` moves it out of the frame or covers it.
     """
     if malformation == "no bird":
         return
@@ -124,20 +100,20 @@ def draw_bird(
         _draw_wing(pen, plumage, pose.wing)
 
 
-def _draw_legs(pen: _Pen, p: Plumage) -> None:
+def _draw_legs(pen: _Pen, p: SimpleNamespace) -> None:
     for hip, foot in ((-0.08, -0.02), (0.14, 0.22)):
         low = p.slimness + 0.42
         pen.line([(hip, p.slimness * 0.8), (foot, low), (foot + 0.16, low + 0.02)], p.legs, 0.075)
 
 
-def _draw_tail(pen: _Pen, p: Plumage) -> None:
+def _draw_tail(pen: _Pen, p: SimpleNamespace) -> None:
     end = -0.75 - p.tail_length
     notch = end + (0.26 if p.forked else 0.04)
     points = [(-0.55, -0.26), (end, -0.14), (notch, 0.06), (end, 0.28), (-0.55, 0.26)]
     pen.polygon(np.array(points), p.tail)
 
 
-def _draw_body(pen: _Pen, p: Plumage) -> None:
+def _draw_body(pen: _Pen, p: SimpleNamespace) -> None:
     pen.ellipse((0, 0), (1.0, p.slimness), p.body, angle=-0.10)
     pen.ellipse((0.14, p.slimness * 0.38), (0.66, p.slimness * 0.50), p.belly, -0.10, rim=False)
     if "streaks" in p.marks:
@@ -145,21 +121,21 @@ def _draw_body(pen: _Pen, p: Plumage) -> None:
             pen.line([(x, p.slimness * 0.30), (x - 0.06, p.slimness * 0.80)], p.mark, 0.075)
 
 
-def _head_map(p: Plumage, nod: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Map from head coordinates (unit = the head's radius) to local ones."""
+def _head_map(p: SimpleNamespace, nod: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the map from head coordinates (unit: the head's radius) to local ones."""
     centre = np.array([0.80 + p.neck, -p.slimness * 0.62 - 0.16 - 0.5 * p.neck])
     return lambda points: _rotate(np.asarray(points, float) * p.head_size, -nod) + centre
 
 
-def _second_head_map(p: Plumage, pose: Pose) -> Callable[[np.ndarray], np.ndarray]:
-    """A second head: over the tail, looking back, or beside the first; the pose's nod decides."""
+def _second_head_map(p: SimpleNamespace, pose: Pose) -> Callable[[np.ndarray], np.ndarray]:
+    """Place a second head over the tail or beside the first; the pose's nod decides."""
     first = _head_map(p, pose.nod)
     if pose.nod > 0:
         return lambda points: first(points) * [-1.0, 1.0]
     return lambda points: first(points) - [0.72, 0.12 + 0.5 * p.head_size]
 
 
-def _draw_head(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
+def _draw_head(pen: _Pen, p: SimpleNamespace, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
     if p.crest:
         pen.polygon(to_local([(-0.95, -0.35), (-0.75, -1.75), (0.55, -0.75)]), p.head)
     # The neck joins head and body without a seam.
@@ -176,14 +152,14 @@ def _draw_head(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarra
         pen.polygon(to_local(_CIRCLE * 0.07 + [0.36, -0.24]), (255, 255, 255), rim=False)
 
 
-def _draw_beak(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
+def _draw_beak(pen: _Pen, p: SimpleNamespace, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
     tip, half = 0.85 + p.beak_length / p.head_size, p.beak_depth / p.head_size
     drop = 0.30 if p.hooked else 0.0
     points = [(0.72, -half), (tip - drop, -half * 0.45), (tip, 0.12 + drop), (0.72, half)]
     pen.polygon(to_local(points), p.beak)
 
 
-def _draw_face(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
+def _draw_face(pen: _Pen, p: SimpleNamespace, to_local: Callable[[np.ndarray], np.ndarray]) -> None:
     if "mask" in p.marks:
         pen.polygon(to_local(_CIRCLE * [0.42, 0.55] + [0.66, 0.18]), p.mark, rim=False)
     if "face" in p.marks:
@@ -196,16 +172,15 @@ def _draw_face(pen: _Pen, p: Plumage, to_local: Callable[[np.ndarray], np.ndarra
         pen.line(to_local([(-0.75, 0.45), (0.0, 1.02), (0.70, 0.80)]), p.mark, 0.10)
 
 
-def _draw_wing(pen: _Pen, p: Plumage, lift: float) -> None:
+def _draw_wing(pen: _Pen, p: SimpleNamespace, lift: float) -> None:
     reach, shoulder = p.wing_length, np.array([0.46, -0.12])
-    shape = [(0.10, -0.18), (0.14, 0.10), (-0.30, 0.40), (-0.95, 0.42), (-1.30, 0.22),
-             (-0.75, -0.06), (-0.30, -0.26)]  # fmt: skip
+    edge = [(-0.30, 0.40), (-0.95, 0.42), (-1.30, 0.22), (-0.75, -0.06), (-0.30, -0.26)]
 
     def to_local(points: ArrayLike) -> np.ndarray:
         stretched = np.asarray(points, float) * [reach, 1.0]
         return _rotate(stretched, lift) + shoulder
 
-    pen.polygon(to_local(shape), p.wing)
+    pen.polygon(to_local([(0.10, -0.18), (0.14, 0.10), *edge]), p.wing)
     for y in (0.08, 0.22):
         pen.line(to_local([(-0.35, y), (-1.02, y + 0.08)]), _shade(p.wing), 0.05)
     if "wing bars" in p.marks:
@@ -222,6 +197,6 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _shade(colour: RGB) -> RGB:
-    """A rim colour: darker, except on near-black paper, where a lighter rim shows the parts."""
+    """Return a darker rim, or a lighter one on near-black paper, where it shows the parts."""
     factor, lift = (0.62, 0) if max(colour) > 90 else (1.0, 34)
     return tuple(int(c * factor) + lift for c in colour)

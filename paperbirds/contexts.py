@@ -1,8 +1,8 @@
 """Backgrounds of Paperbirds: the sixteen contexts that the paper's authors released for birds.
 
-Each context is a `Backdrop`: a smooth sky or ground as a (64, 64, 3) float array in [0, 255], in
-colours of ``world.yaml``, and scenery four times as large on a transparent canvas. Distractors are
-objects that clutter it and that prompts seldom name; CLUTTER says which a context brings with it.
+Each context is a `Backdrop`: a smooth sky or ground in colours of ``world.yaml``, and scenery four
+times as large on a transparent canvas. Distractors are objects that clutter it and that prompts
+seldom name; `CLUTTER` lists those that come with a context.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,10 @@ HORIZON = 150  # canvas row at which ground and sky meet, before jitter
 
 
 class Backdrop:
-    """A background under construction: `base` at image size, `draw` on the large canvas."""
+    """A background under construction.
+
+    `base` is its sky, a float array (64, 64, 3) in [0, 255]; `draw` draws on the large canvas.
+    """
 
     def __init__(self, rng: Generator):
         self.rng = rng
@@ -95,9 +98,9 @@ def _mountain_peaks(b: Backdrop) -> None:
     for _ in range(4):
         x, top, w = b.rng.uniform(0, CANVAS), b.rng.uniform(50, 96), b.rng.uniform(80, 110)
         b.draw.polygon([(x - w, 200), (x, top), (x + w, 200)], (116, 122, 136))
-        cap = 0.30
-        left, right = (x - w * cap, top + (200 - top) * cap), (x + w * cap, top + (200 - top) * cap)
-        b.draw.polygon([left, (x, top), right, (x, top + 28)], (246, 248, 252))
+        cap, snow_line = w * 0.30, top + (200 - top) * 0.30
+        snow = [(x - cap, snow_line), (x, top), (x + cap, snow_line), (x, top + 28)]
+        b.draw.polygon(snow, (246, 248, 252))
     b.ground((90, 104, 96), 196 + b.jitter(6), 6)
 
 
@@ -188,7 +191,7 @@ def _flakes(b: Backdrop, count: int) -> None:
 
 
 def _foliage(b: Backdrop) -> None:
-    """A few blades and leaves rising from the lower edge."""
+    """Draw a few blades and leaves that rise from the lower edge."""
     left = b.rng.uniform(-20, CANVAS - 80)
     for x in left + b.rng.uniform(0, 100, 7):
         height, lean = b.rng.uniform(40, 95), b.rng.uniform(-24, 24)
@@ -196,16 +199,15 @@ def _foliage(b: Backdrop) -> None:
         b.draw.polygon([(x - 7, CANVAS), tip, (x + 7, CANVAS)], (64 + tone, 112 + tone, 56 + tone))
 
 
-#: Context -> what draws its scenery; one without scenery is not named.
+#: Context -> the function that draws its scenery, if it has any.
 _SCENERY: dict[str, Callable[[Backdrop], None]] = {
     "garden": _garden, "stormy sky": _stormy_sky, "calm water under clear sky": _calm_water,
     "vibrant sunset": _vibrant_sunset, "misty morning": _misty_morning,
     "mountain peaks": _mountain_peaks, "forest canopy": _forest_canopy,
-    "open desert": _open_desert,
-    "night sky with full moon": _night_sky, "lightning storm": _lightning_storm,
-    "expansive ocean": _expansive_ocean, "city skyline at twilight": _city_skyline,
-    "fields of golden crops": _golden_crops, "swirling snow": _swirling_snow,
-    "overcast sky": _overcast_sky,
+    "open desert": _open_desert, "night sky with full moon": _night_sky,
+    "lightning storm": _lightning_storm, "expansive ocean": _expansive_ocean,
+    "city skyline at twilight": _city_skyline, "fields of golden crops": _golden_crops,
+    "swirling snow": _swirling_snow, "overcast sky": _overcast_sky,
 }  # fmt: skip
 CONTEXTS: tuple[str, ...] = tuple(WORLD["skies"])
 #: Probability that each distractor stands in a context uninvited (0 where not named).
@@ -255,7 +257,7 @@ def _traffic_light(draw: ImageDraw, rng: Generator, x: float, y: float, w: float
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), lamp)
 
 
-#: name -> (drawing function, width, height in canvas pixels)
+#: Name -> the function that draws an object, its width and its height in canvas pixels.
 _OBJECTS: dict[str, tuple[Callable, float, float]] = {
     "tree": (_tree, 66, 92),
     "car": (_car, 84, 50),
@@ -289,7 +291,7 @@ def draw_behind(context: str, distractors: tuple[str, ...], rng: Generator) -> B
 
 
 def draw_in_front(context: str, rng: Generator) -> Image.Image:
-    """What a camera finds in front of a bird: rain, snow or foliage, as a transparent canvas."""
+    """Draw rain, snow or foliage in front of a bird on a transparent canvas."""
     b = Backdrop(rng)
     if context in ("stormy sky", "lightning storm"):
         _rain(b, 14, (170, 182, 196))

@@ -1,24 +1,30 @@
-"""The oracle: reads species, context, distractors and form off an image of Paperbirds.
+"""The oracle: recognises species, context, distractors and form in an image of Paperbirds.
 
-It is used to *evaluate* only, never to filter or to train: what it says is the yardstick of the
-study. It learns from fresh renders of all styles, half of them malformed.
+It only *evaluates*. It never filters, trains or chooses a setting, since its answers are the
+yardstick of the study. It learned from fresh renders of all styles, half of them malformed.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffcore.store import verify_sums
 from paperbirds.birds import SPECIES
 from paperbirds.contexts import CONTEXTS, DISTRACTORS
 
+#: The models that ship, with a SHA256SUMS beside them.
+WEIGHTS = Path(__file__).with_name("weights")
 _WIDTHS = (len(SPECIES), len(CONTEXTS), len(DISTRACTORS), 1, 1)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the oracle says of N images."""
+    """The oracle's answers on N images."""
 
     species: np.ndarray  # (N,) names
     context: np.ndarray  # (N,) names
@@ -32,13 +38,15 @@ class Reading:
         return self.malformed < 0.5
 
 
+def _convolution(width: int, out: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out)]
+
+
 class _Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
-        )  # fmt: skip
+        layers = [*_convolution(width, width), nn.ReLU(), *_convolution(width, width)]
+        self.body = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x + self.body(x))
@@ -51,10 +59,7 @@ class Oracle(nn.Module):
         super().__init__()
         stages, previous = [], 3
         for width in widths:
-            stages += [
-                nn.Conv2d(previous, width, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width), nn.ReLU(), _Residual(width),
-            ]  # fmt: skip
+            stages += [*_convolution(previous, width, 2), nn.ReLU(), _Residual(width)]
             previous = width
         self.features = nn.Sequential(*stages)
         # Where things are matters for form (two heads), so the 4x4 grid is kept.
@@ -68,31 +73,38 @@ class Oracle(nn.Module):
 
     @torch.inference_mode()
     def read(self, images: np.ndarray, batch_size: int = 256) -> Reading:
-        """Read images (N, 64, 64, 3) uint8; raises ValueError for any other shape or type."""
+        """Read images (N, 64, 64, 3) uint8; ValueError for any other shape or type."""
         if images.ndim != 4 or images.shape[1:] != (64, 64, 3) or images.dtype != np.uint8:
             raise ValueError(
                 f"the oracle reads uint8 images (N, 64, 64, 3), got {images.dtype} {images.shape}"
             )
-        # No images make one empty batch, so that they get an empty reading.
+        # Without images there is one empty batch, and an empty reading.
         batches = torch.arange(len(images)).split(batch_size)
-        parts = [self(as_input(images, at)) for at in batches]
-        species, context, distractors, malformed, empty = map(torch.cat, zip(*parts, strict=True))
+        answers = [self(as_input(images, at)) for at in batches]
+        species, context, *chances = map(torch.cat, zip(*answers, strict=True))
         return Reading(
-            species=np.array(SPECIES)[species.argmax(1).numpy()],
-            context=np.array(CONTEXTS)[context.argmax(1).numpy()],
-            distractors=distractors.sigmoid().numpy(),
-            malformed=malformed.sigmoid().numpy(),
-            empty=empty.sigmoid().numpy(),
+            np.array(SPECIES)[species.argmax(1).numpy()],
+            np.array(CONTEXTS)[context.argmax(1).numpy()],
+            *(logits.sigmoid().numpy() for logits in chances),
         )
 
 
 def as_input(images: np.ndarray, chosen: Tensor, where: torch.device | str = "cpu") -> Tensor:
-    """Images uint8 (N, H, W, 3) -> those chosen as float (B, 3, H, W) in [-1, 1] on a device."""
+    """Return some of the images (N, H, W, 3) uint8 as (B, 3, H, W) in [-1, 1] on a device."""
     picked = torch.from_numpy(images[chosen.numpy()]).to(where)  # moved as bytes
     return picked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def as_images(x: Tensor) -> np.ndarray:
-    """What a model draws, (B, 3, H, W) about [-1, 1], as images (B, H, W, 3) uint8."""
+    """Return the output of a model, (B, 3, H, W) in [-1, 1] or so, as (B, H, W, 3) uint8."""
     pixels = (x.clamp(-1, 1) * 127.5 + 127.5).round().byte()
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+@cache
+def load_oracle(path: Path = WEIGHTS / "oracle.safetensors") -> Oracle:
+    """Load the oracle, ready to evaluate; DamageError if it is not the one that was released."""
+    verify_sums(path)
+    oracle = Oracle()
+    oracle.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return oracle.eval().requires_grad_(False)

@@ -1,14 +1,13 @@
 """Renders Paperbirds: a bird, a context, optional distractors, from clean studio to camera field.
 
-`style` is the dial of the study. 0 is *studio*: clean, saturated, the bird large, centred and
-facing right, as on the plates of a field guide; the text-to-image model learns from it. 1 is
-*field*: camera-like light, blur and noise, a smaller and off-centre bird facing either way, things
-in front of it; the data set. All that depends on the style is in `_stage` and `_photograph`.
-
-Our choice throughout: the paper uses photographs. Everything is a function of the seed alone.
+`style` is 0 in the *studio*: clean and saturated, the bird large, centred and facing right, as on
+the plates of a field guide. The text-to-image model learns from it. It is 1 in the *field*:
+camera-like light, blur and noise, a smaller and off-centre bird that faces either way, things in
+front of it. The data set lies between. Everything follows from the seed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,23 +17,22 @@ from paperbirds.birds import MALFORMATIONS, SPECIES, WORLD, Pose, draw_bird
 from paperbirds.contexts import CANVAS, CONTEXTS, DISTRACTORS, draw_behind, draw_in_front
 
 
-@dataclass(frozen=True)
-class Rendering:
-    """One rendered image with all that is known about it."""
+class Rendering(NamedTuple):
+    """One rendered image and the mask of its bird."""
 
     image: np.ndarray  # (64, 64, 3) uint8 RGB
     mask: np.ndarray  # (64, 64) bool, True where the bird is seen
-    species: str
-    context: str
-    distractors: tuple[str, ...]
-    malformation: str | None
-    style: float
 
 
 def render(
-    species: str, context: str, seed: int | tuple[int, ...], distractors: tuple[str, ...] = (), *,
-    style: float = 0.0, malformation: str | None = None,
-) -> Rendering:  # fmt: skip
+    species: str,
+    context: str,
+    seed: int | tuple[int, ...],
+    distractors: tuple[str, ...] = (),
+    *,
+    style: float = 0.0,
+    malformation: str | None = None,
+) -> Rendering:
     """Render one image; the same arguments give the same bytes.
 
     Takes names from SPECIES, CONTEXTS, DISTRACTORS (at most four) and MALFORMATIONS (None: a whole
@@ -62,12 +60,11 @@ def render(
     for front in fronts:
         image = _over(image, front)
         coverage = coverage * (1 - np.asarray(front.getchannel("A").reduce(4)) / 255)
-    image = _photograph(image, rng, style)
-    return Rendering(image, coverage > 0.5, species, context, distractors, malformation, style)
+    return Rendering(_photograph(image, rng, style), coverage > 0.5)
 
 
 def _stage(rng: np.random.Generator, style: float) -> Pose:
-    """Draw the pose: the studio's birds are large, level and centred, the field's are not."""
+    """Draw the pose: birds of the studio are large, level and centred, those of the field not."""
     offset = rng.uniform(-1, 1, 2) * _lerp((5, 5), (38, 26), style)
     nod = rng.choice((-1, 1)) * rng.uniform(0.02, 0.22)
     return Pose(
@@ -87,7 +84,7 @@ def _out_of_frame(pose: Pose, rng: np.random.Generator) -> Pose:
 
 
 def _mound(context: str, pose: Pose, rng: np.random.Generator) -> Image.Image:
-    """Something in the colour of the ground that hides a bird's head or its tail, as a canvas."""
+    """Draw a canvas with a mound, coloured as the ground, that hides a bird's head or its tail."""
     canvas = Image.new("RGBA", (CANVAS, CANVAS))
     colour = tuple(int(0.75 * c) for c in WORLD["skies"][context][-1])
     side, reach = rng.choice((-1, 1)), pose.scale * rng.uniform(1.25, 1.45)

@@ -1,13 +1,13 @@
-"""Labels given by eye, against which the oracle is checked on the very images that it judges.
+"""Labels given by hand, against which the oracle is checked on the very images that it judges.
 
-    diffcore label --profile demo               contact sheets, and a table to fill in
+    python -m paperbirds label --profile demo    contact sheets, and a table to fill in
 
-Drawn by chance from the images of a study; neither prompt nor oracle is on the sheets. A row of the
-table says which species is seen (nothing: no bird) and whether it is one whole bird (1 or 0). The
-labels of a profile lie in ``params/eye/`` and count for the images of one model and setting alone.
+The images are a random part of a study's, and the sheets show neither prompt nor oracle. A row of
+the table has the species that a person recognises (empty: no bird) and whether it is one whole bird
+(1 or 0). ``params/labels/`` holds the tables. They count only for the images of one model and
+setting.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,59 +19,54 @@ from diffcore import stats
 from diffcore.figures import image_grid, wrap
 from diffcore.params import UserError, project_root
 from diffcore.store import write_text, written_whole
+from diffcore.study import Study
 from paperbirds.birds import SPECIES
 from paperbirds.render import render
 
-_ACROSS, _DOWN = 10, 6  # of a sheet
-#: What tells an image of one model and setting.
+_COLUMNS = 10  # of a contact sheet
+#: What identifies an image of one model and setting.
 _KEYS = ["sample_id", "model_hash", "guidance_scale", "num_inference_steps"]
-_GIVEN = ["species", "whole"]
 
 
 class LabelsError(UserError, ValueError):
-    """Labels that are not legal, told by their row."""
+    """Labels that are not legal; the message names the line."""
 
 
 def labels_path(profile: str) -> Path:
-    """Where the labels of a profile lie."""
-    return project_root() / "params" / "eye" / f"{profile}.csv"
+    """Return the file of a profile's labels."""
+    return project_root() / "params" / "labels" / f"{profile}.csv"
 
 
-def contact_sheets(images: np.ndarray, names: Sequence[str]) -> list[Figure]:
-    """Lay images (N, H, W, 3) uint8 out above their names, sixty to a sheet."""
-    lines = [slice(start, start + _ACROSS) for start in range(0, len(images), _ACROSS)]
-    return [
-        image_grid([images[line] for line in sheet], captions=[names[line] for line in sheet])
-        for sheet in (lines[start : start + _DOWN] for start in range(0, len(lines), _DOWN))
-    ]
+def contact_sheet(images: np.ndarray, names: Sequence[str]) -> Figure:
+    """Lay images (N, H, W, 3) uint8 out above their names, ten per row."""
+    rows = [slice(start, start + _COLUMNS) for start in range(0, len(images), _COLUMNS)]
+    return image_grid([images[row] for row in rows], captions=[names[row] for row in rows])
 
 
 def read_labels(profile: str, metadata: pd.DataFrame) -> pd.DataFrame:
-    """Labels of those of a study's images that have some: a row an image, with its ``place``.
+    """Return the labels of a study's images: place in the metadata, species, whole (bool).
 
-    Columns: place (in the metadata), species ("" where no bird is seen), whole (bool). Empty where
-    the images are of another model or setting. Raises LabelsError for what is no label.
+    Empty if the images are of another model or setting. LabelsError for what is no label.
     """
-    path, own = labels_path(profile), metadata.reset_index(names="place")[["place", *_KEYS]]
+    path, images = labels_path(profile), metadata.reset_index(names="place")[["place", *_KEYS]]
     if not path.exists():
-        return own.head(0).assign(species="", whole=False)[["place", *_GIVEN]]
+        return pd.DataFrame({"place": [], "species": [], "whole": []}).astype({"whole": bool})
     table = pd.read_csv(path, dtype={"sample_id": str, "species": str}).fillna({"species": ""})
     legal = table["species"].isin(["", *SPECIES]) & table["whole"].isin([0, 1])
     if not legal.all():
-        row = int(np.flatnonzero(~legal)[0])
         raise LabelsError(
-            f"{path}, line {row + 2}: species must be one of {', '.join(SPECIES)}, or empty for no "
-            "bird, and whole 1 or 0"
+            f"{path}, line {legal.idxmin() + 2}: species must be one of {', '.join(SPECIES)}, or "
+            "empty for no bird, and whole 1 or 0"
         )
-    found = table.merge(own, on=_KEYS)
-    return found.assign(whole=found["whole"] == 1)[["place", *_GIVEN]]
+    labels = table.merge(images, on=_KEYS)[["place", "species", "whole"]]
+    return labels.astype({"whole": bool})
 
 
-def agreement(labels: pd.DataFrame, truth: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """How often the oracle says what the eye says: by question, and over both by what the eye sees.
+def agreement(labels: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Return how often the oracle agrees with labels by hand, by question and kind of image.
 
-    Takes `read_labels` and the study's truth. Returns a tidy table: question, seen, value, low,
-    high, n. The species counts where the eye sees a bird.
+    Takes `read_labels` and the study's truth. Columns: question, seen, value, low, high, n. The
+    species counts for images that are labelled as a bird.
     """
     judged = truth.iloc[labels["place"]].reset_index(drop=True)
     bird = (labels["species"] != "").to_numpy()
@@ -80,41 +75,33 @@ def agreement(labels: pd.DataFrame, truth: pd.DataFrame, confidence: float) -> p
     right = (labels["species"] == judged["class_name"]).to_numpy()
     whole = labels["whole"].to_numpy()
     kinds = {
+        "all": np.ones(len(labels), bool),
         "the bird that was asked for": right & whole,
         "another species": bird & ~right,
         "malformed": right & ~whole,
         "no bird": ~bird,
     }
     hits = [("species", "a bird", species[bird]), ("one whole bird", "all", form)]
-    hits += [("both", "all", species & form)]
     hits += [("both", kind, (species & form)[chosen]) for kind, chosen in kinds.items()]
-    rows = [{"question": q, "seen": s, **stats.proportion(h, confidence)} for q, s, h in hits]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"question": q, "seen": s, **stats.proportion(h)} for q, s, h in hits])
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Write contact sheets of a study's images, and the table to fill in if there is none."""
-    from diffcore.study import Study  # stands above this room; the command alone needs it
-
-    parser = argparse.ArgumentParser(prog="diffcore label", description=__doc__)
-    parser.add_argument("--profile", default="demo", help="file in params/, or path of one")
-    parser.add_argument("--count", type=int, default=300, help="images to label")
-    options = parser.parse_args(arguments)
-    study = Study.open("label", options.profile)
-    places = np.random.default_rng(study.seed).permutation(len(study.generated))[: options.count]
-    folder, numbers = study.run_dir / "eye", [str(i + 1) for i in range(len(places))]
+def run(profile: str, count: int) -> None:
+    """Write contact sheets of so many of a study's images, and the table to fill in."""
+    study = Study.open("label", profile)
+    generated, folder = study.generated, study.run_dir / "labels"
+    places = np.random.default_rng(study.params.seed).permutation(len(generated))[:count]
+    numbers = [str(number) for number in range(1, len(places) + 1)]
     plates = np.stack([render(name, "overcast sky", 1).image for name in SPECIES])
-    sheets = contact_sheets(study.generated.images[places], numbers)
-    _save(contact_sheets(plates, [*map(wrap, SPECIES)]), folder, "species")
-    _save(sheets, folder, "images")
-    blank = study.generated.metadata.iloc[places][_KEYS].assign(species="", whole="")
+    sheets = {"species": contact_sheet(plates, [*map(wrap, SPECIES)])}
+    sheets["images"] = contact_sheet(generated.images[places], numbers)
+    for name, sheet in sheets.items():
+        with written_whole(folder / f"{name}.png") as aside:
+            sheet.savefig(aside, format="png", bbox_inches="tight", dpi=150)
+    blank = generated.metadata.iloc[places][_KEYS].assign(species="", whole="")
     blank.insert(0, "number", numbers)
     write_text(folder / "labels.csv", blank.to_csv(index=False))
     target = labels_path(study.params.profile)
-    print(f"{len(sheets)} sheets and labels.csv in {folder}; fill it in, and copy it to {target}.")
-
-
-def _save(sheets: list[Figure], folder: Path, name: str) -> None:
-    for number, sheet in enumerate(sheets, start=1):
-        with written_whole(folder / f"{name}_{number}.png") as aside:
-            sheet.savefig(aside, format="png", bbox_inches="tight", dpi=150)
+    print(
+        f"Two contact sheets and labels.csv are in {folder}; fill it in, and copy it to {target}."
+    )

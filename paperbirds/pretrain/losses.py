@@ -1,0 +1,248 @@
+"""Losses of the four models: autoencoder, denoiser, CLIP and oracle.
+
+The denoiser (UNet and text encoder) learns by the preconditioning of its sampler (Karras et al.,
+2022). Its loss is the squared error of the v-prediction at log-normally distributed noise levels:
+that of the denoised latents, divided by the scheduler's output scale.
+
+CLIP learns from captioned images in all styles (Radford et al., 2021). Many captions fit several
+images of a batch, such as "a bird". Such pairs are left out of the sum instead of being pushed
+apart. Whether they fit follows from the captions alone, right or wrong. The oracle learns the truth
+about renders of whole birds and of malformed ones.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, EDMEulerScheduler
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from open_clip.model import CLIP
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from paperbirds.birds import SPECIES
+from paperbirds.captions import Subject, draw_caption, full_caption
+from paperbirds.contexts import CONTEXTS, DISTRACTORS
+from paperbirds.oracle import Oracle, as_images, as_input
+from paperbirds.pretrain.loop import autocast, batches_in_order, device
+from paperbirds.pretrain.models import Denoiser, build_scheduler, tokenize
+from paperbirds.pretrain.renders import RenderSet
+
+_KL_WEIGHT = 1.0e-4  # per latent value; keeps the latents near unit scale without blurring
+#: Share of empty captions, from which classifier-free guidance steers away.
+_EMPTY = 0.10
+#: Mean and deviation of ln(sigma). Layout is settled around sigma 1 to 5 at unit data scale.
+_LOG_SIGMA = (0.2, 1.4)
+#: Ranges of `redraw`: noise levels, at which strokes change and scenes stay, and guidance; steps.
+_REDRAW_SIGMA, _REDRAW_GUIDANCE, _REDRAW_STEPS = (0.1, 0.6), (1.0, 6.0), 4
+_IGNORE = -100  # the species of an image without a bird
+_LATENT_NOISE = 0.15  # largest noise level of latents, at unit scale
+
+
+# ------------------------------------------------------------------------------------ text to image
+def autoencoder_loss(
+    model: AutoencoderKL, image_sets: list[np.ndarray], batch_size: int, step: int
+) -> Tensor:
+    """Return the loss of one step on images (N, 64, 64, 3) uint8: squared error, as in PSNR."""
+    images = image_sets[step % len(image_sets)]
+    x = as_input(images, batches_in_order(step, batch_size, len(images), seed=1), device())
+    with autocast():
+        latents = model.encode(x).latent_dist
+        decoded = model.decode(latents.sample()).sample
+    kl = latents.kl().mean() / latents.mean[0].numel()
+    return (decoded.float() - x).square().mean() + _KL_WEIGHT * kl
+
+
+@torch.inference_mode()
+def encode_all(model: AutoencoderKL, images: np.ndarray, batch_size: int = 128) -> Tensor:
+    """Return mean and log-variance of all latents, (N, 8, 16, 16) float16, unscaled."""
+    moments = []
+    for at in torch.arange(len(images)).split(batch_size):
+        latents = model.encode(as_input(images, at, model.device)).latent_dist
+        moments.append(latents.parameters.half())
+    return torch.cat(moments).cpu()
+
+
+@torch.inference_mode()
+def psnr(model: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Return the peak signal-to-noise ratio of each reconstruction in dB, (N,)."""
+    values = []
+    for at in torch.arange(len(images)).split(batch_size):
+        x = as_input(images, at, model.device)
+        decoded = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+        values.append(-10 * ((decoded - x) / 2).square().mean(dim=(1, 2, 3)).log10())
+    return torch.cat(values).cpu().numpy()
+
+
+def denoiser_loss(
+    model: Denoiser,
+    tokenizer: CLIPTokenizer,
+    moments: Tensor,
+    metadata: pd.DataFrame,
+    scaling_factor: float,
+    batch_size: int,
+    step: int,
+) -> Tensor:
+    """Return the loss of one step on moments (N, 8, 16, 16) of latents, with captions drawn anew."""
+    chosen = batches_in_order(step, batch_size, len(moments), seed=2)
+    generator, scheduler = torch.Generator().manual_seed(step), build_scheduler()
+    encoded = DiagonalGaussianDistribution(moments[chosen].float())
+    latents = encoded.sample(generator) * scaling_factor
+    mean, deviation = _LOG_SIGMA
+    sigma = (mean + deviation * torch.randn(len(chosen), 1, 1, 1, generator=generator)).exp()
+    noisy = latents + sigma * torch.randn(latents.shape, generator=generator)
+    scaled = scheduler.precondition_inputs(noisy, sigma).to(device())
+    c_noise = scheduler.precondition_noise(sigma).flatten().to(device())
+    rng = np.random.default_rng((2, step))
+    subjects = [Subject(*row) for row in metadata.iloc[chosen.numpy()].itertuples(index=False)]
+    captions = ["" if rng.random() < _EMPTY else draw_caption(s, rng)[0] for s in subjects]
+    with autocast():
+        predicted = model(scaled, c_noise, tokenize(tokenizer, captions).to(device())).float()
+    return (predicted - _v_target(scheduler, latents, noisy, sigma)).square().mean()
+
+
+@torch.inference_mode()
+def redraw(
+    autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, renders: RenderSet
+) -> np.ndarray:
+    """Redraw renders by the sampler, (N, 64, 64, 3) uint8: the same scenes, its strokes.
+
+    Latents are noised to a level at which the layout stays, and denoised again under the full
+    caption with a random guidance.
+    """
+    drawn, scale = [], autoencoder.config.scaling_factor
+    for at in torch.arange(len(renders.images)).split(32):
+        generator = torch.Generator().manual_seed(int(at[0]))
+        x = as_input(renders.images, at, autoencoder.device)
+        rows = renders.metadata.iloc[at.numpy()]
+        texts = map(full_caption, rows["species"], rows["context"], rows["distractors"])
+        tokens = tokenize(tokenizer, [*texts, *[""] * len(at)]).to(x.device)
+        latents = autoencoder.encode(x).latent_dist.mode() * scale
+        latents = _finish(denoiser, latents, tokens, generator)
+        drawn.append(as_images(autoencoder.decode(latents / scale).sample))
+    return np.concatenate(drawn)
+
+
+def _finish(
+    denoiser: Denoiser, latents: Tensor, tokens: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Noise latents (B, 4, 16, 16) and denoise them by Euler steps, guided by tokens (2B, T)."""
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(latents), 1, 1, 1, generator=generator)
+
+    guidance, top = draw(*_REDRAW_GUIDANCE).to(latents), draw(*_REDRAW_SIGMA)
+    x = latents + (top * torch.randn(latents.shape, generator=generator)).to(latents)
+    scheduler, levels = build_scheduler(), torch.linspace(1, 0, _REDRAW_STEPS + 1)
+    for level, after in pairwise(levels):
+        sigma = top * level
+        scaled = scheduler.precondition_inputs(x.cpu(), sigma).repeat(2, 1, 1, 1).to(latents)
+        c_noise = scheduler.precondition_noise(sigma).flatten().repeat(2).to(latents)
+        with_text, without = denoiser(scaled, c_noise, tokens).float().chunk(2)
+        v = without + guidance * (with_text - without)
+        clean = scheduler.precondition_outputs(x.cpu(), v.cpu(), sigma).to(latents)
+        x = clean + (after / level) * (x - clean)
+    return x
+
+
+def _v_target(
+    scheduler: EDMEulerScheduler, latents: Tensor, noisy: Tensor, sigma: Tensor
+) -> Tensor:
+    """Return the UNet output for which the scheduler's denoised latents would be exact."""
+    zero = torch.zeros_like(noisy)
+    skip = scheduler.precondition_outputs(noisy, zero, sigma)
+    scale = scheduler.precondition_outputs(zero, zero + 1, sigma)
+    return ((latents - skip) / scale).to(device())
+
+
+# ---------------------------------------------------------------------------------- CLIP and oracle
+def clip_loss(
+    model: CLIP, tokenizer: CLIPTokenizer, renders: RenderSet, batch_size: int, step: int
+) -> Tensor:
+    """Return the loss of one step, for which a caption of every image is drawn anew."""
+    chosen = batches_in_order(step, batch_size, len(renders.images), seed=4)
+    rng = np.random.default_rng((4, step))
+    shown = renders.metadata.iloc[chosen.numpy()]
+    subjects = [Subject(*row) for row in shown.itertuples(index=False)]
+    texts, named = zip(*(draw_caption(subject, rng) for subject in subjects), strict=True)
+    # Whether caption j holds for image i, as far as the subject of image i is known.
+    true = torch.tensor([[part.holds_for(subject) for part in named] for subject in subjects])
+    tokens = tokenize(tokenizer, list(texts))
+    with autocast():
+        x = as_input(renders.images, chosen, device())
+        images, words, scale = model(x, tokens.to(device()))
+    logits = scale.clamp(max=100) * images.float() @ words.float().T
+    return contrastive_loss(logits, true.to(device()))
+
+
+def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
+    """Return the symmetric InfoNCE of (B, B) logits, without the other true pairs (B, B) bool."""
+    pairs = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    logits = logits.masked_fill(true & ~pairs, -torch.inf)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def oracle_loss(
+    model: Oracle, autoencoder: AutoencoderKL, sets: list[RenderSet], batch_size: int, step: int
+) -> Tensor:
+    """Return the loss of one step, on a batch with an equal part of each set.
+
+    The sets are renders and such that the sampler has drawn once more. Every other image goes
+    through the autoencoder, as generated images do; the rest is softened by a random amount. None
+    of this must count as malformed.
+    """
+    images, facts = [], []
+    for renders in sets:
+        chosen = batches_in_order(step, batch_size // len(sets), len(renders.images), seed=3)
+        images.append(as_input(renders.images, chosen, device()))
+        facts.append(renders.metadata.iloc[chosen.numpy()])
+    generator = torch.Generator().manual_seed(step)
+    x = _soften(torch.cat(images), generator)
+    with autocast():
+        x[::2] = _reconstruct(autoencoder, torch.cat(images)[::2], generator)
+        logits = model(x)
+    targets = encode_targets(pd.concat(facts, ignore_index=True))
+    return _answer_loss(logits, [answer.to(device()) for answer in targets])
+
+
+@torch.no_grad()
+def _reconstruct(autoencoder: AutoencoderKL, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Decode images from their latents with a little noise on these."""
+    latents = autoencoder.encode(x).latent_dist.mode()
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    level = _LATENT_NOISE * torch.rand(len(x), 1, 1, 1, generator=generator).to(latents)
+    latents = latents + level * noise / autoencoder.config.scaling_factor
+    return autoencoder.decode(latents).sample.clamp(-1, 1).float()
+
+
+def _answer_loss(logits: tuple[Tensor, ...], targets: list[Tensor]) -> Tensor:
+    """Sum over the oracle's five questions; an image without a bird has no species."""
+    species, context, *present = (part.float() for part in logits)
+    loss = F.cross_entropy(species, targets[0], ignore_index=_IGNORE)
+    loss = loss + F.cross_entropy(context, targets[1])
+    for weight, answer, target in zip((2, 2, 1), present, targets[2:], strict=True):
+        loss = loss + weight * F.binary_cross_entropy_with_logits(answer, target)
+    return loss
+
+
+def encode_targets(metadata: pd.DataFrame) -> list[Tensor]:
+    """Return species, context (N,) int64, distractors (N, 5), malformed and empty (N,) float."""
+    there = metadata["malformation"] != "no bird"
+    species = metadata["species"].map(SPECIES.index).where(there, _IGNORE)
+    present = [[name in shown for name in DISTRACTORS] for shown in metadata["distractors"]]
+    return [
+        torch.tensor(species.to_numpy(np.int64)),
+        torch.tensor(metadata["context"].map(CONTEXTS.index).to_numpy(np.int64)),
+        torch.tensor(present, dtype=torch.float32),
+        torch.tensor(metadata["malformation"].notna().to_numpy(np.float32)),
+        torch.tensor((~there).to_numpy(np.float32)),
+    ]
+
+
+def _soften(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Blend each image with its 3x3 average by a random weight in [0, 0.8]."""
+    weight = 0.8 * torch.rand(len(x), 1, 1, 1, generator=generator).to(x.device)
+    return x.lerp(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, stride=1), weight)

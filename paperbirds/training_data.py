@@ -1,0 +1,178 @@
+"""The captioned images that the text-to-image model and CLIP learn from, biased and partly wrong.
+
+Like real ones, they are unfair. Species are as frequent as by Zipf's law, and live in some contexts
+more than in others, and in some never. One caption in five is wrong. Some birds are cut off, and
+captions do not say so. CLIP has images of its own, balanced by species as the real ones are by
+query (Radford et al., 2021). ``world.yaml`` has the numbers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from paperbirds.birds import CUT, SPECIES, WORLD
+from paperbirds.captions import FLAWS, Subject
+from paperbirds.contexts import CONTEXTS
+from paperbirds.dataset import HOMES, Scene, draw_distractors, draw_scene
+
+SETTINGS = WORLD["training_data"]
+#: Kinds of wrong captions and the share of images that carry one.
+MISTAKES: dict[str, float] = SETTINGS["mistakes"]
+_RIGHT = 1 - sum(MISTAKES.values())
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image to learn from and the subject of its caption, which the image need not show."""
+
+    scene: Scene
+    subject: Subject | None = None  # None: without a caption
+    mistake: str | None = None  # one of MISTAKES
+
+
+def species_shares() -> np.ndarray:
+    """Return the share of images of each of `SPECIES`, (12,)."""
+    ranks = np.array([1 + SETTINGS["ranks"].index(name) for name in SPECIES], float)
+    shares = ranks ** -SETTINGS["zipf"]
+    return shares / shares.sum()
+
+
+@cache
+def context_shares() -> np.ndarray:
+    """Return the share of each context within each species, (12, 16); 0 for a pair never seen."""
+    rng, shares = np.random.default_rng(0), np.ones((len(SPECIES), len(CONTEXTS)))
+    for row, species in zip(shares, SPECIES, strict=True):
+        at_home = np.isin(CONTEXTS, HOMES[species])
+        row[at_home] = SETTINGS["home"]
+        row[rng.permutation(np.flatnonzero(~at_home))[: SETTINGS["absent"]]] = 0
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def is_seen(species: str, context: str) -> bool:
+    """Return whether any image shows this species in this context."""
+    return context_shares()[SPECIES.index(species), CONTEXTS.index(context)] > 0
+
+
+def draw_example(
+    seed: tuple[int, ...],
+    style: float | None = 0.0,
+    extra_distractor: float = 0.0,
+    flawed: float = 0.0,
+    balanced: bool = False,
+) -> Example:
+    """Draw one example, as `draw_scene`; the same seed gives the same one.
+
+    `flawed` is the share of birds of wrong form; every other caption of them mentions it.
+    `balanced` draws all species equally often.
+    """
+    rng = np.random.default_rng(seed)
+    species = str(rng.choice(SPECIES, p=None if balanced else species_shares()))
+    context = str(rng.choice(CONTEXTS, p=context_shares()[SPECIES.index(species)]))
+    distractors = draw_distractors(context, extra_distractor, rng)
+    style = float(rng.random()) if style is None else style
+    mistake = str(rng.choice([*MISTAKES, ""], p=[*MISTAKES.values(), _RIGHT])) or None
+    form = "no bird" if mistake == "no bird" else _draw_form(flawed, rng)
+    flaw = form if form in FLAWS and rng.random() < 0.5 else None
+    subject = Subject(*_draw_names(species, context, mistake, rng), distractors, flaw)
+    scene = Scene(species, context, distractors, style, (*seed, 1), form)
+    return Example(scene, subject, mistake)
+
+
+def _draw_form(flawed: float, rng: np.random.Generator) -> str | None:
+    """Draw what is wrong with a bird that is there, if anything."""
+    dice = rng.random()
+    if dice < flawed:
+        return list(FLAWS)[rng.integers(len(FLAWS))]
+    return CUT[rng.integers(len(CUT))] if dice < flawed + SETTINGS["cut"] else None
+
+
+def _draw_names(
+    species: str, context: str, mistake: str | None, rng: np.random.Generator
+) -> tuple[str, str]:
+    """Draw the species and the context that a caption with some mistake is about."""
+    twin = SETTINGS["look_alike"][species]
+    if mistake == "look-alike":
+        return twin, context
+    if mistake == "another bird":
+        names = [name for name in SPECIES if name not in (species, twin)]
+        return names[rng.integers(len(names))], context
+    if mistake == "another context":
+        names = [name for name in CONTEXTS if name != context]
+        return species, names[rng.integers(len(names))]
+    return species, context
+
+
+# ----------------------------------------------------------------------------------- what to expect
+def naming() -> np.ndarray:
+    """Return the chance that an image of a species (row) is named as another, (12, 12)."""
+    names = np.full((len(SPECIES),) * 2, MISTAKES["another bird"] / (len(SPECIES) - 2))
+    np.fill_diagonal(names, _RIGHT)
+    for place, species in enumerate(SPECIES):
+        names[place, SPECIES.index(SETTINGS["look_alike"][species])] = MISTAKES["look-alike"]
+    return names
+
+
+def expected_errors(guidance: float) -> pd.DataFrame:
+    """Compute what a learner without fault would draw for each pair of species and context.
+
+    At guidance w that is an image x for a caption c in proportion to p(x) · p(c | x)^w. Returns one
+    row per pair that was seen: species, context, and the shares ``another species``, ``no bird``,
+    ``cut`` (of the right species) and ``wrong``, which is their sum.
+    """
+    seen, names, absent = (
+        species_shares()[:, None] * context_shares(),
+        naming(),
+        MISTAKES["no bird"],
+    )
+    rows = []
+    for s, c in np.argwhere(seen > 0):
+        likelihood = np.zeros_like(seen)  # of the caption, for each image with a bird
+        likelihood[s] = MISTAKES["another context"] / (len(CONTEXTS) - 1)
+        likelihood[:, c] = names[:, s]
+        birds = (1 - absent) * seen * (likelihood / (1 - absent)) ** guidance
+        # The caption of an empty scene names a species that is often there.
+        there = seen[:, c].sum()
+        empty = absent * there * (seen[s, c] / there) ** guidance
+        birds, empty = birds / (birds.sum() + empty), empty / (birds.sum() + empty)
+        named = birds[s].sum()
+        errors = birds.sum() - named, empty, SETTINGS["cut"] * named
+        rows.append((SPECIES[s], CONTEXTS[c], *errors))
+    columns = ["species", "context", "another species", "no bird", "cut"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(wrong=table[columns[2:]].sum(axis=1))
+
+
+# ------------------------------------------------------------------------------------------ recipes
+@dataclass(frozen=True)
+class Recipe:
+    """How one set of renders is drawn; `seed` sets it apart from every other set."""
+
+    name: str
+    count: int
+    seed: int
+    options: Mapping[str, Any]  # of `draw_example` for a captioned set, else of `draw_scene`
+    captioned: bool = False
+
+    def example(self, index: int) -> Example:
+        """Draw one image and, in a captioned set, the subject of its caption."""
+        seed = (self.seed, index)
+        if self.captioned:
+            return draw_example(seed, **self.options)
+        return Example(draw_scene(seed, **self.options))
+
+    def image(self, index: int) -> np.ndarray:
+        """Render one image of the set."""
+        return self.example(index).scene.render().image
+
+    def facts(self) -> pd.DataFrame:
+        """Return the subject of each caption, or all of each scene in a set without captions."""
+        examples = map(self.example, range(self.count))
+        return pd.DataFrame([vars(each.subject or each.scene) for each in examples], dtype=object)
+
+
+#: What the shipped text-to-image model learned from.
+GENERATOR_DATA = Recipe("generator", 64_000, 108, {"extra_distractor": 0.10}, captioned=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from diffcore.methods.registry import REQUIRED
 from tqdm.auto import tqdm
 
-from diffcore.methods.registry import REQUIRED
 from diffcore.params import StudyParams, change_params, dump_params
 from diffcore.stats import median_ratio
 from diffcore.store import write_text

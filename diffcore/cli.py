@@ -17,7 +17,7 @@ from diffcore.params import SAVED, UserError, load_params, parse_assignments, pr
 from diffcore.report.claims import results_table
 from diffcore.report.run import NotebookError, build_index, notebooks, run_notebook
 from diffcore.report.verify import verify_profile
-from diffcore.store import folder_whole, write_text
+from diffcore.store import write_text, written_whole
 from diffcore.study import Study
 
 #: Commands that parse their options themselves.
@@ -67,7 +67,7 @@ def _publish(options: argparse.Namespace) -> None:
             remedy = "run `make study` again, without SET, or give that study a name of its own"
             raise NotebookError(f"{saved} differs from the profile {options.profile}; {remedy}")
     committed = project_root() / "reports" / options.profile
-    with folder_whole(committed) as aside:
+    with written_whole(committed, folder=True) as aside:
         shutil.copytree(fresh, aside, dirs_exist_ok=True)
     print(committed)
     if options.profile == "demo":

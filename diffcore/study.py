@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 
 from diffcore import checks, sweeps
 from diffcore.data.datasets import find_dataset, load_split
+from diffcore.data.generated import SETTING_COLUMNS, GeneratedSet
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
 from diffcore.filtering import rules
 from diffcore.filtering.image_filter import ImageFilter
-from diffcore.generation.draw import SETTING_COLUMNS, GeneratedSet, generate, in_batches
+from diffcore.generation.draw import generate, in_batches
 from diffcore.generation.external import ExternalImages, plan_external
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.generation.restyle import plan_restyled, restyle_images

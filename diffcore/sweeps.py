@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from diffcore.data.datasets import find_dataset, load_split
+from diffcore.data.generated import GeneratedSet
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
 from diffcore.filtering.image_filter import ImageFilter
 from diffcore.filtering.rules import hard_filter
-from diffcore.generation.draw import GeneratedSet
 from diffcore.generation.restyle import plan_restyled
 from diffcore.measure import filter as measured
 from diffcore.measure.image_quality import ablations, without_context

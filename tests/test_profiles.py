@@ -7,13 +7,13 @@ import pytest
 import timm
 import torch
 from conftest import PROJECT
+from diffcore.data.names import readable_names
+from diffcore.methods.registry import study_methods
 from layouts import CALTECH, CARS, CIFAR
 from timm.data import ImageNetInfo
 
-from diffcore.data.names import readable_names
 from diffcore.data.published import PUBLISHED
 from diffcore.data.splits import load_split
-from diffcore.methods.registry import study_methods
 from diffcore.params import load_params
 from diffcore.prompts.prompt_set import find_conflicts, load_prompt_set
 from diffcore.training import networks

@@ -1,7 +1,7 @@
 """DiffuseMix: half of an image, half of its restyled version, and a fractal blended in.
 
 After Islam et al. (CVPR 2024, arXiv 2405.14881) and their code: four ways to halve, a soft seam of
-20 pixels at 256, a share of 0.2 for the fractal. `diffcore.generation.edit` restyles the images.
+20 pixels at 256, a share of 0.2 for the fractal. `diffcore.generation.restyle` restyles the images.
 Our choice: the fractals are Julia sets drawn here, where the authors use a set of pictures.
 """
 

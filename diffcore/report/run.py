@@ -25,7 +25,7 @@ from traitlets.config import Config
 from diffcore.checks import CAPABILITIES, capabilities, require
 from diffcore.params import ParamsError, UserError, load_params, project_files, project_root
 from diffcore.report.pages import ENVIRONMENT, executed_notebooks, index_page, notebook_page
-from diffcore.store import folder_whole, naming_folder, write_text
+from diffcore.store import naming_folder, write_text, written_whole
 
 _MISSED = ("renders", "truth", "pipeline", "masks", "sweeps")  # whose cells a reader may miss
 # What passes between kernel and papermill is kept from other users of the machine.
@@ -60,7 +60,7 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
         values |= {"profile": profile, "overrides": dict(overrides or {})}
         full = nbformat.read(paths[name], as_version=4)
         notebook = fit(full, params.profile, capabilities(params))
-        with _alone(run_dir), folder_whole(folder) as aside:
+        with _alone(run_dir), written_whole(folder, folder=True) as aside:
             with _report_in(aside):
                 executed = _execute(notebook, values, aside, folder)
             write_text(aside / f"{name}.html", notebook_page(executed))

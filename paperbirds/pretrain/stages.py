@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from diffcore.store import digest, folder_whole
+from diffcore.store import digest, written_whole
 from paperbirds.birds import SPECIES
 from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Oracle
@@ -57,7 +57,7 @@ def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = 
     schedules = {n: replace(s, steps=max(2, int(s.steps * scale))) for n, s in SCHEDULES.items()}
     renders = {recipe.name: render_set(recipe, work / "renders") for recipe in recipes}
     models = train_models(renders, schedules, work)
-    with folder_whole(out) as aside:
+    with written_whole(out, folder=True) as aside:
         release.export(models, aside)
         quality = release.measure(aside, renders["test-whole"], renders["test-malformed"])
         notes = notes or ["trained in one go, as `make pretrain` does"]

@@ -11,8 +11,8 @@ from photographs import REAL
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffcore.cli import main
 from benchmarks import photographs
+from diffcore.cli import main
 from diffcore.filtering.rules import RULES
 
 LISTED = yaml.safe_load((PROJECT / "diffcore/filtering/photographs.yaml").read_text("utf-8"))

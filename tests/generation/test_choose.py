@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paperbirds.pretrain import choose
-from paperbirds import CONTEXTS, SPECIES
 from diffcore.params import load_params
 from diffcore.prompts import load_prompt_set
+from paperbirds import CONTEXTS, SPECIES
+from paperbirds.pretrain import choose
 
 EULER, OTHER = choose.SOLVERS
 

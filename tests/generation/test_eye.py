@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paperbirds.pretrain import labels as eye
 from diffcore.params import load_params
+from paperbirds.pretrain import labels as eye
 
 MADE = pd.DataFrame({
     "sample_id": ["s0", "s1", "s2", "s3"], "model_hash": "abc", "guidance_scale": 2.0,

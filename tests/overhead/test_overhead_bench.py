@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import bench, ways
 from diffcore.data.images import as_pixels
 from diffcore.filtering.encoders import load_encoder
 from diffcore.generation.pipelines import LazyPipeline
-from benchmarks import bench, ways
 from diffcore.measure import timing
 from diffcore.params import load_params
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
+from diffcore.methods.registry import METHODS
 from torch.nn.functional import cross_entropy, one_hot
 
 from diffcore.data.pairs import PairedDataset
@@ -15,12 +16,12 @@ from diffcore.data.splits import load_split
 from diffcore.filtering.encoders import load_encoder
 from diffcore.filtering.rules import embed
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.methods.registry import METHODS
-from diffcore.measure import overhead as evaluate, timing
+from diffcore.measure import overhead as evaluate
+from diffcore.measure import timing
 from diffcore.measure.overhead import Budget, Setting
 from diffcore.params import TrainingParams, load_params
-from diffcore.prompts.prompt_set import load_prompt_set
 from diffcore.prompts.plan import plan_generation
+from diffcore.prompts.prompt_set import load_prompt_set
 from diffcore.store import encode_png
 from diffcore.training.train import Step
 

@@ -9,8 +9,8 @@ import pytest
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.measure import timing
 from diffcore.params import load_params
-from diffcore.prompts.prompt_set import load_prompt_set
 from diffcore.prompts.plan import plan_generation
+from diffcore.prompts.prompt_set import load_prompt_set
 
 SETTINGS = load_params("smoke").generation
 

@@ -6,10 +6,10 @@ from fresh import FRESH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from paperbirds.captions import FLAWS, NAMED, draw_caption, full_caption
 from diffcore.prompts import load_prompt_set
 from diffcore.prompts.prompt_set import write_prompt
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
+from paperbirds.captions import FLAWS, NAMED, draw_caption, full_caption
 
 WORDED = {("an " if name[0] in "aeiou" else "a ") + name: name for name in SPECIES}
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcore.prompts import load_prompt_set, plan_generation
-from diffcore.prompts.prompt_set import write_prompt
 from diffcore.prompts.plan import PLAN_COLUMNS
+from diffcore.prompts.prompt_set import write_prompt
 
 BIRDS = load_prompt_set("birds")
 

@@ -12,6 +12,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+from diffcore.data.names import readable_names
 from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
 from dummy_models import SECOND, make_dummy_models, make_tokenizer, places
 from layouts import CALTECH, CARS, CIFAR
@@ -20,7 +21,6 @@ from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 
 from diffcore.checks import missing
-from diffcore.data.names import readable_names
 from diffcore.filtering.encoders import load_encoder
 from diffcore.generation import generate, load_pipeline
 from diffcore.generation.pipelines import LazyPipeline, hash_model

@@ -13,6 +13,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import PROJECT, make_study
+from diffcore.methods.registry import REQUIRED
 from dummy_models import make_dummy_models, overrides
 from layouts import allow_small_cifar, lay_out
 from PIL import Image
@@ -20,7 +21,6 @@ from PIL import Image
 from diffcore.checks import require
 from diffcore.filtering.rules import cosine_to_reference, hard_filter
 from diffcore.generation.draw import read_generated
-from diffcore.methods.registry import REQUIRED
 from diffcore.params import load_params
 from diffcore.prompts.prompt_set import find_conflicts
 from diffcore.report.claims import VERDICTS

@@ -26,15 +26,11 @@ def interval_dots(
 ) -> Figure:  # fmt: skip
     """Draw dots with intervals: a row for each value of a column, a panel for each of another.
 
-    Takes columns value, low, high and those named here. Rows of methods have their label and
-    colour; markers, and colours in other rows, tell the values of `hue` apart. A `baseline` row is
-    a dashed line in each panel, as `marks` (label -> place) are.
-
-    Args:
-        zero: values are differences: a line at 0, an axis in points, and a hollow dot where the
-            interval holds 0 or, instead, where the column `hollow` says unclear after Holm.
-        percent: values are shares.
-        log: values are overheads, on a logarithmic axis.
+    Takes columns value, low, high and those named here. Methods keep their label and colour in
+    rows; markers, and colours in other rows, tell the values of `hue` apart. The value of the row
+    `baseline` is a dashed line in each panel, as `marks` (label -> place) are. Values are shares
+    (`percent`), numbers, or with `log` overheads. With `zero` they are differences: a dot is hollow
+    where its interval holds 0 or, instead, where the column `hollow` is true: unclear after Holm.
     """
     ends, marks = table[["value", "low", "high"]], marks or {}
     if log:
@@ -45,7 +41,9 @@ def interval_dots(
     rows, hues = style.in_order(table["row"]), style.colours(table["hue"])
     size = 2.5 if panel else 5.2, len(rows) * (0.24 + 0.08 * max(len(hues), 1)) + 0.9
     margin = 0.075 * max((len(style.label_of(name)) for name in rows), default=0)
-    panels = style.lay_panels(table, panel, size, 3, xlabel, margin=margin)
+    panels = style.lay_panels(table, panel, size, 3, xlabel, "")
+    ax = panels[0][0]
+    ax.figure.set_figwidth(margin + ax.figure.get_figwidth())
     for ax, _, points in panels:
         _draw_rows(ax, points, rows, hues)
         for value in points.loc[points["row"] == baseline, "value"]:
@@ -100,7 +98,7 @@ def _scale_overheads(ax: Axes, overheads: pd.DataFrame, marks: Iterable[float] =
     """
     values = overheads.to_numpy()
     least, top = values[values > 0].min(initial=1.0), 1.5 * max(values.max(), 0.01, *marks)
-    ax.set_xscale("symlog", linthresh=least, linscale=0.6)
+    ax.set_xscale("symlog", linthresh=least, linscale=0.9)
     steps = (1, 2, 5) if top < 100 * least else (1,)
     ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=least, subs=steps))
     ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:,.6g}%" if x else "none\nmeasurable")

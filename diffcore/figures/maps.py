@@ -30,6 +30,7 @@ def heat_maps(
         texts = {"annot": 100 * table if annotate else None, "fmt": ".0f", "annot_kws": {"size": 8}}
         sns.heatmap(table, ax=ax, **texts, **look)
         ax.set(title=title, xlabel="", ylabel="")
+        ax.grid(visible=False)
         ax.tick_params(axis="y", rotation=0, labelsize=8.5)
         ax.tick_params(axis="x", rotation=90, labelsize=8.5)
     above = greatest > look["vmax"]

@@ -9,8 +9,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from diffcore.figures import style
+from diffcore.figures.style import PerPanel
 
-Values = Mapping[str, np.ndarray]  # kind -> values
+Values = Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]]
 
 _BINS = 40
 _WIDE = (6.8, 3.4)  # inches
@@ -18,11 +19,7 @@ _DOTTED = {"color": "0.5", "ls": ":", "lw": 1.1}
 
 
 def histograms(
-    values: Values | Mapping[str, Values],
-    xlabel: str,
-    threshold: style.PerPanel = None,
-    log: bool = False,
-    density: bool = True,
+    values: Values, xlabel: str, threshold: PerPanel = None, log: bool = False, density: bool = True
 ) -> Figure:
     """Draw histograms of several kinds of values (kind -> values, or panel -> kind -> values).
 

@@ -16,6 +16,7 @@ from matplotlib.path import Path
 from diffcore.figures import style
 
 Texts = Sequence[str]
+Grid = Sequence[Sequence[np.ndarray | str | None]]  # rows of images, or of their captions
 Maps = Mapping[str, np.ndarray]  # name -> arrays (N, H, W)
 Pick = Callable[[int], np.ndarray]  # place -> image
 
@@ -38,11 +39,7 @@ _ARROW = {"arrowstyle": "-|>", "mutation_scale": 11, "color": "0.35", "lw": 1.1}
 
 
 def image_grid(
-    images: Sequence[Sequence[np.ndarray | None]],
-    rows: Texts = (),
-    columns: Texts = (),
-    captions: Sequence[Texts] = (),
-    cell: float = 0.95,
+    images: Grid, rows: Texts = (), columns: Texts = (), captions: Grid = (), cell: float = 0.95
 ) -> Figure:
     """Draw images (H, W, 3) uint8 in rows and columns, `cell` inches wide; None: an empty place.
 
@@ -86,7 +83,7 @@ def overlay(pixels: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def saliency_grid(
-    pixels: np.ndarray, masks: np.ndarray | None, maps: Maps, captions: Sequence[Texts], rows: Texts
+    pixels: np.ndarray, masks: np.ndarray | None, maps: Maps, captions: Grid, rows: Texts
 ) -> Figure:
     """Draw images in rows, methods in columns, and outlines of the objects: the paper's Figure 5.
 

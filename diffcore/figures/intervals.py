@@ -12,6 +12,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 from matplotlib.transforms import ScaledTranslation
 
 from diffcore.figures import style
+from diffcore.figures.style import PerPanel
 
 _MARKERS = "os^DvPX<>*"
 _ROW = 0.6  # of the height of a row, for the dots in it
@@ -20,7 +21,7 @@ _APART = 2.5  # points between the whiskers of two lines
 
 def interval_dots(
     table: pd.DataFrame, *, row: str, panel: str | None = None, hue: str | None = None,
-    xlabel: style.PerPanel = "", baseline: str | None = None, zero: bool = False,
+    xlabel: PerPanel = "", baseline: str | None = None, zero: bool = False,
     marks: Mapping[str, float] | None = None, hollow: str | None = None, percent: bool = True,
     log: bool = False,
 ) -> Figure:  # fmt: skip
@@ -37,13 +38,13 @@ def interval_dots(
         table = table.assign(**ends.clip(lower=0))
     holds_zero = zero & (table["low"] <= 0) & (table["high"] >= 0)
     table = table.assign(row=table[row], hue=table[hue] if hue else "_")
-    table["hollow"] = table[hollow] if hollow else holds_zero
+    table["open"] = table[hollow] if hollow else holds_zero
     rows, hues = style.in_order(table["row"]), style.colours(table["hue"])
     size = 2.5 if panel else 5.2, len(rows) * (0.24 + 0.08 * max(len(hues), 1)) + 0.9
     margin = 0.075 * max((len(style.label_of(name)) for name in rows), default=0)
     panels = style.lay_panels(table, panel, size, 3, xlabel, "")
-    ax = panels[0][0]
-    ax.figure.set_figwidth(margin + ax.figure.get_figwidth())
+    first = panels[0][0]
+    first.figure.set_figwidth(margin + first.figure.get_figwidth())
     for ax, _, points in panels:
         _draw_rows(ax, points, rows, hues)
         for value in points.loc[points["row"] == baseline, "value"]:
@@ -58,16 +59,15 @@ def interval_dots(
             style.as_percent(ax.xaxis, sign="")
         elif percent:
             style.as_shares(ax.xaxis, points["value"])
-    ax = panels[0][0]
-    ax.set_yticks(range(len(rows)), map(style.label_of, rows))
-    ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    first.set_yticks(range(len(rows)), map(style.label_of, rows))
+    first.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     grey = "0.35" if set(rows) <= style.METHODS.keys() else None
     for (name, colour), marker in zip(hues.items(), _MARKERS, strict=False):
-        ax.plot([], [], marker, color=grey or colour, label=style.label_of(name))
-    if table["hollow"].any():
+        first.plot([], [], marker, color=grey or colour, label=style.label_of(name))
+    if table["open"].any():
         label = "not clear of zero after Holm" if hollow else "interval holds zero"
-        ax.plot([], [], "o", color="0.35", mfc="white", label=label)
-    return style.put_legend(ax)
+        first.plot([], [], "o", color="0.35", mfc="white", label=label)
+    return style.put_legend(first)
 
 
 def _draw_rows(ax: Axes, points: pd.DataFrame, rows: list[str], hues: Mapping[str, str]) -> None:
@@ -80,7 +80,7 @@ def _draw_rows(ax: Axes, points: pd.DataFrame, rows: list[str], hues: Mapping[st
         name, place = point["row"], list(hues).index(point["hue"])
         y = rows.index(name) + (place - (len(hues) - 1) / 2) * _ROW / max(len(hues), 3)
         colour = style.METHODS.get(name, ("", hues[point["hue"]]))[1]
-        look = {"ms": 5.5, "lw": 1.3, "mfc": "white" if point["hollow"] else colour}
+        look = {"ms": 5.5, "lw": 1.3, "mfc": "white" if point["open"] else colour}
         marker = _MARKERS[place % len(_MARKERS)]
         ax.errorbar(point["value"], y, xerr=_reach(point), fmt=marker, color=colour, **look)
 
@@ -111,9 +111,9 @@ def interval_lines(
     x: str,
     hue: str | None = None,
     panel: str | None = None,
-    xlabel: style.PerPanel = "",
+    xlabel: PerPanel = "",
     ylabel: str = "",
-    marks: style.PerPanel = None,
+    marks: PerPanel = None,
     log: bool = False,
     percent: bool = True,
     ylim: tuple[float, float] | None = None,
@@ -136,12 +136,12 @@ def interval_lines(
         if (mark := style.in_panel(marks, name)) is not None:
             ax.axvline(mark, zorder=0, label="setting in use", **style.DASHED)
         _scale(ax, np.unique(points[x]), log)
-    for ax, *_ in panels:  # once all are drawn, as they share their axis
-        if percent:
-            style.as_shares(ax.yaxis, table["value"])
-        if ylim:
-            ax.set_ylim(ylim)
-    return style.put_legend(panels[0][0])
+    first = panels[0][0]  # whose vertical axis all panels share
+    if percent:
+        style.as_shares(first.yaxis, table["value"])
+    if ylim:
+        first.set_ylim(ylim)
+    return style.put_legend(first)
 
 
 def _draw_line(ax: Axes, rows: pd.DataFrame, x: str, aside: float, **options: Any) -> None:
@@ -175,18 +175,16 @@ def overhead_accuracy(table: pd.DataFrame) -> Figure:
     """
     overheads = table[["overhead", "with_images"]]
     table = table.assign(**overheads.clip(lower=0))
-    labels = "overhead of training", "top-1 accuracy"
-    panels = style.lay_panels(table, "test", (4.0, 3.6), 3, *labels)
+    size, labels = (4.0, 3.6), ("overhead of training", "top-1 accuracy")
+    panels = style.lay_panels(table, "test", size, 3, *labels)
     for ax, _, points in panels:
         for point in points.to_dict("records"):
             label, colour = style.METHODS[point["method"]]
-            x, y, further = point["overhead"], point["value"], point["with_images"]
-            ax.errorbar(x, y, yerr=_reach(point), fmt="o", color=colour, label=label)
-            if further > x:  # in white, joined to it
-                ax.plot([x, further], [y, y], "o-", lw=0.8, color=colour, mfc="white", zorder=1)
+            ends, y = (point["overhead"], point["with_images"]), point["value"]
+            ax.plot(ends, [y, y], "o-", lw=0.8, color=colour, mfc="white", zorder=1)
+            ax.errorbar(ends[0], y, yerr=_reach(point), fmt="o", color=colour, label=label)
         _scale_overheads(ax, overheads)
-    for ax, *_ in panels:
-        style.as_shares(ax.yaxis, table["value"])
-    label = "plus generating its images"
-    panels[0][0].plot([], [], "o-", color="0.3", mfc="white", label=label)
-    return style.put_legend(panels[0][0])
+    first, label = panels[0][0], "plus generating its images"
+    style.as_shares(first.yaxis, table["value"])
+    first.plot([], [], "o-", color="0.3", mfc="white", label=label)
+    return style.put_legend(first)

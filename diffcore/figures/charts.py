@@ -104,9 +104,7 @@ def curves(
         ax.set_aspect("equal")
         style.as_percent(ax.xaxis)
     if expected is not None:
-        ax.axhline(expected, **_DOTTED)
-        place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-        ax.text(0.99, expected, f"the paper: about {expected:.0%}", fontsize=8, **place)
+        ax.axhline(expected, label=f"the paper: about {expected:.0%}", **_DOTTED)
     if threshold is not None:
         ax.axvline(threshold, label=f"threshold {threshold:.3f}", **style.DASHED)
     if marked is not None:

@@ -1,7 +1,7 @@
 """Images in grids, saliency maps over them, and pipelines: Figures 1, 2 and 5 of the paper."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import product, zip_longest
+from itertools import pairwise, product, zip_longest
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -156,22 +156,25 @@ def pipeline_diagram(lanes: Mapping[str, Lane], joined: Collection[str]) -> Figu
 
 def _draw_lane(canvas: Axes, lane: Lane, top: float, rows: int, joined: Collection[str]) -> None:
     """Draw a method below `top`, all its stages equally wide and in the middle of its rows."""
-    first, before, foot = None, [], top + rows * _ROW + _FOOT / 2
+    placed = {}
     for number, (stage, cells) in enumerate(lane.items()):
-        x, y = (number + 0.5) * _WIDTH / len(lane), top + (rows - len(cells)) * _ROW / 2
+        x = (number + 0.5) * _WIDTH / len(lane)
+        y = top + (rows - len(cells)) * _ROW / 2 + _BOX[1] / 2
         title = style.wrap(stage, _LETTERS)
         canvas.text(x, top - 0.1, title, fontsize=9, ha="center", va="bottom")
-        y += _BOX[1] / 2
-        boxes = [_draw_cell(canvas, cell, x, y + row * _ROW) for row, cell in enumerate(cells)]
-        alike = len(before) == len(boxes)
-        for source, target in zip(before, boxes, strict=True) if alike else product(before, boxes):
+        placed[stage] = [_draw_cell(canvas, cell, x, y + i * _ROW) for i, cell in enumerate(cells)]
+    for before, after in pairwise(placed.values()):
+        alike = len(before) == len(after)
+        for source, target in zip(before, after, strict=True) if alike else product(before, after):
             if source and target:
-                _draw_arrow(canvas, (source[1] + 0.04, source[2]), (target[0] - 0.04, target[2]))
-        first, before, present = first or boxes[0], boxes, [box for box in boxes if box]
-        if stage in joined and present:  # round below, to the last cell, whose text has two lines
-            left, _, middle = first
-            start = (left, middle), (left - 0.12, middle), (left - 0.12, foot)
-            _draw_arrow(canvas, *start, (x, foot), (x, present[-1][2] + 0.85 * _IMAGE[1]))
+                (_, start, y), (end, _, level) = source, target
+                _draw_arrow(canvas, (start + 0.04, y), (end - 0.04, level))
+    (left, _, y), foot = next(iter(placed.values()))[0], top + rows * _ROW + _FOOT / 2
+    for stage in joined:
+        if present := [place for place in placed.get(stage, ()) if place]:
+            x, below = sum(present[-1][:2]) / 2, present[-1][2] + 0.85 * _IMAGE[1]
+            around = (left, y), (left - 0.12, y), (left - 0.12, foot), (x, foot)
+            _draw_arrow(canvas, *around, (x, below))  # to below two lines of text
 
 
 def _draw_cell(canvas: Axes, cell: Cell, x: float, y: float) -> _Place | None:

@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
 from diffcore.figures import style
 from diffcore.figures.style import PerPanel
@@ -20,7 +19,7 @@ _DOTTED = {"color": "0.5", "ls": ":", "lw": 1.1}
 
 def histograms(
     values: Values, xlabel: str, threshold: PerPanel = None, log: bool = False, density: bool = True
-) -> Figure:
+) -> plt.Figure:
     """Draw histograms of several kinds of values (kind -> values, or panel -> kind -> values).
 
     `threshold` is a dashed line. With `log`, values below a thirtieth of it are counted there. Each
@@ -53,7 +52,7 @@ def histograms(
     return style.put_legend(panels[0][0])
 
 
-def threshold_view(similarity: np.ndarray, wrong: np.ndarray, threshold: float) -> Figure:
+def threshold_view(similarity: np.ndarray, wrong: np.ndarray, threshold: float) -> plt.Figure:
     """Draw similarities of right and wrong images (N,), and state what a threshold rejects."""
     _, ax = plt.subplots(figsize=_WIDE, layout="constrained")
     labels = [f"right (n = {(~wrong).sum():,})", f"wrong (n = {wrong.sum():,})"]
@@ -74,7 +73,7 @@ def _share(hits: np.ndarray) -> str:
     return f"{hits.mean():.1%}" if len(hits) else "none"
 
 
-def boxes(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str) -> Figure:
+def boxes(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str) -> plt.Figure:
     """Draw boxes that hold the middle half of the values of `x`, a row for each value of `y`."""
     _, ax = plt.subplots(figsize=(6.8, 0.6 * table[y].nunique() + 1.0), layout="constrained")
     look = {"width": 0.6, "linewidth": 0.9, "palette": style.colours(table[hue])}
@@ -89,7 +88,7 @@ def curves(
     table: pd.DataFrame, *, x: str, y: str, hue: str, xlabel: str, ylabel: str,
     threshold: float | None = None, expected: float | None = None, diagonal: bool = False,
     labels: Mapping[str, str] | None = None, marked: tuple[float, float] | None = None,
-) -> Figure:  # fmt: skip
+) -> plt.Figure:  # fmt: skip
     """Draw curves of shares over a threshold or, with the `diagonal` of chance, over shares (ROC).
 
     The table holds the points in order. The threshold in use is a vertical line or a `marked`
@@ -114,7 +113,7 @@ def curves(
     return style.put_legend(ax)
 
 
-def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> Figure:
+def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> plt.Figure:
     """Draw accuracy over confidence, a panel per method; confidence is right on the diagonal.
 
     Takes columns method, confidence, top1, count, and each method's expected calibration error.

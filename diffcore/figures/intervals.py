@@ -6,10 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import SymmetricalLogLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib import ticker, transforms
 
 from diffcore.figures import style
 from diffcore.figures.style import PerPanel
@@ -24,7 +21,7 @@ def interval_dots(
     xlabel: PerPanel = "", baseline: str | None = None, zero: bool = False,
     marks: Mapping[str, float] | None = None, hollow: str | None = None, percent: bool = True,
     log: bool = False,
-) -> Figure:  # fmt: skip
+) -> plt.Figure:  # fmt: skip
     """Draw dots with intervals: a row for each value of a column, a panel for each of another.
 
     Takes columns value, low, high and those named here. Methods keep their label and colour in
@@ -70,7 +67,7 @@ def interval_dots(
     return style.put_legend(first)
 
 
-def _draw_rows(ax: Axes, points: pd.DataFrame, rows: list[str], hues: Mapping[str, str]) -> None:
+def _draw_rows(ax: plt.Axes, points: pd.DataFrame, rows: list[str], hues: dict[str, str]) -> None:
     """Draw each point in its row, the values of `hue` one below the other, lines between rows."""
     if len(hues) > 1:
         ax.grid(visible=False, axis="y")
@@ -91,7 +88,7 @@ def _reach(rows: pd.DataFrame | Mapping[str, float]) -> np.ndarray:
     return np.stack([value - low, high - value]).clip(min=0)  # rounding may leave -1e-17
 
 
-def _scale_overheads(ax: Axes, overheads: pd.DataFrame, marks: Iterable[float] = ()) -> None:
+def _scale_overheads(ax: plt.Axes, overheads: pd.DataFrame, marks: Iterable[float] = ()) -> None:
     """Make the horizontal axis logarithmic, in per cent, and linear between 0 and the least above.
 
     So what is not above 0 has a place, and a tick that names it.
@@ -100,7 +97,7 @@ def _scale_overheads(ax: Axes, overheads: pd.DataFrame, marks: Iterable[float] =
     least, top = values[values > 0].min(initial=1.0), 1.5 * max(values.max(), 0.01, *marks)
     ax.set_xscale("symlog", linthresh=least, linscale=0.9)
     steps = (1, 2, 5) if top < 100 * least else (1,)
-    ax.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=least, subs=steps))
+    ax.xaxis.set_major_locator(ticker.SymmetricalLogLocator(base=10, linthresh=least, subs=steps))
     ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:,.6g}%" if x else "none\nmeasurable")
     ax.set_xlim(least / 1.3 if (values > 0).all() else -0.4 * least, top)
 
@@ -117,7 +114,7 @@ def interval_lines(
     log: bool = False,
     percent: bool = True,
     ylim: tuple[float, float] | None = None,
-) -> Figure:
+) -> plt.Figure:
     """Draw lines over a column of numbers, a panel for each value of another column.
 
     Takes columns value, those named here, and perhaps low and high. `marks` are the settings in
@@ -144,17 +141,17 @@ def interval_lines(
     return style.put_legend(first)
 
 
-def _draw_line(ax: Axes, rows: pd.DataFrame, x: str, aside: float, **options: Any) -> None:
+def _draw_line(ax: plt.Axes, rows: pd.DataFrame, x: str, aside: float, **options: Any) -> None:
     """Draw one line, `aside` points to the right, so that whiskers at one place stand apart."""
     ends = _reach(rows) if {"low", "high"} <= set(rows) else None
     look = {"fmt": "o-" if len(rows) < 26 else "-", "ms": 4, "lw": 1.5, "elinewidth": 1}
     drawn = ax.errorbar(rows[x], rows["value"], yerr=ends, **look, **options)
-    moved = ax.transData + ScaledTranslation(aside / 72, 0, ax.figure.dpi_scale_trans)
+    moved = ax.transData + transforms.ScaledTranslation(aside / 72, 0, ax.figure.dpi_scale_trans)
     for artist in drawn.get_children():  # once they are in the limits of the axes
         artist.set_transform(moved)
 
 
-def _scale(ax: Axes, points: np.ndarray, log: bool) -> None:
+def _scale(ax: plt.Axes, points: np.ndarray, log: bool) -> None:
     """Make a wide range logarithmic, and give each of a few points a tick, if there is room."""
     few = len(points) <= 8
     wide = log or (few and points[0] > 0 and points[-1] >= 10 * points[0])
@@ -167,7 +164,7 @@ def _scale(ax: Axes, points: np.ndarray, log: bool) -> None:
         ax.set_yscale("log")
 
 
-def overhead_accuracy(table: pd.DataFrame) -> Figure:
+def overhead_accuracy(table: pd.DataFrame) -> plt.Figure:
     """Draw the overhead of training against accuracy, a panel per test set: upper left is better.
 
     Takes shares by method and test: value, low, high (top-1), overhead (of the method's step alone)

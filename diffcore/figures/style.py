@@ -9,11 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import yaml
-from matplotlib.axes import Axes
+from matplotlib import ticker
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
 
 NAMES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text("utf-8"))
 #: name -> (label, colour), in the order of figures
@@ -67,11 +64,11 @@ def as_shares(axis: Axis, values: pd.Series) -> None:
         axis.axes.set(**{f"{axis.axis_name}lim": (max(low, -0.02), min(high, 1.02))})
 
 
-def scale_log(ax: Axes) -> None:
+def scale_log(ax: plt.Axes) -> None:
     """Make the horizontal axis logarithmic, with plain numbers, on a short axis with more."""
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.6g}")
-    ax.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.8)))
+    ax.xaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.8)))
 
 
 def in_panel(values: PerPanel, panel: str) -> str | float | None:
@@ -81,7 +78,7 @@ def in_panel(values: PerPanel, panel: str) -> str | float | None:
 
 def lay_panels(
     table: pd.DataFrame, panel: str | None, size: Size, across: int, xlabel: PerPanel, ylabel: str
-) -> list[tuple[Axes, str, pd.DataFrame]]:
+) -> list[tuple[plt.Axes, str, pd.DataFrame]]:
     """Return for each value of a column its panel, the value and its rows; one panel if None.
 
     `size` is a panel's, in inches; `across` is the most panels side by side. Labels by panel take
@@ -106,13 +103,13 @@ def lay_panels(
     return panels
 
 
-def put_legend(ax: Axes) -> Figure:
+def put_legend(ax: plt.Axes) -> plt.Figure:
     """Put the legend of a panel above all panels, dashed lines last, and return the figure.
 
     The figure grows by the legend, so that the panels keep their height.
     """
     fig, handles = ax.figure, ax.get_legend_handles_labels()[0]
-    handles.sort(key=lambda handle: isinstance(handle, Line2D) and handle.get_linestyle() == "--")
+    handles.sort(key=lambda item: isinstance(item, plt.Line2D) and item.get_linestyle() == "--")
     longest = max((len(handle.get_label()) for handle in handles), default=0)
     columns = max(1, int(fig.get_figwidth() / (0.5 + 0.07 * longest)))
     fig.set_figheight(fig.get_figheight() + 0.22 * -(-len(handles) // columns))

@@ -6,74 +6,59 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from diffcore.figures import style
+from diffcore.figures.style import PerPanel
 
-Values = Mapping[str, np.ndarray]  # kind -> values
+Values = Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]]
 
 _BINS = 40
 _WIDE = (6.8, 3.4)  # inches
-_DOTTED = {"color": "0.65", "ls": ":", "lw": 1.1}
+_DOTTED = {"color": "0.5", "ls": ":", "lw": 1.1}
 
 
 def histograms(
-    values: Values | Mapping[str, Values],
-    xlabel: str,
-    threshold: style.PerPanel = None,
-    log: bool = False,
-    density: bool = True,
-) -> Figure:
+    values: Values, xlabel: str, threshold: PerPanel = None, log: bool = False, density: bool = True
+) -> plt.Figure:
     """Draw histograms of several kinds of values (kind -> values, or panel -> kind -> values).
 
-    `threshold` is a dashed line. With `log`, zeros are counted at the left end of the axis. Each
-    outline has area 1, and panels share their bins and axes. Without `density` outlines are shares
-    of their values, and each panel has bins of its own.
+    `threshold` is a dashed line. With `log`, values below a thirtieth of it are counted there. Each
+    outline has area 1, and panels share their bins; without `density` outlines are shares of their
+    values, and each panel has bins of its own.
     """
     several = isinstance(next(iter(values.values())), Mapping)
     nested = values if several else {"": values}
     each = {(name, kind): pd.Series(x) for name, part in nested.items() for kind, x in part.items()}
     table = pd.concat(each, names=["panel", "kind"]).reset_index(name="value")
     size, ylabel = (3.8, 2.9) if several else _WIDE, "density" if density else "share of images"
-    panels = style.lay_panels(table, "panel", size, 3, xlabel, ylabel, sharey=density)
+    panels = style.lay_panels(table, "panel", size, 3, xlabel, ylabel)
     for ax, name, rows in panels:
-        at = style.in_panel(threshold, name)
-        edges = _edges(table["value"] if density else rows["value"], at, log)
+        at, span = style.in_panel(threshold, name), (table if density else rows)["value"]
+        edges = np.linspace(span.min(), span.max(), _BINS + 1)
+        if log:
+            edges = np.geomspace(max(span.min(), at / 30), span.max(), _BINS + 1)
+            style.scale_log(ax)
         for kind, colour in style.colours(rows["kind"]).items():
             x = rows.loc[rows["kind"] == kind, "value"].clip(lower=edges[0])
             label = kind if several else f"{kind} (n = {len(x):,})"
             look = {"facecolor": (colour, 0.15), "edgecolor": colour, "lw": 1.6, "label": label}
             weights = np.full(len(x), 1 / len(x))
             ax.hist(x, edges, weights=weights, density=density, histtype="stepfilled", **look)
-        _mark_threshold(ax, at, exact=not several)
-        if log:
-            style.scale_log(ax)
+        if at is not None:
+            label = "threshold" if several else f"threshold {at:.3f}"
+            ax.axvline(at, label=label, **style.DASHED)
         if not density:
             style.as_percent(ax.yaxis)
     return style.put_legend(panels[0][0])
 
 
-def _edges(values: np.ndarray, threshold: float | None, log: bool) -> np.ndarray:
-    """Return the edges of bins over all values; 0 has no place on a logarithmic axis."""
-    if not log:
-        return np.linspace(values.min(), values.max(), _BINS + 1)
-    floor = values[values > 0].min() if threshold is None else threshold / 30
-    return np.geomspace(max(values.min(), floor), values.max(), _BINS + 1)
-
-
-def _mark_threshold(ax: Axes, at: float | None, exact: bool = True) -> None:
-    if at is not None:
-        ax.axvline(at, label=f"threshold {at:.3f}" if exact else "threshold", **style.DASHED)
-
-
-def threshold_view(similarity: np.ndarray, wrong: np.ndarray, threshold: float) -> Figure:
+def threshold_view(similarity: np.ndarray, wrong: np.ndarray, threshold: float) -> plt.Figure:
     """Draw similarities of right and wrong images (N,), and state what a threshold rejects."""
     _, ax = plt.subplots(figsize=_WIDE, layout="constrained")
     labels = [f"right (n = {(~wrong).sum():,})", f"wrong (n = {wrong.sum():,})"]
-    parts, edges = [similarity[~wrong], similarity[wrong]], _edges(similarity, None, log=False)
-    ax.hist(parts, edges, stacked=True, label=labels, color=style.OTHERS[:2])
-    _mark_threshold(ax, threshold)
+    parts = [similarity[~wrong], similarity[wrong]]
+    ax.hist(parts, _BINS, stacked=True, label=labels, color=style.OTHERS[:2])
+    ax.axvline(threshold, label=f"threshold {threshold:.3f}", **style.DASHED)
     rejected = similarity < threshold
     title = (
         f"rejected: {rejected.mean():.1%} of all, {_share(rejected[wrong])} of the wrong; "
@@ -88,7 +73,7 @@ def _share(hits: np.ndarray) -> str:
     return f"{hits.mean():.1%}" if len(hits) else "none"
 
 
-def boxes(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str) -> Figure:
+def boxes(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str) -> plt.Figure:
     """Draw boxes that hold the middle half of the values of `x`, a row for each value of `y`."""
     _, ax = plt.subplots(figsize=(6.8, 0.6 * table[y].nunique() + 1.0), layout="constrained")
     look = {"width": 0.6, "linewidth": 0.9, "palette": style.colours(table[hue])}
@@ -103,7 +88,7 @@ def curves(
     table: pd.DataFrame, *, x: str, y: str, hue: str, xlabel: str, ylabel: str,
     threshold: float | None = None, expected: float | None = None, diagonal: bool = False,
     labels: Mapping[str, str] | None = None, marked: tuple[float, float] | None = None,
-) -> Figure:  # fmt: skip
+) -> plt.Figure:  # fmt: skip
     """Draw curves of shares over a threshold or, with the `diagonal` of chance, over shares (ROC).
 
     The table holds the points in order. The threshold in use is a vertical line or a `marked`
@@ -118,26 +103,17 @@ def curves(
         ax.set_aspect("equal")
         style.as_percent(ax.xaxis)
     if expected is not None:
-        ax.axhline(expected, **_DOTTED)
-        text = f"the paper: about {expected:.0%}"
-        ax.text(
-            0.99,
-            expected,
-            text,
-            ha="right",
-            va="bottom",
-            size=8,
-            transform=ax.get_yaxis_transform(),
-        )
-    _mark_threshold(ax, threshold)
+        ax.axhline(expected, label=f"the paper: about {expected:.0%}", **_DOTTED)
+    if threshold is not None:
+        ax.axvline(threshold, label=f"threshold {threshold:.3f}", **style.DASHED)
     if marked is not None:
         ax.plot(*marked, "o", ms=8, mfc="none", mec="0.15", mew=1.6, label="threshold in use")
     style.as_percent(ax.yaxis)
     ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.02))
-    return style.put_legend(ax, where="right upper" if diagonal else "upper center")
+    return style.put_legend(ax)
 
 
-def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> Figure:
+def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> plt.Figure:
     """Draw accuracy over confidence, a panel per method; confidence is right on the diagonal.
 
     Takes columns method, confidence, top1, count, and each method's expected calibration error.

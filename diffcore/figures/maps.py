@@ -6,14 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
 from diffcore.figures import style
 
 
 def heat_maps(
     maps: Mapping[str, pd.DataFrame], label: str, annotate: bool = False, vmax: float | None = None
-) -> Figure:
+) -> plt.Figure:
     """Draw wide tables of shares, title -> table, as heat maps of the same rows on one scale.
 
     `annotate` writes each share in per cent. The colours span 0 to `vmax`, or least to greatest; if
@@ -30,6 +29,7 @@ def heat_maps(
         texts = {"annot": 100 * table if annotate else None, "fmt": ".0f", "annot_kws": {"size": 8}}
         sns.heatmap(table, ax=ax, **texts, **look)
         ax.set(title=title, xlabel="", ylabel="")
+        ax.grid(visible=False)
         ax.tick_params(axis="y", rotation=0, labelsize=8.5)
         ax.tick_params(axis="x", rotation=90, labelsize=8.5)
     above = greatest > look["vmax"]
@@ -40,7 +40,7 @@ def heat_maps(
     return fig
 
 
-def stacked_bars(table: pd.DataFrame, groups: Sequence[tuple[str, str]]) -> Figure:
+def stacked_bars(table: pd.DataFrame, groups: Sequence[tuple[str, str]]) -> plt.Figure:
     """Draw times: a panel per group, a stacked bar per row, each panel in its own milliseconds.
 
     Takes columns group, row, part, ms, and pairs of a group and what its milliseconds are for.
@@ -61,7 +61,7 @@ def stacked_bars(table: pd.DataFrame, groups: Sequence[tuple[str, str]]) -> Figu
     return fig
 
 
-def object_bars(table: pd.DataFrame) -> Figure:
+def object_bars(table: pd.DataFrame) -> plt.Figure:
     """Draw what is object in mixed images, and what labels and objects lose, a row per method.
 
     Takes columns method; own and other, shares of an image; label_error; lost, a share of images.

@@ -9,11 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import yaml
-from matplotlib.axes import Axes
+from matplotlib import ticker
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 
 NAMES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text("utf-8"))
 #: name -> (label, colour), in the order of figures
@@ -22,6 +19,7 @@ _LABELLED = METHODS | NAMES["measures"]
 OTHERS: list[str] = NAMES["others"]  # colours of all other names
 LAID_OUT = {"squeeze": False, "layout": "constrained"}
 DASHED = {"color": "0.3", "ls": "--", "lw": 1.1}
+Size = tuple[float, float]
 PerPanel = str | float | Mapping[str, str | float] | None  # for all panels, or panel -> its own
 
 
@@ -59,25 +57,18 @@ def as_percent(axis: Axis, sign: str = "%") -> None:
 
 
 def as_shares(axis: Axis, values: pd.Series) -> None:
-    """Label an axis in per cent, and let it end at 0 and 1 even where an interval reaches further.
-
-    Whiskers are cut off there. A dot at the end is drawn whole.
-    """
+    """Label an axis in per cent; it ends near 0 and 1 even where an interval reaches further."""
     as_percent(axis)
     if values.between(0, 1).all():
         low, high = axis.get_view_interval()
-        axis.axes.set(**{f"{axis.axis_name}lim": (max(low, 0.0), min(high, 1.0))})
-        for container in axis.axes.containers:
-            container.lines[0].set_clip_on(False)
+        axis.axes.set(**{f"{axis.axis_name}lim": (max(low, -0.02), min(high, 1.02))})
 
 
-def scale_log(ax: Axes) -> None:
-    """Make the horizontal axis logarithmic, with as many numbers as it needs."""
+def scale_log(ax: plt.Axes) -> None:
+    """Make the horizontal axis logarithmic, with plain numbers, on a short axis with more."""
     ax.set_xscale("log")
-    low, high = ax.get_xlim()
     ax.xaxis.set_major_formatter("{x:,.6g}")
-    ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5) if high > 4 * low else (2, 3, 4, 6, 8)))
-    ax.xaxis.set_minor_formatter("{x:,.6g}" if high < 60 * low else "")
+    ax.xaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.8)))
 
 
 def in_panel(values: PerPanel, panel: str) -> str | float | None:
@@ -86,25 +77,18 @@ def in_panel(values: PerPanel, panel: str) -> str | float | None:
 
 
 def lay_panels(
-    table: pd.DataFrame,
-    panel: str | None,
-    size: tuple[float, float],
-    across: int,
-    xlabel: PerPanel = "",
-    ylabel: str = "",
-    margin: float = 0,
-    sharey: bool = True,
-) -> list[tuple[Axes, str, pd.DataFrame]]:
+    table: pd.DataFrame, panel: str | None, size: Size, across: int, xlabel: PerPanel, ylabel: str
+) -> list[tuple[plt.Axes, str, pd.DataFrame]]:
     """Return for each value of a column its panel, the value and its rows; one panel if None.
 
-    `size` is a panel's, in inches; `across` is the most panels side by side; `margin` is the width
-    that labels of rows take. Labels by panel take the place of titles.
+    `size` is a panel's, in inches; `across` is the most panels side by side. Labels by panel take
+    the place of titles.
     """
-    names = [""] if panel is None else in_order(table[panel])
+    names = in_order(table[panel]) if panel else [""]
     across = 2 if len(names) == 4 > across else min(len(names), across)
     down = -(-len(names) // across)
-    inches = margin + size[0] * across, size[1] * down
-    fig, axes = plt.subplots(down, across, sharey=sharey, figsize=inches, squeeze=False)
+    inches = size[0] * across, size[1] * down
+    fig, axes = plt.subplots(down, across, sharey=True, figsize=inches, squeeze=False)
     fig.set_layout_engine("constrained", wspace=0.05, hspace=0.05)
     panels = []
     for ax, name in zip(axes.flat, names, strict=False):
@@ -113,25 +97,22 @@ def lay_panels(
             ax.set_title(wrap(label_of(title), round(10 * size[0])))
         ax.set_xlabel(wrap(in_panel(xlabel, name), round(11 * size[0])))
         panels.append((ax, name, table[table[panel] == name] if panel else table))
-    for ax in axes[:, 0]:
-        ax.set_ylabel(ylabel)
+    plt.setp(axes[:, 0], ylabel=ylabel)
     for spare in axes.flat[len(names) :]:
         spare.remove()
     return panels
 
 
-def put_legend(ax: Axes, where: str = "upper center") -> Figure:
-    """Put the legend of a panel outside all panels, dashed lines last, and return the figure.
+def put_legend(ax: plt.Axes) -> plt.Figure:
+    """Put the legend of a panel above all panels, dashed lines last, and return the figure.
 
-    For a legend above the panels the figure grows, so that the panels keep their height.
+    The figure grows by the legend, so that the panels keep their height.
     """
     fig, handles = ax.figure, ax.get_legend_handles_labels()[0]
-    handles.sort(key=lambda handle: isinstance(handle, Line2D) and handle.get_linestyle() == "--")
-    columns = 1
-    if handles and where == "upper center":
-        longest = max(len(handle.get_label()) for handle in handles)
-        columns = max(1, int(fig.get_figwidth() / (0.5 + 0.07 * longest)))
-        fig.set_figheight(fig.get_figheight() + 0.22 * -(-len(handles) // columns))
+    handles.sort(key=lambda item: isinstance(item, plt.Line2D) and item.get_linestyle() == "--")
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    columns = max(1, int(fig.get_figwidth() / (0.5 + 0.07 * longest)))
+    fig.set_figheight(fig.get_figheight() + 0.22 * -(-len(handles) // columns))
     if handles:
-        fig.legend(handles=handles, loc=f"outside {where}", ncol=columns)
+        fig.legend(handles=handles, loc="outside upper center", ncol=columns)
     return fig

@@ -1,21 +1,20 @@
 """Profiles of photographs: the released settings, prompts without conflicts, networks that fit."""
 
 import re
-from pathlib import Path
+from functools import reduce
 
 import pytest
 import timm
 import torch
 from conftest import PROJECT
-from diffcore.data.names import readable_names
-from diffcore.methods.registry import study_methods
 from layouts import CALTECH, CARS, CIFAR
 from timm.data import ImageNetInfo
 
-from diffcore.data.published import PUBLISHED
-from diffcore.data.splits import load_split
+from diffcore.data.datasets import load_split
+from diffcore.data.published import readable_names
+from diffcore.methods import study_methods
 from diffcore.params import load_params
-from diffcore.prompts.prompt_set import find_conflicts, load_prompt_set
+from diffcore.prompts.prompt_set import load_prompt_set, negatives_for
 from diffcore.training import networks
 
 #: The paper's seven data sets: profile -> side of the images.
@@ -24,59 +23,46 @@ SIDES = {
     "tiny_imagenet": 64, "imagenet": 224,
 }  # fmt: skip
 #: What the authors released with their code, by dotted keys: CosXL in one file with its own noise
-#: schedule, the autoencoder that half precision needs, the sampler's settings, filter and share.
+#: schedule, the sampler's settings, filter and share.
 RELEASED = {
     "generation.pipeline.kind": "single_file",
     "generation.pipeline.dtype": "float16",
     "generation.pipeline.scheduler.class_name": "EDMEulerScheduler",
-    "generation.pipeline.scheduler.sigma_min": 0.002,
-    "generation.pipeline.scheduler.sigma_max": 120.0,
-    "generation.pipeline.scheduler.sigma_data": 1.0,
-    "generation.pipeline.scheduler.prediction_type": "v_prediction",
-    "generation.pipeline.scheduler.sigma_schedule": "exponential",
     "generation.guidance_scale": 12.0,
     "generation.num_inference_steps": 50,
-    "generation.height": 512,
-    "generation.width": 512,
+    "generation.image_size": 512,
     "generation.generated_share": 0.3,
-    "filtering.encoder.kind": "open_clip",
     "filtering.encoder.model_name": "ViT-B-32",
     "filtering.encoder.pretrained": "openai",
     "filtering.threshold": 0.6,
     "filtering.max_attempts": 0,
-    "training.schedule": "cosine",
     "training.optimizer": "sgd",
-    "training.weights": None,
 }
+NOISE = {
+    "sigma_min": 0.002, "sigma_max": 120.0, "sigma_data": 1.0,
+    "prediction_type": "v_prediction", "sigma_schedule": "exponential",
+}  # fmt: skip
 #: Of the same author's training code for Cars.
 RECIPE = {"model": "resnet50", "lr": 0.1 * 64 / 256, "weight_decay": 5e-4, "batch_size": 64,
           "epochs": 128}  # fmt: skip
 
 
-def at(params, key):
-    for name in key.split("."):
-        params = getattr(params, name)
-    return params
-
-
 @pytest.mark.parametrize("name", SIDES)
-def test_a_profile_of_the_paper_has_the_released_settings_and_spells_them_out(name):
+def test_a_profile_of_the_paper_has_the_released_settings_on_its_set(name):
     params = load_params(name)
-    assert {key: at(params, key) for key in RELEASED} == RELEASED
-    # Theirs is madebyollin/sdxl-vae-fp16-fix, here in a folder, so that it is found offline.
-    assert Path(params.generation.pipeline.vae).name == "sdxl-vae-fp16-fix"
-    assert params.generation.pipeline.local_files_only
-    text = (PROJECT / "params" / f"{name}.yaml").read_text(encoding="utf-8")
-    for key in RELEASED:
-        assert re.search(rf"^ +{key.rpartition('.')[2]}: ", text, re.MULTILINE), key
-
-
-@pytest.mark.parametrize("name", SIDES)
-def test_a_profile_of_the_paper_opens_its_own_set(name):
-    params = load_params(name)
-    data, overhead = params.data, params.overhead
+    assert {key: reduce(getattr, key.split("."), params) for key in RELEASED} == RELEASED
+    pipeline = params.generation.pipeline
+    assert pipeline.scheduler.settings == NOISE
+    # Theirs is madebyollin/sdxl-vae-fp16-fix, here in a folder: the one that half precision needs.
+    assert pipeline.vae == "checkpoints/sdxl-vae-fp16-fix"
+    data = params.data
     assert (data.dataset, data.root, data.image_size) == (name, f"data/{name}", SIDES[name])
-    assert (overhead.num_classes, overhead.batch_size) == (PUBLISHED[name].classes, 16)
+
+
+def test_the_first_profile_spells_the_released_settings_out():
+    text = (PROJECT / "params" / "cub200.yaml").read_text(encoding="utf-8")
+    for key in [*RELEASED, *NOISE]:
+        assert re.search(rf"\b{key.rpartition('.')[2]}: ", text), key
 
 
 @pytest.mark.parametrize("name", ["cub200", "cars", "flowers102", "caltech101"])
@@ -85,14 +71,14 @@ def test_the_fine_grained_sets_have_the_authors_recipe(name):
     assert {key: getattr(training, key) for key in RECIPE} == RECIPE
 
 
-def test_no_profile_edits_images_that_are_too_small_or_cannot_be_drawn():
+def test_no_profile_restyles_images_that_are_too_small_or_cannot_be_drawn():
     methods = {name: study_methods(load_params(name)) for name in (*SIDES, "photos")}
-    editing = {name for name, used in methods.items() if "diffusemix" in used}
-    assert editing == {"cub200", "cars", "flowers102", "caltech101"}
+    restyling = {name for name, used in methods.items() if "diffusemix" in used}
+    assert restyling == {"cub200", "cars", "flowers102", "caltech101"}
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_prompts_contradict_no_class(name):
+def test_negatives_contradict_no_class(name):
     folders = {
         "cub200": ["012.Yellow_headed_Blackbird", "118.House_Sparrow", "137.Cliff_Swallow",
                    "089.Hooded_Merganser", "128.Seaside_Sparrow"],
@@ -100,7 +86,11 @@ def test_prompts_contradict_no_class(name):
         "flowers102": [str(number) for number in range(1, 103)],
     }.get(name, ImageNetInfo().label_names())  # fmt: skip
     prompt_set = load_prompt_set(load_params(name).prompts.domain)
-    assert find_conflicts(prompt_set, readable_names(name, folders)) == []
+    for class_name in readable_names(name, folders):
+        assert negatives_for(prompt_set, "", class_name) == prompt_set.negatives
+    for context in prompt_set.contexts:
+        exceptions = {*prompt_set.exceptions.get(context, ())}
+        assert {*negatives_for(prompt_set, context)} == {*prompt_set.negatives} - exceptions
 
 
 @pytest.mark.parametrize("name", [*SIDES, "photos"])
@@ -121,7 +111,7 @@ def test_the_network_sees_enough_of_an_image(name):
     assert sides[-1] >= (3 if name == "photos" else 4)
 
 
-def test_photographs_on_a_laptop_are_enough_for_surrogates(photographs):
+def test_photographs_on_a_laptop_are_enough_for_substitutes(photographs):
     params = load_params("photos", {"data.root": str(photographs / "tiny-imagenet-10")})
     train, test, spare = (load_split(params, split) for split in ("train", "test", "spare"))
     assert (len(train), len(test)) == (100, 200)
@@ -130,6 +120,5 @@ def test_photographs_on_a_laptop_are_enough_for_surrogates(photographs):
 
 
 def test_birds_is_the_demo_with_more_of_it():
-    apart = {"profile", "measure", "runs", "overhead"}
-    demo, birds = (load_params(name).model_dump(exclude=apart) for name in ("demo", "birds"))
-    assert demo == birds
+    demo, birds = (load_params(name).model_dump() for name in ("demo", "birds"))
+    assert {key for key in demo if demo[key] != birds[key]} == {"profile", "runs", "notebooks"}

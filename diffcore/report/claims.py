@@ -128,10 +128,10 @@ def _above(row: Numbers) -> Met:
     return row["low"] > 0
 
 
-def _above_on_hardest(numbers: Numbers, name: str, method: str | None = None) -> list[Met]:
+def _above_on_hardest(numbers: Numbers, name: str, method: str = "") -> list[Met]:
     """Return whether differences on the hardest test are clear of zero: one method's, or all."""
     rows = [row for row in numbers[name] if row["test"] == numbers["tests"][-1]]
-    return [_above(row) for row in rows if method in (None, row["method"])]
+    return [_above(row) for row in rows if method in ("", row["method"])]
 
 
 # --------------------------------------------------------------------- rules: conditions of a claim

@@ -37,7 +37,7 @@ class Report:
         write_text(self.report_dir / "versions.json", json.dumps(versions, indent=2) + "\n")
         lines = [f"{name}: {value}" for name, value in versions.items() if name != "packages"]
         packages = [f"{name} {version}" for name, version in versions["packages"].items()]
-        print("\n".join([*lines, ", ".join(packages), "", settings]), end="")
+        print(*lines, ", ".join(packages), "", settings, sep="\n", end="")
 
     def show(self, fig: Figure, name: str) -> None:
         """Save a figure as PNG, and as SVG unless it holds images, and show it."""
@@ -66,8 +66,7 @@ class Report:
     def record(self, **numbers: Any) -> None:
         """Add numbers, texts, mappings or lists to ``metrics.json``.
 
-        ValueError for a number that is not finite. Only the upper end ("high") of an interval may
-        be infinite; as JSON has no infinity, it is saved as the text "inf".
+        ValueError for an infinite number; only an upper end ("high") may be: as the text "inf".
         """
         self._save("metrics", numbers)
 

@@ -9,7 +9,6 @@ import ast
 import contextlib
 import difflib
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,8 @@ def notebooks() -> dict[str, Path]:
 def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = None) -> Path:
     """Execute a notebook; return the executed copy in ``runs/<profile>/report/<name>/``.
 
-    Before any kernel starts, a UserError is raised for parameters that are not legal and for what
-    `diffcore.checks.require` reports. NotebookError names a cell that raises, or another study of
-    the profile that is running.
+    Raises a UserError before any kernel starts for illegal parameters and for what
+    `diffcore.checks.require` reports; NotebookError for a cell that raises, or a second study.
     """
     with contextlib.chdir(project_root()):
         params, paths = load_params(profile, overrides), notebooks()
@@ -56,8 +54,8 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
         run_dir = folder.parents[1]
         require(params, run_dir)
         check_values(params.notebooks, paths)
-        values = dict(params.notebooks.get(name, {}))
-        values |= {"profile": profile, "overrides": dict(overrides or {})}
+        values = params.notebooks.get(name, {})
+        values = {**values, "profile": profile, "overrides": dict(overrides or {})}
         full = nbformat.read(paths[name], as_version=4)
         notebook = fit(full, params.profile, capabilities(params))
         with _alone(run_dir), written_whole(folder, folder=True) as aside:
@@ -69,14 +67,9 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
 
 
 def check_values(values: Mapping[str, dict[str, Any]], paths: Mapping[str, Path]) -> None:
-    """Raise ParamsError for a profile's value that fits no notebook's ``parameters`` cell.
-
-    Notebook and parameter must exist, and the value must have the type of the default.
-    """
+    """Raise ParamsError for a value by notebook and name that no ``parameters`` cell has so."""
     changes = {f"{name}.{key}": value for name in values for key, value in values[name].items()}
-    defaults = {}
-    for name in paths if changes else ():
-        defaults |= _read_defaults(name, paths[name])
+    defaults = _read_defaults(paths) if changes else {}
     for key, value in changes.items():
         if key not in defaults:
             nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0)
@@ -88,12 +81,15 @@ def check_values(values: Mapping[str, dict[str, Any]], paths: Mapping[str, Path]
             raise ParamsError(f"notebooks: {key} is {value!r}; {like}")
 
 
-def _read_defaults(name: str, path: Path) -> dict[str, Any]:
-    """Read the ``parameters`` cell of a notebook: defaults by ``<notebook>.<parameter>``."""
-    cells = nbformat.read(path, as_version=4).cells
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = ast.parse("\n".join(tagged)).body
-    return {f"{name}.{line.targets[0].id}": ast.literal_eval(line.value) for line in lines}
+def _read_defaults(paths: Mapping[str, Path]) -> dict[str, Any]:
+    """Read the ``parameters`` cells of notebooks: defaults by ``<notebook>.<parameter>``."""
+    defaults = {}
+    for name, path in paths.items():
+        cells = nbformat.read(path, as_version=4).cells
+        tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        for line in ast.parse("\n".join(tagged)).body:
+            defaults[f"{name}.{line.targets[0].id}"] = ast.literal_eval(line.value)
+    return defaults
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -157,19 +153,15 @@ def _execute(notebook: NotebookNode, values: dict, aside: Path, folder: Path) ->
             raise NotebookError(error.evalue) from None  # it says it all
         folder.mkdir(exist_ok=True)
         failed = running.replace(folder / f"{folder.name}.failed.ipynb")
-        raise NotebookError(f"{_reason(folder.name, error)}; see {failed}") from None
+        reason = ": the kernel died, which most often means that memory ran out"
+        if isinstance(error, papermill.PapermillExecutionError):
+            text = " ".join(error.evalue.split())
+            reason = f", cell [{error.exec_count}]: {error.ename}: {text}"
+        raise NotebookError(f"{folder.name}{reason}; see {failed}") from None
     executed.metadata["duration_seconds"] = round(executed.metadata.pop("papermill")["duration"], 1)
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)
     return executed
-
-
-def _reason(name: str, error: Exception) -> str:
-    """Say in one line which cell of a notebook failed and why."""
-    if isinstance(error, DeadKernelError):
-        return f"{name}: the kernel died, which most often means that memory ran out"
-    what = re.sub(r"\s+", " ", error.evalue)
-    return f"{name}, cell [{error.exec_count}]: {error.ename}: {what}"
 
 
 def build_index(profile: str) -> Path:

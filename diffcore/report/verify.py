@@ -45,12 +45,13 @@ def _status(fresh: float | None, committed: float | None) -> str:
 def _read(folder: Path) -> dict[tuple[str, str], float]:
     """Read every number of a report, by its file and its name in it."""
     found = {}
-    for path in sorted([*folder.glob("[!.]*/metrics.json"), *folder.glob("[!.]*/tables/*.csv")]):
-        if path.suffix == ".csv":
-            records = pd.read_csv(path).to_dict("records")
-            values = {f"row {place}": record for place, record in enumerate(records, 1)}
-        else:
-            values = json.loads(path.read_text(encoding="utf-8"))
+    files = {
+        path: json.loads(path.read_text("utf-8")) for path in folder.glob("[!.]*/metrics.json")
+    }
+    for path in folder.glob("[!.]*/tables/*.csv"):
+        records = pd.read_csv(path).to_dict("records")
+        files[path] = {f"row {place}": record for place, record in enumerate(records, 1)}
+    for path, values in sorted(files.items()):
         file = path.relative_to(folder).as_posix()
         found |= {(file, name): value for name, value in numbers(values)}
     if not found:

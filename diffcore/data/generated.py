@@ -39,15 +39,15 @@ class ShardImages(Lazy):
 
     def embeddings(self, encoder: str) -> np.ndarray | None:
         """Read what lies beside the images: (N, D) by the encoder of that hash, or None."""
-        found = None
+        embeddings = None
         for shard in np.unique(self._shards):
             vectors, here = read_vectors(shard, encoder), self._shards == shard
             if vectors is None:
                 return None
-            if found is None:
-                found = np.empty((len(self), vectors.shape[1]), vectors.dtype)
-            found[here] = vectors[self._rows[here]]
-        return found
+            if embeddings is None:
+                embeddings = np.empty((len(self), vectors.shape[1]), vectors.dtype)
+            embeddings[here] = vectors[self._rows[here]]
+        return embeddings
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,10 +103,10 @@ def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.Data
     plan = plan.sort_values("class_name", kind="stable", ignore_index=True)
     owners = sources["source_id"].astype(str).groupby(sources["class_name"].astype(str))
     for name, places in plan.groupby("class_name").indices.items():
-        own = owners.get_group(name).sort_values().to_numpy()
-        # A class has random numbers of its own, so that images of others do not change its pairs.
-        order = np.random.default_rng([seed, *str(name).encode()]).permutation(len(own))
-        plan.loc[places, "source_id"] = own[order[np.arange(len(places)) % len(own)]]
+        ids = owners.get_group(name).sort_values().to_numpy()
+        # Each class has its random numbers, so that images of others do not change its pairs.
+        order = np.random.default_rng([seed, *str(name).encode()]).permutation(len(ids))
+        plan.loc[places, "source_id"] = ids[order[np.arange(len(places)) % len(ids)]]
     return plan[[*PLAN_COLUMNS, "file"]]
 
 

@@ -37,7 +37,6 @@ from diffcore.params import UserError
 PACKAGE = "package:"
 SUMS = "SHA256SUMS"
 _ROW_GROUP = 32  # images of a shard that are read at once, 14 MB of them at 512 x 512
-_HELD_GROUPS = 4  # of these, kept in memory
 _HASHED_TOGETHER = 1024  # images
 _FETCHED = 64  # images, at most, in memory while an array is written
 _MADE_BY = b"made_by"  # key of a shard's own metadata
@@ -95,13 +94,6 @@ def written_whole(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
 
     With `folder` it is an empty folder, which replaces `path`. StorageError if the disk is full,
     or the place cannot be written to.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as home:
-    ...     with written_whole(Path(home, "a.txt")) as aside:
-    ...         _ = aside.write_text("whole")
-    ...     Path(home, "a.txt").read_text()
-    'whole'
     """
     path = Path(path)
     aside = _aside(path)
@@ -409,7 +401,7 @@ def read_vectors(shard: str, encoder: str) -> np.ndarray | None:
     return vectors.flatten().to_numpy().reshape(len(vectors), -1)
 
 
-@lru_cache(maxsize=_HELD_GROUPS)
+@lru_cache(maxsize=4)  # groups in memory
 def _read_group(path: str, group: int) -> pa.Array:
     """Read the images of some rows of a shard; a reader often takes one after another."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:

@@ -27,7 +27,7 @@ from diffcore.generation import generate, load_pipeline
 pipeline = load_pipeline(PARAMS.generation.pipeline)
 encoder = load_encoder(PARAMS.filtering.encoder, sys.argv[1])
 tiny = {"guidance_scale": 1.0, "num_inference_steps": 1, "height": 16, "width": 16}
-for count in (300, 3000):
+for count in (200, 2000):
     found = generate(make_plan(count), pipeline, sys.argv[1], **tiny, batch_size=128,
                      progress=False, encoder=lambda: encoder)
     assert len(found.embeddings) == len(found) == count
@@ -49,7 +49,7 @@ def test_memory_does_not_grow_with_the_images_drawn(tmp_path):
     env = os.environ | {"PYTHONPATH": path}
     run = subprocess.run(code, cwd=PROJECT, env=env, check=True, capture_output=True, text=True)
     few, many = map(int, run.stdout.split())
-    assert many < few + 50, f"{few} MB after 300 images, {many} MB after 3,000"
+    assert many < few + 50, f"{few} MB after 200 images, {many} MB after 2,000"
 
 
 def test_a_hundred_thousand_rows_are_indexed_in_ten_seconds(tmp_path, monkeypatch):

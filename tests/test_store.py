@@ -311,16 +311,6 @@ def test_a_damaged_image_in_a_shard_is_named_with_the_remedy(table, wanted, imag
         found[:]
 
 
-def test_images_of_several_sizes_are_read_one_by_one(table, wanted, images):
-    rows = wanted.head(3).assign(height=[8, 4, 2])
-    cut = [images[0], images[1][:4], images[2][:2]]
-    table.fill(rows, lambda rows: cut, 4, None)
-    found = ShardImages(in_order(table, rows))
-    assert [image.shape for image in found] == [(8, 8, 3), (4, 8, 3), (2, 8, 3)]
-    with pytest.raises(ValueError, match="same shape"):
-        found[:]
-
-
 def test_shards_open_in_datasets_as_images(table, wanted, images, tmp_path):
     table.fill(wanted.head(3), lambda rows: images[rows.index], 4, None)
     files = str(table.folder / "*.parquet")

@@ -32,8 +32,7 @@ class Dataset(Protocol):
     #: Whether scenes can be rendered anew under other ``data.options``, and the truth about every
     #: generated image is known. `judge` and `retrieve` are called only then.
     has_renders: bool
-    #: Whether the data set keeps its images itself, so that a run need not keep them.
-    keeps_images: bool
+    keeps_images: bool  # itself, so that a run need not keep them
 
     def missing(self, settings: DataParams) -> list[str]:
         """Return one message per thing that is missing or wrong, such as an unknown option."""

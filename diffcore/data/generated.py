@@ -18,16 +18,10 @@ from diffcore.prompts.plan import PLAN_COLUMNS
 from diffcore.store import ImageTable, read_stored, read_vectors
 
 #: What decides about an image's pixels beside its row of the plan; not what the model is called.
-SETTING_TYPES = {
-    "model_hash": "string",
-    "num_inference_steps": "int32",
-    "guidance_scale": "float64",
-    "height": "int32",
-    "width": "int32",
-}
-SETTING_COLUMNS = tuple(SETTING_TYPES)
-_TYPES = dict.fromkeys(PLAN_COLUMNS, "string") | {"seed": "int64", "model": "string"}
-_TYPES |= SETTING_TYPES
+SETTING_COLUMNS = ("model_hash", "num_inference_steps", "guidance_scale", "height", "width")
+_TYPES = dict.fromkeys((*PLAN_COLUMNS, "model", *SETTING_COLUMNS), "string")
+_TYPES |= {"seed": "int64", "guidance_scale": "float64"}
+_TYPES |= dict.fromkeys(("num_inference_steps", "height", "width"), "int32")
 #: What is known of a generated image: its row of the plan, its model, and the sampler's settings.
 GENERATED_COLUMNS = tuple(_TYPES)
 _KEYS = (*PLAN_COLUMNS, *SETTING_COLUMNS)
@@ -45,15 +39,15 @@ class ShardImages(Lazy):
 
     def embeddings(self, encoder: str) -> np.ndarray | None:
         """Read what lies beside the images: (N, D) by the encoder of that hash, or None."""
-        found = None
+        embeddings = None
         for shard in np.unique(self._shards):
             vectors, here = read_vectors(shard, encoder), self._shards == shard
             if vectors is None:
                 return None
-            if found is None:
-                found = np.empty((len(self), vectors.shape[1]), vectors.dtype)
-            found[here] = vectors[self._rows[here]]
-        return found
+            if embeddings is None:
+                embeddings = np.empty((len(self), vectors.shape[1]), vectors.dtype)
+            embeddings[here] = vectors[self._rows[here]]
+        return embeddings
 
 
 @dataclass(frozen=True, eq=False)

@@ -158,8 +158,8 @@ def _read_hub_set(home: Path) -> Catalogue:
     from datasets import Dataset, concatenate_datasets, load_from_disk  # slow to import
 
     with _as_photos_error(f"{home} is no data set that save_to_disk wrote"):
-        found = load_from_disk(home)
-    parts = {"": found} if isinstance(found, Dataset) else found
+        saved = load_from_disk(home)
+    parts = {"": saved} if isinstance(saved, Dataset) else saved
     tests = [name for name in (*_TEST_FOLDERS, "validation") if name in parts]
     roles = {"train": "train", tests[0]: "test"} if tests else {next(iter(parts)): ""}
     labels, names, pixels = open_hub_set(concatenate_datasets([parts[name] for name in roles]))
@@ -182,15 +182,15 @@ def open_hub_set(dataset: Any) -> tuple[list[int], list[str], Images]:
 
 def _read_caltech(home: Path) -> Catalogue:
     """Read Caltech-101: class/image, and a file with a box for each where there are annotations."""
-    found = _read_trees(home, {"": "101_ObjectCategories/"}, {"BACKGROUND_Google"})
+    catalogue = _read_trees(home, {"": "101_ObjectCategories/"}, {"BACKGROUND_Google"})
     there, files = set((home / "Annotations").glob("*/*.mat")), []
     folders = PUBLISHED["caltech101"].annotated_as
-    for image in map(Path, found.table["file"]):
+    for image in map(Path, catalogue.table["file"]):
         folder = home / "Annotations" / folders.get(image.parent.name, image.parent.name)
         file = folder / f"{image.stem.replace('image', 'annotation')}.mat"
         files.append(file if file in there else None)
-    found.table["box"] = pd.Series(files, dtype=object)
-    return found
+    catalogue.table["box"] = pd.Series(files, dtype=object)
+    return catalogue
 
 
 def _read_trees(home: Path, parts: dict[str, str], without: set[str] = frozenset()) -> Catalogue:
@@ -255,7 +255,7 @@ def _read_cars(home: Path) -> Catalogue:
 
 
 def _read_flowers(home: Path) -> Catalogue:
-    """Read Oxford Flowers; a class is called by its own number, from 1."""
+    """Read Oxford Flowers; a class is called by its number, from 1."""
     rows = []
     with _as_photos_error(f"{home} does not hold the lists of Oxford Flowers"):
         class_of = _read_mat(home / "imagelabels.mat", "labels").tolist()
@@ -274,11 +274,11 @@ def _read_cifar100(home: Path) -> Catalogue:
     with _as_photos_error(f"{home} is not CIFAR-100 as published"):
         parts = {part: CIFAR100(home.parent, train=part == "train") for part in ("train", "test")}
     rows = [
-        (f"{found.classes[label]}/{part}_{place:05d}", label, part, part, None)
-        for part, found in parts.items()
-        for place, label in enumerate(found.targets)
+        (f"{images.classes[label]}/{part}_{place:05d}", label, part, part, None)
+        for part, images in parts.items()
+        for place, label in enumerate(images.targets)
     ]
-    pixels = np.concatenate([found.data for found in parts.values()])
+    pixels = np.concatenate([images.data for images in parts.values()])
     return Catalogue(home, tuple(parts["train"].classes), _table(rows), pixels)
 
 

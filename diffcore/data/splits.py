@@ -52,5 +52,4 @@ class Split:
 
 def chunks(images: Images) -> Iterator[np.ndarray]:
     """Yield all images, some at a time, as they may exceed memory."""
-    for start in range(0, len(images), 1024):
-        yield images[start : start + 1024]
+    return (images[start : start + 1024] for start in range(0, len(images), 1024))

@@ -88,7 +88,6 @@ class Encoder:
                 batch[key] = item
             if len(batch) == _BATCH:
                 self._remember(batch, compute)
-                batch = {}
         if batch:
             self._remember(batch, compute)
         self._save()
@@ -98,6 +97,7 @@ class Encoder:
         new = dict(zip(batch, _checked(compute([*batch.values()])), strict=True))
         self._known.update(new)
         self._unsaved.update(new)
+        batch.clear()
         if len(self._unsaved) >= _SAVED_TOGETHER:
             self._save()
 

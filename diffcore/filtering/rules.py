@@ -21,8 +21,7 @@ from diffcore.params import FilteringParams
 #: What a generated image is compared with: its own source; of its class the mean, nearest or first;
 #: or the mean of its class and that of the nearest other one, of which the difference counts.
 RULES = ("source", "class_mean", "class_nearest", "class_first", "margin")
-#: Real images of a class that are compared with each other, at most: ImageNet's 1,300 would make
-#: 1.7 million pairs a class, and a quantile needs no such number.
+#: Real images of a class that are compared with each other, at most; a quantile needs no more.
 MOST_COMPARED = 200
 
 
@@ -103,7 +102,7 @@ _TO_CLASS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def choose_threshold(settings: FilteringParams, reference: pd.DataFrame) -> float:
-    """Take the threshold that the settings state, or else calibrate it on real images alone."""
+    """Return the threshold that the settings state, or else calibrate it on real images alone."""
     if settings.threshold is not None:
         return settings.threshold
     return calibrate_threshold(real_similarities(reference, settings.rule), settings.quantile)

@@ -37,10 +37,7 @@ class ExternalImages:
     truth: pd.DataFrame | None = None  # which are wrong, if it is known, by ``sample_id``
 
     def bring_in(
-        self,
-        out_dir: str | Path,
-        settings: GenerationParams,
-        encoder: Callable[[], Any] | None = None,
+        self, out_dir: Path, settings: GenerationParams, encoder: Callable[[], Any] | None = None
     ) -> GeneratedSet:
         """Fit all images to the size in use and put them into shards, where they are not yet."""
         size = {"height": settings.image_size, "width": settings.image_size}
@@ -91,11 +88,9 @@ def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.Data
         sources: training images, columns ``source_id`` (distinct), ``class_name`` and, if the
             data set's own names of its classes differ, ``folder``; the seed decides about them.
 
-    Returns `PLAN_COLUMNS` and ``file`` (path relative to the folder). ``sample_id`` is
-    ``imported/<file>``, ``context`` and ``negative_prompt`` are empty, ``seed`` is 0.
-
-    Raises FileNotFoundError if the folder does not exist or holds no image, and ValueError for an
-    image outside a class folder, or a folder that fits no class or two.
+    Returns `PLAN_COLUMNS` and ``file`` (path relative to the folder); ``context`` and
+    ``negative_prompt`` are empty, ``seed`` is 0. Raises FileNotFoundError for a folder without
+    images, and ValueError for an image outside a class folder, or one that fits no class or two.
     """
     root = Path(folder)
     files = _find(root)
@@ -108,10 +103,10 @@ def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.Data
     plan = plan.sort_values("class_name", kind="stable", ignore_index=True)
     owners = sources["source_id"].astype(str).groupby(sources["class_name"].astype(str))
     for name, places in plan.groupby("class_name").indices.items():
-        own = owners.get_group(name).sort_values().to_numpy()
-        # A class has random numbers of its own, so that images of others do not change its pairs.
-        order = np.random.default_rng([seed, *str(name).encode()]).permutation(len(own))
-        plan.loc[places, "source_id"] = own[order[np.arange(len(places)) % len(own)]]
+        ids = owners.get_group(name).sort_values().to_numpy()
+        # Each class has its random numbers, so that images of others do not change its pairs.
+        order = np.random.default_rng([seed, *str(name).encode()]).permutation(len(ids))
+        plan.loc[places, "source_id"] = ids[order[np.arange(len(places)) % len(ids)]]
     return plan[[*PLAN_COLUMNS, "file"]]
 
 

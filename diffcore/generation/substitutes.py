@@ -43,16 +43,12 @@ def plan_substitutes(
 ) -> pd.DataFrame:
     """Choose the photographs that stand in for generated images; the same for the same arguments.
 
-    How many there are, and which training image each is the counterpart of, is as in
-    `diffcore.prompts.plan_generation`. No photograph is taken twice while its class has an unused
-    one; after that it is taken again, and transformed otherwise.
-
-    Args:
-        sources: training images, columns ``source_id`` (distinct) and ``class_name``.
-        spare: photographs that are not trained or tested on; ValueError for a class without any.
+    How many there are, and which training image (source_id, class_name) each is the counterpart
+    of, is as in `diffcore.prompts.plan_generation`. No photograph is taken twice while its class
+    has an unused one; after that it is taken again, and transformed otherwise.
 
     Returns `PLAN_COLUMNS`, ``photograph`` (id in `spare`) and ``shows`` (its class); ``class_name``
-    is the class that it claims to show. ``seed`` is of its transformation.
+    is the class that it claims to show. ValueError for a class without a spare photograph.
     """
     plan = plan_generation(sources, _PROMPT_SET, generated_share=generated_share, seed=seed)
     ids = spare.metadata["source_id"].groupby(spare.metadata["class_name"])

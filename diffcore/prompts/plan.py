@@ -8,7 +8,6 @@ resumed and replaced.
 import hashlib
 import json
 import math
-import operator
 from functools import partial
 
 import pandas as pd
@@ -51,23 +50,17 @@ def plan_generation(
     for class_name, members in sources.groupby("class_name", sort=False):
         # Shuffled for each class, so that small classes do not all get the same few.
         deal = partial(_hash, "deal", seed, class_name, attempt)
-        contexts = sorted(prompt_set.contexts, key=deal)
+        texts = []
+        for context in sorted(prompt_set.contexts, key=deal):
+            negatives = ", ".join(negatives_for(prompt_set, context, class_name))
+            texts.append((context, write_prompt(prompt_set, class_name, context), negatives))
         for place, (source_id, copy) in enumerate(_draws(members, generated_share, seed)):
-            context = contexts[place % len(contexts)]
-            row = {
-                "order": (order[source_id], copy),
-                "sample_id": f"{source_id}-{copy}-{attempt}",
-                "class_name": class_name,
-                "source_id": source_id,
-                "context": context,
-                "prompt": write_prompt(prompt_set, class_name, context),
-                "negative_prompt": ", ".join(negatives_for(prompt_set, context, class_name)),
-                # Halved, so that signed 64 bits hold it.
-                "seed": _hash("draw", seed, source_id, copy, attempt) >> 1,
-            }
-            rows.append(row)
-    rows.sort(key=operator.itemgetter("order"))
-    return pd.DataFrame(rows, columns=PLAN_COLUMNS).astype({"seed": "int64"})
+            sample_id = f"{source_id}-{copy}-{attempt}"
+            noise = _hash("draw", seed, source_id, copy, attempt) >> 1  # signed 64 bits hold it
+            row = (sample_id, class_name, source_id, *texts[place % len(texts)], noise)
+            rows.append((order[source_id], copy, row))
+    plan = [row for *_, row in sorted(rows)]
+    return pd.DataFrame(plan, columns=PLAN_COLUMNS).astype({"seed": "int64"})
 
 
 def _checked_sources(sources: pd.DataFrame) -> pd.DataFrame:

@@ -155,7 +155,6 @@ def clean_class_name(name: str) -> str:
     return words
 
 
-@lru_cache(maxsize=4096)
 def write_prompt(prompt_set: PromptSet, class_name: str, context: str = "") -> str:
     """Write the prompt of a class, in a context or, for an empty one, in none.
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from layouts import WRITERS, allow_small_cifar, birds, box_of, lay_out, open_split, settings
 from PIL import Image, ImageOps
-from scipy.io import loadmat, savemat
 from torchvision.datasets import Caltech101, ImageFolder, StanfordCars
 
 from diffcore.data.layouts import find_missing, read_box, read_catalogue
@@ -81,16 +80,6 @@ def test_files_and_labels_are_those_of_torchvision(tmp_path, photographs):
     assert ours("cars", "test") == StanfordCars(tmp_path / "cars", "test")._samples
     assert [label for _, label in ours("caltech101", "")] == Caltech101(tmp_path / "caltech101").y
     assert ours("folder", "") == ImageFolder(tmp_path / "folder").samples
-
-
-def test_flowers_may_lack_classes(own):
-    path = Path((data := own("flowers102")).root) / "flowers-102" / "setid.mat"
-    parts = {key: loadmat(path)[key] for key in ("trnid", "valid", "tstid")}
-    # Images 9 to 16 are those of the second class.
-    savemat(path, {key: ids[(ids < 9) | (ids > 16)][None] for key, ids in parts.items()})
-    photos = open_split(data, "train", image_size=16)
-    assert photos.classes == ("pink primrose", "canterbury bells", "sweet pea")
-    assert photos.metadata["folder"].unique().tolist() == ["1", "3", "4"]
 
 
 # ---------------------------------------------------------------------------- any class/image tree

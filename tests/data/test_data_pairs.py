@@ -165,11 +165,13 @@ def test_real_images_may_be_any_data_set_of_torchvision():
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of three images, of which a sweep drew the first again, and their pixels."""
-    rows = [("s0", "r0", "a", 7), ("s1", "r4", "b", 7), ("s2", "r4", "b", 7), ("s0", "r0", "a", 3)]
-    columns = ["sample_id", "source_id", "class_name", "guidance_scale"]
-    texts = dict.fromkeys(("context", "prompt", "negative_prompt", "model", "model_hash"), "")
-    numbers = dict.fromkeys(("seed", "num_inference_steps", "height", "width"), 16)
+    """A run of three images, of which the first was drawn in another context too, and pixels."""
+    rows = [("s0", "r0", "a", "x"), ("s1", "r4", "b", ""), ("s2", "r4", "b", "")]
+    rows.append(("s0", "r0", "a", "y"))
+    columns = ["sample_id", "source_id", "class_name", "context"]
+    texts = dict.fromkeys(("prompt", "negative_prompt", "model", "model_hash"), "")
+    numbers = ("seed", "num_inference_steps", "guidance_scale", "height", "width")
+    numbers = dict.fromkeys(numbers, 16)
     drawn, images = pd.DataFrame(rows, columns=columns).assign(**texts, **numbers), pixels(4, 16)
     for some in (drawn.iloc[:3], drawn.iloc[3:]):
         fill_shards(some, lambda rows: images[rows.index], tmp_path / "generation", 2)
@@ -190,8 +192,8 @@ def test_a_run_gives_what_its_filter_accepted(real, run, tmp_path):
     pairs = PairedDataset(real, str(tmp_path))
     assert pairs.source.tolist() == [0, 4]
     assert np.array_equal(pairs.generated, np.stack([fit(images[n], 8, 8) for n in (0, 2)]))
-    decide(drawn.drop(columns="guidance_scale"), tmp_path, "one", [True, False, True])
-    with pytest.raises(ValueError, match=r"'s0' was drawn with several \['guidance_scale'\]"):
+    decide(drawn.drop(columns="context"), tmp_path, "one", [True, False, True])
+    with pytest.raises(ValueError, match=r"'s0' was drawn with several \['context'\]"):
         PairedDataset(real, str(tmp_path))
 
 

@@ -7,17 +7,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from photographs import REAL
-from PIL import Image
 from safetensors.torch import save_file
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
 from diffcore.data.weights import (
-    IN_ORDER,
     check_model_name,
     find_weights,
     load_backbone,
-    refuse_torchscript,
 )
 
 NAME, LITE = "test_resnet", "tf_efficientnet_lite0"
@@ -161,16 +156,6 @@ def test_what_is_not_tensors_alone_is_refused_and_not_run(tmp_path, monkeypatch,
     assert not Path("evil-was-run").exists()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_torchscript_is_refused(tmp_path):
-    path = tmp_path / "script.pt"
-    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(path))
-    with pytest.raises(ValueError, match="is a TorchScript archive, which holds code; take the"):
-        refuse_torchscript(path)
-    with pytest.raises(ValueError, match="cannot be read as weights alone"):
-        load_backbone(NAME, str(path), num_classes=0)
-
-
 # ---------------------------------------------------------------------------------- EfficientNet
 @pytest.fixture(scope="module")
 def lite():
@@ -195,25 +180,3 @@ def test_a_known_package_that_has_changed_is_refused(lite, tmp_path, monkeypatch
     named = make_package(tmp_path, monkeypatch, {"it.pth": dict(items)}, PACKAGE)
     with pytest.raises(ValueError, match=f"the package {PACKAGE} is not what it was: "):
         load_backbone(LITE, named, num_classes=0)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not REAL.is_dir(), reason="ImageNet's weights know no drawings: needs real photos"
-)
-@pytest.mark.parametrize("package", IN_ORDER)
-def test_the_package_knows_photographs(package):
-    """ImageNet's weights at work; needs the package (`photos` brings one) and real photographs."""
-    folder = REAL / "tiny-imagenet-10" / "train"
-    pytest.importorskip(package)
-    named, names = f"package:{package}", ImageNetInfo()
-    model = load_backbone(IN_ORDER[package], named, num_classes=1000)
-    prepare = create_transform(**resolve_model_data_config(model), is_training=False)
-    hits = []
-    for wnid in sorted(path.name for path in folder.iterdir()):
-        files = sorted((folder / wnid / "images").glob("*.JPEG"))[:6]
-        batch = torch.stack([prepare(Image.open(file).convert("RGB")) for file in files])
-        best = outputs(model, batch).topk(5).indices.tolist()
-        hits += [wnid in [names.index_to_label_name(place) for place in row] for row in best]
-    assert len(hits) == 60
-    assert sum(hits) > 25  # by chance 0.3

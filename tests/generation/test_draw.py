@@ -1,4 +1,4 @@
-"""Drawing: what is drawn does not depend on how it is drawn, and what is drawn is not drawn again."""
+"""Drawing: a sample does not depend on how it is drawn, and is not drawn twice."""
 
 import numpy as np
 import pandas as pd

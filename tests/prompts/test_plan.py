@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffcore.prompts import load_prompt_set, plan_generation
@@ -35,6 +35,7 @@ def test_the_plan_has_a_row_per_image_in_the_order_of_the_sources():
         assert row.prompt == write_prompt(BIRDS, row.class_name, row.context)
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.floats(0.01, 4), st.integers(0, 5))
 def test_each_class_gets_its_share_spread_over_images_and_contexts(per_class, share, seed):
     table = plan(make_sources(per_class), share=share, seed=seed)

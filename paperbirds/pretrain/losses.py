@@ -28,7 +28,7 @@ from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Oracle, as_images, as_input
 from paperbirds.pretrain.loop import autocast, batches_in_order, device
 from paperbirds.pretrain.models import Denoiser, build_scheduler, tokenize
-from paperbirds.pretrain.renders import RenderSet
+from paperbirds.training_data import RenderSet
 
 _KL_WEIGHT = 1.0e-4  # per latent value; keeps the latents near unit scale without blurring
 #: Share of empty captions, from which classifier-free guidance steers away.

@@ -20,7 +20,7 @@ from paperbirds.contexts import CONTEXTS
 from paperbirds.oracle import Oracle, load_oracle
 from paperbirds.pretrain.losses import encode_targets, psnr
 from paperbirds.pretrain.models import Models, clip_config
-from paperbirds.pretrain.renders import RenderSet
+from paperbirds.training_data import RenderSet
 
 
 def export(models: Models, root: Path) -> None:

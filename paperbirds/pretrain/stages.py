@@ -15,37 +15,17 @@ from diffusers import AutoencoderKL
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from diffcore.store import digest, folder_whole
+from diffcore.store import digest, written_whole
 from paperbirds.birds import SPECIES
 from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Oracle
 from paperbirds.pretrain import losses, release
 from paperbirds.pretrain import models as tiny
 from paperbirds.pretrain.loop import Schedule, device, train
-from paperbirds.pretrain.renders import RenderSet, keep, render_set
-from paperbirds.training_data import GENERATOR_DATA, Recipe
+from paperbirds.training_data import GENERATOR_DATA, Recipe, RenderSet, keep, render_set
 
-_ANY_STYLE = {"style": None, "extra_distractor": 0.15}
-_STUDIO = {"style": 0.0, "extra_distractor": 0.15}
-_MALFORMED = {"malformed": True}
-#: What the shipped models learned from and were measured on. The oracle learns from "whole" and
-#: "malformed", and from the next two once the sampler has redrawn them.
-RECIPES = (
-    GENERATOR_DATA,
-    Recipe("clip", 48_000, 105, _ANY_STYLE | {"flawed": 0.10, "balanced": True}, captioned=True),
-    Recipe("whole", 32_000, 104, _ANY_STYLE),
-    Recipe("malformed", 32_000, 103, _ANY_STYLE | _MALFORMED),
-    Recipe("redrawn-whole", 3_000, 106, _STUDIO),
-    Recipe("redrawn-malformed", 3_000, 107, _STUDIO | _MALFORMED),
-    Recipe("test-whole", 3_000, 901, _ANY_STYLE),
-    Recipe("test-malformed", 3_000, 902, _ANY_STYLE | _MALFORMED),
-)
-SCHEDULES = {
-    "autoencoder": Schedule(4_500, batch_size=8, lr=6.0e-3),
-    "denoiser": Schedule(4_000, batch_size=64, lr=4.0e-3, save_every=100),
-    "clip": Schedule(1_000, batch_size=128, lr=4.0e-3),
-    "oracle": Schedule(1_500, batch_size=64, lr=2.0e-3),
-}
+RECIPES = (GENERATOR_DATA, *(Recipe(**fields) for fields in tiny.CONFIGS["renders"]))
+SCHEDULES = {name: Schedule(**fields) for name, fields in tiny.CONFIGS["schedules"].items()}
 
 
 def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = None) -> None:
@@ -57,7 +37,7 @@ def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = 
     schedules = {n: replace(s, steps=max(2, int(s.steps * scale))) for n, s in SCHEDULES.items()}
     renders = {recipe.name: render_set(recipe, work / "renders") for recipe in recipes}
     models = train_models(renders, schedules, work)
-    with folder_whole(out) as aside:
+    with written_whole(out, folder=True) as aside:
         release.export(models, aside)
         quality = release.measure(aside, renders["test-whole"], renders["test-malformed"])
         notes = notes or ["trained in one go, as `make pretrain` does"]

@@ -173,7 +173,7 @@ class Recipe:
         return self.example(index).scene.render().image
 
     def facts(self) -> pd.DataFrame:
-        """Return the subject of each caption, or all of each scene in a set without captions."""
+        """Return the subject of each caption, or each scene in a set without captions."""
         examples = map(self.example, range(self.count))
         return pd.DataFrame([vars(each.subject or each.scene) for each in examples], dtype=object)
 

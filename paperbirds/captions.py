@@ -2,7 +2,7 @@
 
 A full caption follows the paper's template, "a {class}, a bird, {context}". Shorter captions leave
 parts out, so that both models also understand a class, a context or a list of objects alone, as a
-negative prompt is. Few captions name the distractors of their image. ``world.yaml`` has the numbers.
+negative prompt is. Few captions name the distractors of their image.
 """
 
 from dataclasses import dataclass

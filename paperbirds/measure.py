@@ -23,7 +23,7 @@ from diffcore.measure.near_copies import Vectors, as_vectors, closer_shares, nea
 from diffcore.methods.baselines import CutMix, MixUp, SaliencyMix
 from diffcore.methods.diffusemix import diffuse_mix
 from diffcore.mixing.mix import DiffCoReMix, pixel_mix
-from diffcore.prompts.prompt_set import PromptSet, negatives_for
+from diffcore.prompts.prompt_set import PromptBook, negatives_for
 from paperbirds.birds import SPECIES
 from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import WEIGHTS, Reading, load_oracle
@@ -46,17 +46,15 @@ def shipped_facts() -> dict[str, float]:
     return {"shipped_mb": size / 1e6, **facts["quality"]}
 
 
-# ---------------------------------------------------------------------------------- generated images
-def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptSet) -> pd.DataFrame:
+# ------------------------------------------------------------------------------- generated images
+def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptBook) -> pd.DataFrame:
     """Compare what an oracle sees in N images with their prompts.
 
-    A distractor counts as uninvited only if the prompt set has it as a negative in that context: a
-    tree is no clutter in a forest.
-
     Returns one row per image: ``sample_id``, ``class_name`` and ``context`` of the metadata,
-    ``seen_species``, ``seen_context`` and the booleans ``species_right``, ``context_right`` (True
-    for a prompt without context), ``wellformed``, ``fault`` (of `FAULTS`, or ""), ``wrong`` (any
-    fault) and ``uninvited`` (a distractor), besides one ``uninvited: <name>`` each.
+    ``seen_species``, ``seen_context``, ``fault`` (of `FAULTS`, or ""), and the booleans
+    ``species_right``, ``context_right`` (True for a prompt without context), ``wellformed``,
+    ``wrong`` (any fault), ``uninvited: <name>`` (a distractor that is a negative in that context: a
+    tree is no clutter in a forest) and ``uninvited`` (any of them).
     """
     judged = metadata[["sample_id", "class_name", "context"]].reset_index(drop=True)
     judged = judged.assign(seen_species=seen.species, seen_context=seen.context)
@@ -74,7 +72,7 @@ def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptSet) -> pd.DataF
     return judged.join(pd.DataFrame(uninvited, columns=DISTRACTORS).add_prefix("uninvited: "))
 
 
-def judge_images(metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet) -> pd.DataFrame:
+def judge_images(metadata: pd.DataFrame, images: np.ndarray, prompts: PromptBook) -> pd.DataFrame:
     """Read images (N, 64, 64, 3) uint8 of Paperbirds with the oracle, and judge them."""
     return judge(metadata, load_oracle().read(images), prompts)
 
@@ -102,7 +100,7 @@ def expected_rates(guidances: Sequence[float], by: Sequence[str] = ()) -> pd.Dat
     return means.reset_index().melt(groups, var_name="measure")
 
 
-# --------------------------------------------------------------------------------------- mixed images
+# ----------------------------------------------------------------------------------- mixed images
 #: (real, maps of objects, maps of counterparts (B, K, H, W), targets, generator) -> maps, targets.
 _MixMaps = Callable[[Tensor, Tensor, Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
@@ -119,9 +117,8 @@ def object_shares(
 ) -> pd.DataFrame:
     """Measure how much of each mixed image is object, of its class and of others, by method.
 
-    Mixing is linear. A method that mixes images therefore mixes maps of their objects alike: one
-    channel per class, 1 where an object of it is. The mean of a channel is the share of that class.
-    A restyled image has the map of its image, whose layout it keeps.
+    Mixing is linear, so a method mixes maps of objects as it mixes images: one channel per class, 1
+    where an object of it is. A restyled image keeps the layout, and so the map, of its image.
 
     Takes images (N, 3, H, W), masks (N, H, W) bool of their objects and of their counterparts', and
     labels (N,). Mixes each image `repeats` times, each time in another batch. Returns one row per
@@ -173,9 +170,8 @@ def _mixes_of_maps(alpha: float, num_classes: int) -> dict[str, _MixMaps]:
 def summarise_shares(shares: pd.DataFrame) -> pd.DataFrame:
     """Sum up the table of `object_shares`: method, own, other, lost, label_error, one row each.
 
-    `lost` is the share of images with less than half of the object that the real image had.
-    `label_error` is how far the label's weight of the class is from that class's part of the
-    object, on average over images that show any.
+    `lost` is the share of images that keep less than half of their object. `label_error` is the
+    mean distance of the label's weight to the class's part of the object, where any is seen.
     """
     rows = []
     for method, table in shares.groupby("method", sort=False):
@@ -224,11 +220,9 @@ def leakage(
 ) -> pd.DataFrame:
     """Compare how near equally large sets are to test images: `closer_shares`, and the test.
 
-    The sets hold one generated image per training image, and a fresh render of the same class and
-    context in the generator's style, which cannot know the test set. What both share is no leak.
-
-    Takes metadata, that of generated images numbered from 0, and vectors of the sets "training",
-    "generated" and of those whose names begin with "test".
+    One set has a generated image per training image, the other a fresh render of the same class
+    and context, which cannot know the test set: what both share is no leak. Takes metadata, that of
+    generated images numbered from 0, and vectors of "training", "generated" and "test…".
     """
     rows = generated.drop_duplicates("source_id")
     renders = [
@@ -251,13 +245,10 @@ def nearness_to_seen(
 ) -> pd.DataFrame:
     """Measure how near images are to the training images of their generator.
 
-    Its training images of the same species and context, at most so many, are rendered again. A
-    fresh render of the same pair shows what is near by chance. Pairs without training images are
-    left out.
-
-    Takes metadata and images (N, 64, 64, 3) uint8. Returns one row per image and space: images
-    ("generated" or "fresh renders"), query, space, distance, reference (the nearest image), seen
-    (the number compared with).
+    They are compared with its training images of the same species and context, at most so many,
+    and so is a fresh render, which shows what is near by chance. Pairs without training images are
+    left out. Returns one row per image and space: images ("generated" or "fresh renders"), query,
+    space, distance, reference (the nearest image), seen (the number compared with).
     """
     seen, tables = _training_places(generated, most), []
     for place, row in enumerate(generated.itertuples()):

@@ -6,17 +6,21 @@ captions do not say so. CLIP has images of its own, balanced by species as the r
 query (Radford et al., 2021). ``world.yaml`` has the numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
+from diffcore.store import digest, written_whole
 from paperbirds.birds import CUT, SPECIES, WORLD
 from paperbirds.captions import FLAWS, Subject
-from paperbirds.contexts import CONTEXTS
+from paperbirds.contexts import CONTEXTS, SIZE
 from paperbirds.dataset import HOMES, Scene, draw_distractors, draw_scene
 
 SETTINGS = WORLD["training_data"]
@@ -146,7 +150,7 @@ def expected_errors(guidance: float) -> pd.DataFrame:
     return table.assign(wrong=table[columns[2:]].sum(axis=1))
 
 
-# ------------------------------------------------------------------------------------------ recipes
+# ------------------------------------------------------------------------------------ sets of images
 @dataclass(frozen=True)
 class Recipe:
     """How one set of renders is drawn; `seed` sets it apart from every other set."""
@@ -169,10 +173,41 @@ class Recipe:
         return self.example(index).scene.render().image
 
     def facts(self) -> pd.DataFrame:
-        """Return the subject of each caption, or all of each scene in a set without captions."""
+        """Return the subject of each caption, or each scene in a set without captions."""
         examples = map(self.example, range(self.count))
         return pd.DataFrame([vars(each.subject or each.scene) for each in examples], dtype=object)
 
 
 #: What the shipped text-to-image model learned from.
 GENERATOR_DATA = Recipe("generator", 64_000, 108, {"extra_distractor": 0.10}, captioned=True)
+
+
+@dataclass(frozen=True)
+class RenderSet:
+    """Images (N, 64, 64, 3) uint8 with one row of metadata each."""
+
+    images: np.ndarray
+    metadata: pd.DataFrame  # the recipe's facts
+    key: str = ""  # digest of the recipe and the world
+
+
+def render_set(recipe: Recipe, folder: Path) -> RenderSet:
+    """Render a set on all cores, or open it if this world's was rendered before."""
+
+    def render_all() -> np.ndarray:
+        with ProcessPoolExecutor() as pool:
+            rendered = pool.map(recipe.image, range(recipe.count), chunksize=512)
+            bar = tqdm(rendered, f"render {recipe.name}", recipe.count, unit="image")
+            return np.fromiter(bar, np.dtype((np.uint8, (SIZE, SIZE, 3))), recipe.count)
+
+    key = digest(vars(recipe), WORLD)
+    images = keep(folder / f"{recipe.name}-{key}.npy", render_all)
+    return RenderSet(images, recipe.facts(), key)
+
+
+def keep(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Open an array on disk, which is made first if it is missing."""
+    if not path.exists():
+        with written_whole(path) as aside, aside.open("wb") as file:
+            np.save(file, make())
+    return np.load(path, mmap_mode="r")

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffcore.store import written_whole
+
+_LR_REST = 1.0e-3  # of AdamW, for embeddings, norms and biases
+_WARMUP = 100  # steps
+_EMA = 0.999  # decay of the averaged weights
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,8 @@ class Schedule:
 
     steps: int
     batch_size: int
-    lr: float = 6.0e-3  # of Muon, for weight matrices and convolutions
-    lr_rest: float = 1.0e-3  # of AdamW, for embeddings, norms and biases
-    warmup: int = 100
-    ema: float = 0.999
-    save_every: int = 250
+    lr: float  # of Muon, for weight matrices and convolutions
+    save_every: int = 250  # steps
 
 
 class MuonAdamW:
@@ -35,7 +34,7 @@ class MuonAdamW:
     (filters, the rest) of each convolution. Source: K. Jordan et al., Muon, 2024.
     """
 
-    def __init__(self, model: nn.Module, lr: float, lr_rest: float):
+    def __init__(self, model: nn.Module, lr: float):
         parameters = [p for p in model.parameters() if p.requires_grad]
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         wide = [p for p in parameters if p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 8]
@@ -48,9 +47,9 @@ class MuonAdamW:
         options = {"momentum": 0.95, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
         self.optimizers = [
             torch.optim.Muon(self.views, lr=lr, **options),
-            torch.optim.AdamW(self.rest, lr=lr_rest, betas=(0.9, 0.99), weight_decay=0.01),
+            torch.optim.AdamW(self.rest, lr=_LR_REST, betas=(0.9, 0.99), weight_decay=0.01),
         ]
-        self.peaks = [lr, lr_rest]
+        self.peaks = [lr, _LR_REST]
 
     def step(self, factor: float) -> None:
         """Update at `factor` times the peak learning rates, then drop the gradients."""
@@ -71,11 +70,16 @@ def train(
     `loss_fn` maps a step to a scalar. It draws its batch from the step alone, so that a killed run
     goes on with the right batches. `checkpoint` is saved to and, if it exists, resumed from.
     """
-    optimizer = MuonAdamW(model, schedule.lr, schedule.lr_rest)
-    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=partial(_ema, schedule.ema))
+    optimizer = MuonAdamW(model, schedule.lr)
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_average)
     muon, adamw = optimizer.optimizers
     parts = {"model": model, "average": average, "muon": muon, "adamw": adamw}
-    start = _restore(checkpoint, parts)
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device(), weights_only=True)
+        start = state["step"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
     steps = range(start, schedule.steps)
     bar = tqdm(steps, checkpoint.stem, schedule.steps, initial=start, unit="step")
     for step in bar:
@@ -83,7 +87,7 @@ def train(
         loss = loss_fn(step)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        warm = min(1.0, (step + 1) / schedule.warmup)
+        warm = min(1.0, (step + 1) / _WARMUP)
         optimizer.step(warm * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
         average.update_parameters(model)
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
@@ -112,16 +116,7 @@ def autocast() -> torch.autocast:
     return torch.autocast(device().type, torch.bfloat16)
 
 
-def _ema(decay: float, averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+def _average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
     # A young average forgets faster, or it would remember the random start for long.
-    keep = min(decay, (1 + float(count)) / (10 + float(count)))
+    keep = min(_EMA, (1 + float(count)) / (10 + float(count)))
     return averaged.lerp(current, 1 - keep)
-
-
-def _restore(path: Path, parts: dict[str, Any]) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location=device(), weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["step"]

@@ -28,7 +28,7 @@ from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Oracle, as_images, as_input
 from paperbirds.pretrain.loop import autocast, batches_in_order, device
 from paperbirds.pretrain.models import Denoiser, build_scheduler, tokenize
-from paperbirds.pretrain.renders import RenderSet
+from paperbirds.training_data import RenderSet
 
 _KL_WEIGHT = 1.0e-4  # per latent value; keeps the latents near unit scale without blurring
 #: Share of empty captions, from which classifier-free guidance steers away.
@@ -56,13 +56,11 @@ def autoencoder_loss(
 
 
 @torch.inference_mode()
-def encode_all(model: AutoencoderKL, images: np.ndarray, batch_size: int = 128) -> Tensor:
+def encode_all(model: AutoencoderKL, images: np.ndarray) -> np.ndarray:
     """Return mean and log-variance of all latents, (N, 8, 16, 16) float16, unscaled."""
-    moments = []
-    for at in torch.arange(len(images)).split(batch_size):
-        latents = model.encode(as_input(images, at, model.device)).latent_dist
-        moments.append(latents.parameters.half())
-    return torch.cat(moments).cpu()
+    batches = (as_input(images, at, model.device) for at in torch.arange(len(images)).split(128))
+    moments = [model.encode(x).latent_dist.parameters.half().cpu() for x in batches]
+    return torch.cat(moments).numpy()
 
 
 @torch.inference_mode()
@@ -85,7 +83,7 @@ def denoiser_loss(
     batch_size: int,
     step: int,
 ) -> Tensor:
-    """Return the loss of one step on moments (N, 8, 16, 16) of latents, with captions drawn anew."""
+    """Return the loss of one step on moments (N, 8, 16, 16) of latents, captioned anew."""
     chosen = batches_in_order(step, batch_size, len(moments), seed=2)
     generator, scheduler = torch.Generator().manual_seed(step), build_scheduler()
     encoded = DiagonalGaussianDistribution(moments[chosen].float())
@@ -166,9 +164,9 @@ def clip_loss(
     rng = np.random.default_rng((4, step))
     shown = renders.metadata.iloc[chosen.numpy()]
     subjects = [Subject(*row) for row in shown.itertuples(index=False)]
-    texts, named = zip(*(draw_caption(subject, rng) for subject in subjects), strict=True)
+    texts, parts = zip(*(draw_caption(subject, rng) for subject in subjects), strict=True)
     # Whether caption j holds for image i, as far as the subject of image i is known.
-    true = torch.tensor([[part.holds_for(subject) for part in named] for subject in subjects])
+    true = torch.tensor([[part.holds_for(subject) for part in parts] for subject in subjects])
     tokens = tokenize(tokenizer, list(texts))
     with autocast():
         x = as_input(renders.images, chosen, device())
@@ -203,9 +201,13 @@ def oracle_loss(
     x = _soften(torch.cat(images), generator)
     with autocast():
         x[::2] = _reconstruct(autoencoder, torch.cat(images)[::2], generator)
-        logits = model(x)
-    targets = encode_targets(pd.concat(facts, ignore_index=True))
-    return _answer_loss(logits, [answer.to(device()) for answer in targets])
+        species, context, *present = model(x)
+    targets = [each.to(device()) for each in encode_targets(pd.concat(facts, ignore_index=True))]
+    loss = F.cross_entropy(species.float(), targets[0], ignore_index=_IGNORE)
+    loss = loss + F.cross_entropy(context.float(), targets[1])
+    for weight, logits, target in zip((2, 2, 1), present, targets[2:], strict=True):
+        loss = loss + weight * F.binary_cross_entropy_with_logits(logits.float(), target)
+    return loss
 
 
 @torch.no_grad()
@@ -216,16 +218,6 @@ def _reconstruct(autoencoder: AutoencoderKL, x: Tensor, generator: torch.Generat
     level = _LATENT_NOISE * torch.rand(len(x), 1, 1, 1, generator=generator).to(latents)
     latents = latents + level * noise / autoencoder.config.scaling_factor
     return autoencoder.decode(latents).sample.clamp(-1, 1).float()
-
-
-def _answer_loss(logits: tuple[Tensor, ...], targets: list[Tensor]) -> Tensor:
-    """Sum over the oracle's five questions; an image without a bird has no species."""
-    species, context, *present = (part.float() for part in logits)
-    loss = F.cross_entropy(species, targets[0], ignore_index=_IGNORE)
-    loss = loss + F.cross_entropy(context, targets[1])
-    for weight, answer, target in zip((2, 2, 1), present, targets[2:], strict=True):
-        loss = loss + weight * F.binary_cross_entropy_with_logits(answer, target)
-    return loss
 
 
 def encode_targets(metadata: pd.DataFrame) -> list[Tensor]:

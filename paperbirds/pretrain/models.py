@@ -21,6 +21,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from diffcore.filtering.encoders import Encoder
 from paperbirds.birds import SPECIES
 from paperbirds.captions import FLAWS, full_caption
 from paperbirds.contexts import CONTEXTS, DISTRACTORS, SIZE
@@ -34,7 +35,7 @@ class Models:
     """The four models of the embedded world; the pipeline holds two of them."""
 
     pipeline: StableDiffusionXLPipeline
-    clip: CLIP
+    clip: CLIP | Encoder  # an encoder, once loaded from its folder
     oracle: Oracle
 
 

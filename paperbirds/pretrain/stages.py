@@ -4,48 +4,37 @@ The autoencoder is first, then the denoiser, CLIP and the oracle. Each stage sta
 keeps a checkpoint in its folder. A killed run goes on from there.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from open_clip.model import CLIP
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffcore.store import digest, written_whole
+from diffcore.filtering.encoders import Encoder, load_encoder
+from diffcore.generation.pipelines import load_pipeline
+from diffcore.params import EncoderSpec, PipelineSpec
+from diffcore.store import SUMS, digest, write_text, written_whole
 from paperbirds.birds import SPECIES
 from paperbirds.contexts import CONTEXTS, DISTRACTORS
-from paperbirds.oracle import Oracle
-from paperbirds.pretrain import losses, release
+from paperbirds.oracle import Oracle, load_oracle
+from paperbirds.pretrain import losses
 from paperbirds.pretrain import models as tiny
 from paperbirds.pretrain.loop import Schedule, device, train
-from paperbirds.pretrain.renders import RenderSet, keep, render_set
-from paperbirds.training_data import GENERATOR_DATA, Recipe
+from paperbirds.training_data import GENERATOR_DATA, Recipe, RenderSet, keep, render_set
 
-_ANY_STYLE = {"style": None, "extra_distractor": 0.15}
-_STUDIO = {"style": 0.0, "extra_distractor": 0.15}
-_MALFORMED = {"malformed": True}
-#: What the shipped models learned from and were measured on. The oracle learns from "whole" and
-#: "malformed", and from the next two once the sampler has redrawn them.
-RECIPES = (
-    GENERATOR_DATA,
-    Recipe("clip", 48_000, 105, _ANY_STYLE | {"flawed": 0.10, "balanced": True}, captioned=True),
-    Recipe("whole", 32_000, 104, _ANY_STYLE),
-    Recipe("malformed", 32_000, 103, _ANY_STYLE | _MALFORMED),
-    Recipe("redrawn-whole", 3_000, 106, _STUDIO),
-    Recipe("redrawn-malformed", 3_000, 107, _STUDIO | _MALFORMED),
-    Recipe("test-whole", 3_000, 901, _ANY_STYLE),
-    Recipe("test-malformed", 3_000, 902, _ANY_STYLE | _MALFORMED),
-)
-SCHEDULES = {
-    "autoencoder": Schedule(4_500, batch_size=8, lr=6.0e-3),
-    "denoiser": Schedule(4_000, batch_size=64, lr=4.0e-3, save_every=100),
-    "clip": Schedule(1_000, batch_size=128, lr=4.0e-3),
-    "oracle": Schedule(1_500, batch_size=64, lr=2.0e-3),
-}
+RECIPES = (GENERATOR_DATA, *(Recipe(**fields) for fields in tiny.CONFIGS["renders"]))
+SCHEDULES = {name: Schedule(**fields) for name, fields in tiny.CONFIGS["schedules"].items()}
 
 
 def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = None) -> None:
@@ -58,10 +47,10 @@ def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = 
     renders = {recipe.name: render_set(recipe, work / "renders") for recipe in recipes}
     models = train_models(renders, schedules, work)
     with written_whole(out, folder=True) as aside:
-        release.export(models, aside)
-        quality = release.measure(aside, renders["test-whole"], renders["test-malformed"])
+        export(models, aside)
+        quality = measure(load_models(aside), renders["test-whole"], renders["test-malformed"])
         notes = notes or ["trained in one go, as `make pretrain` does"]
-        release.finish(aside, describe(models, schedules) | {"quality": quality, "notes": notes})
+        finish(aside, describe(models, schedules) | {"quality": quality, "notes": notes})
     print(f"The models are in {out}; {work} may be removed.")
 
 
@@ -99,9 +88,7 @@ def train_models(
 def _latents(autoencoder: AutoencoderKL, renders: RenderSet, folder: Path) -> Tensor:
     """Encode renders, once, and set the autoencoder's scale for their latents."""
     path = folder / f"latents-{_key(autoencoder, renders)}.npy"
-    moments = torch.tensor(
-        keep(path, lambda: losses.encode_all(autoencoder, renders.images).numpy())
-    )
+    moments = torch.tensor(keep(path, lambda: losses.encode_all(autoencoder, renders.images)))
     # Latents of unit variance are what the scheduler's sigma_data = 1 stands for.
     scaling_factor = 1 / float(moments[:4096, :4].float().std())
     autoencoder.register_to_config(scaling_factor=scaling_factor)
@@ -111,6 +98,87 @@ def _latents(autoencoder: AutoencoderKL, renders: RenderSet, folder: Path) -> Te
 def _key(model: nn.Module, renders: RenderSet) -> str:
     """Return a digest of a model's weights and of a set of renders."""
     return digest(renders.key, *(p.detach().cpu().numpy() for p in model.parameters()))
+
+
+# ---------------------------------------------------------------------------------------- release
+def export(models: tiny.Models, root: Path) -> None:
+    """Write all models to a folder in half precision."""
+    models.pipeline.to(torch.float16).save_pretrained(root / "text_to_image")
+    tokenizer = models.pipeline.tokenizer_2
+    scale = {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    config = {"model_cfg": tiny.clip_config(tokenizer), "preprocess_cfg": scale}
+    write_text(root / "clip/open_clip_config.json", json.dumps(config, indent=2) + "\n")
+    tokenizer.save_pretrained(root / "clip")
+    save_file(_half(models.clip), root / "clip/open_clip_model.safetensors")
+    save_file(_half(models.oracle), root / "oracle.safetensors")
+
+
+def _half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights in half precision, which costs nothing measurable here; counters as they are."""
+    return {
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in model.state_dict().items()
+    }
+
+
+def load_models(root: Path) -> tiny.Models:
+    """Load what was exported, in full precision, as the study loads any model."""
+    location, plain = str(root / "text_to_image"), {"vae": None, "scheduler": None}
+    spec = PipelineSpec(kind="folder", location=location, dtype="float32", device="cpu", **plain)
+    clip = EncoderSpec(model_name=f"local-dir:{root / 'clip'}", pretrained=None, device="cpu")
+    oracle = load_oracle(root / "oracle.safetensors")
+    return tiny.Models(load_pipeline(spec), load_encoder(clip), oracle)
+
+
+def measure(models: tiny.Models, whole: RenderSet, malformed: RenderSet) -> dict[str, float]:
+    """Measure loaded models on renders: PSNR in dB, all others rates in [0, 1]."""
+    return {
+        "psnr_db": float(losses.psnr(models.pipeline.vae, whole.images).mean()),
+        **measure_clip(models.clip, whole),
+        **measure_oracle(models.oracle, whole, malformed),
+    }
+
+
+def measure_clip(encoder: Encoder, renders: RenderSet) -> dict[str, float]:
+    """Return the zero-shot accuracy: the nearest of all species' and of all contexts' prompts."""
+    images, rates = encoder.embed_images(renders.images), {}
+    questions = {"species": (SPECIES, "a {}, a bird"), "context": (CONTEXTS, "a bird, {}")}
+    for question, (names, prompt) in questions.items():
+        words = encoder.embed_texts([prompt.format(name) for name in names])
+        right = np.array(names)[(images @ words.T).argmax(1)] == renders.metadata[question]
+        rates[f"clip_zero_shot_{question}"] = float(right.mean())
+    return rates
+
+
+def measure_oracle(oracle: Oracle, whole: RenderSet, malformed: RenderSet) -> dict[str, float]:
+    """Return the share of right answers to each of the oracle's questions."""
+    seen, broken = (oracle.read(np.asarray(renders.images)) for renders in (whole, malformed))
+    truth, present = whole.metadata, losses.encode_targets(whole.metadata)[2].numpy()
+    return {
+        "oracle_species": float((seen.species == truth["species"]).mean()),
+        "oracle_context": float((seen.context == truth["context"]).mean()),
+        "oracle_distractors": float(((seen.distractors > 0.5) == present).mean()),
+        "oracle_wellformed_on_whole": float(seen.wellformed.mean()),
+        "oracle_malformed_on_malformed": float((~broken.wellformed).mean()),
+    }
+
+
+def finish(root: Path, facts: dict) -> None:
+    """Write the facts, the model card made from them, and the sums of all files."""
+    facts = {"date": date.today().isoformat(), "torch": torch.__version__, **facts}
+    write_text(root / "facts.json", json.dumps(facts, indent=2) + "\n")
+    template = Path(__file__).with_name("MODEL_CARD.md.j2").read_text(encoding="utf-8")
+    card = jinja2.Template(template, trim_blocks=True, keep_trailing_newline=True)
+    write_text(root / "MODEL_CARD.md", card.render(facts))
+    write_sums(root)
+
+
+def write_sums(root: Path) -> None:
+    """Write SHA256SUMS, in the format of sha256sum, over all other files of a folder."""
+    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name != SUMS)
+    sums = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    lines = [f"{digest}  {file.relative_to(root).as_posix()}\n" for file, digest in sums.items()]
+    write_text(root / SUMS, "".join(lines))
 
 
 def describe(models: tiny.Models, schedules: Mapping[str, Schedule]) -> dict[str, Any]:

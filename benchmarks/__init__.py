@@ -1,0 +1,1 @@
+"""Benchmarks: timings against others' ways and the hardware; photographs with planted errors."""

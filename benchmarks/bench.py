@@ -31,19 +31,20 @@ from torchvision.transforms import v2
 from benchmarks import ways
 from benchmarks.workers import bench_workers
 from diffcore import figures
+from diffcore.data.datasets import load_split
+from diffcore.data.generated import ShardImages
 from diffcore.data.images import Lazy, View, as_batch, fit, spread
 from diffcore.data.pairs import PairedDataset
-from diffcore.data.splits import Split, load_split
+from diffcore.data.splits import Split
 from diffcore.filtering.encoders import Encoder, load_encoder
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.generation.substitutes import transform
-from diffcore.measure import overhead as evaluate
-from diffcore.measure import timing
+from diffcore.measure import overhead
 from diffcore.mixing.mix import DiffCoReMix, draw_lam, patch_mix, pixel_mix
-from diffcore.params import DataParams, EncoderSpec, StudyParams, load_params, project_root
+from diffcore.params import EncoderSpec, StudyParams, load_params, project_root
 from diffcore.report.results import Report
 from diffcore.stats import median_ratio
-from diffcore.store import ImageTable, ShardImages, keep_array
+from diffcore.store import ImageTable, keep_array
 from paperbirds.birds import SPECIES
 
 AUTHORS = "authors' way"
@@ -55,15 +56,15 @@ _DRAWN = 512  # pixels, as the paper's model draws
 
 
 def compare(
-    part: str, jobs: timing.Jobs, pairs: Sequence[Pair], repeats: int, items: int = 1
+    part: str, jobs: overhead.Jobs, pairs: Sequence[Pair], repeats: int, items: int = 1
 ) -> pd.DataFrame:
     """Time jobs in turns; a row for each pair of them: how long ours takes, the reference being 1.
 
     Columns: part, ours, reference, target; value, low, high, n as of `median_ratio` over repeats;
     ms and reference_ms, medians for one of the items that a job works through.
     """
-    timed = {name: partial(timing.laps, {"all": job}) for name, job in jobs.items()}
-    times = timing.take_repeats(timed, repeats + 1, describe=part)
+    timed = {name: partial(overhead.laps, {"all": job}) for name, job in jobs.items()}
+    times = overhead.take_repeats(timed, repeats + 1, describe=part)
     seconds = times.pivot(index="repeat", columns="job", values="seconds").drop(0)  # warmed up
     ms = 1000 * seconds.median() / items
     return pd.DataFrame(
@@ -92,16 +93,17 @@ def bench_filtering(params: StudyParams, images: int = 16, repeats: int = 4) -> 
     """Time filtering with the study's encoder, and with two of real size that see 224 x 224."""
     study, lite = load_encoder(params.filtering.encoder), load_encoder(_LITE0)
     clip, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")  # weights by chance
-    vit = Encoder(clip, preprocess, None, batch_size=64, device=lite.device, cache_dir=None)
+    vit = Encoder(clip, preprocess, None, lite.device)
     encoders = {
-        f"CLIP of {params.filtering.encoder.kind}": (study, 5 * images, 64),
+        "CLIP of the profile": (study, 5 * images, 64),
         "EfficientNet-Lite0": (lite, 2 * images, 224),
         "ViT-B/32": (vit, images, 224),
     }
-    return pd.concat([
+    tables = [
         compare_filtering(encoder, count, size, repeats, f"filtering, {name}")
         for name, (encoder, count, size) in encoders.items()
-    ])  # fmt: skip
+    ]
+    return pd.concat(tables)
 
 
 def compare_filtering(
@@ -217,8 +219,8 @@ def store_counterparts(split: Split, folder: Path) -> SimpleNamespace:
     types = {"source_id": "string", "class_name": "string", "height": "int32", "width": "int32"}
     table = ImageTable(folder, types, list(types))
     table.fill(wanted, make, 256, "store counterparts")
-    found = table.metadata()
-    return SimpleNamespace(metadata=found, images=ShardImages(found))
+    stored = table.metadata()
+    return SimpleNamespace(metadata=stored, images=ShardImages(stored))
 
 
 def bench_training(params: StudyParams) -> pd.DataFrame:
@@ -226,26 +228,31 @@ def bench_training(params: StudyParams) -> pd.DataFrame:
 
     Of whole steps, in which what mixing takes may be lost; and of a vanilla step with what it adds.
     """
-    data = DataParams(train_images_per_class=10)  # of Paperbirds, whatever the profile's are
-    train = load_split(params.model_copy(update={"data": data}), "train")
+    paperbirds = load_params("demo", {"data.train_images_per_class": 10})  # whatever the profile's
+    train = load_split(params.model_copy(update={"data": paperbirds.data}), "train")
     drawn = SimpleNamespace(metadata=train.metadata, images=train.images[::-1])
-    effort, tables = params.overhead, []
-    for setting in evaluate.make_settings(PairedDataset(train, drawn), params):
-        methods = {name: setting.methods[name] for name in (evaluate.VANILLA, evaluate.OURS)}
-        setting = replace(setting, methods=methods)
-        own = setting.training == params.training
-        times = evaluate.time_steps(setting, effort.own_repeats if own else effort.repeats)
+    large = {"model": "resnet50", "size": 224, "batch_size": 16, "images": 32}
+    rows = []
+    for setting in overhead.make_settings(PairedDataset(train, drawn), params, **large):
+        methods = {name: setting.methods[name] for name in (overhead.VANILLA, overhead.OURS)}
+        repeats = 15 if setting.training == params.training else 3
+        times = overhead.time_steps(replace(setting, methods=methods), repeats)
         for run, ours in (("step", "DiffCoRe-Mix"), ("own", "vanilla plus our mixing")):
-            found = evaluate.step_overheads(times, run).set_index("method").loc[evaluate.OURS]
-            ends = {end: 1 + found[end] for end in ("value", "low", "high")}
-            ms = {"ms": found["step_ms"] + found["own_ms"], "reference_ms": found["step_ms"]}
+            row = overhead.step_overheads(times, run).set_index("method").loc[overhead.OURS]
+            ends = {end: 1 + row[end] for end in ("value", "low", "high")}
+            ms = {"ms": row["step_ms"] + row["own_ms"], "reference_ms": row["step_ms"]}
             names = {"part": f"step, {setting.name}", "ours": ours, "reference": "vanilla"}
-            tables.append(names | ends | {"n": found["n"]} | ms)
-    return pd.DataFrame(tables)
+            rows.append(names | ends | {"n": row["n"]} | ms)
+    return pd.DataFrame(rows)
 
 
-PARTS = {"drawing": bench_drawing, "filtering": bench_filtering, "mixing": bench_mixing,
-         "loading": bench_loading, "training": bench_training}  # fmt: skip
+PARTS = {
+    "drawing": bench_drawing,
+    "filtering": bench_filtering,
+    "mixing": bench_mixing,
+    "loading": bench_loading,
+    "training": bench_training,
+}
 #: What takes minutes by itself, and is measured only when it is named.
 LONG = {"workers": bench_workers}
 
@@ -256,27 +263,28 @@ def draw_ratios(table: pd.DataFrame) -> Figure:
     targets = table.dropna(subset="target")
     targets = targets.assign(**dict.fromkeys(("value", "low", "high"), targets["target"]))
     both = pd.concat([table.assign(kind="measured"), targets.assign(kind="at most, aimed at")])
-    return figures.interval_dots(
-        both, row="row", hue="kind", log=True, marks={"as long as its reference": 1.0},
-        xlabel="time, as a share of the reference's",
-    )  # fmt: skip
+    marks, label = {"as long as its reference": 1.0}, "time, as a share of the reference's"
+    return figures.interval_dots(both, row="row", hue="kind", log=True, marks=marks, xlabel=label)
 
 
 def describe_machine() -> dict[str, Any]:
-    """Tell what decides about times: processor, cores, instructions, threads, torch, GPU."""
+    """Return what decides about times: processor, cores, instructions, threads, torch, GPU."""
     cpus = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.*)", cpus.read_text() if cpus.is_file() else "")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "processor": named[1] if named else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
-        "instructions": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
-    }  # fmt: skip
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure each part against its references, in turns; print the ratios and write them."""
-    parser = argparse.ArgumentParser(prog="diffcore bench", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--profile", default="demo", help="whose settings to measure")
     parser.add_argument(
         "--only",
@@ -286,16 +294,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="these parts; workers, which takes minutes, only if named here",
     )
     parser.add_argument("--out", type=Path, default=Path("reports/bench"), help="folder")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     figures.use_style()
-    params, start = load_params(given.profile), time.perf_counter()
-    table = pd.concat([(PARTS | LONG)[part](params) for part in given.only], ignore_index=True)
-    report, took = Report(given.out), time.perf_counter() - start
+    params, start = load_params(options.profile), time.perf_counter()
+    table = pd.concat([(PARTS | LONG)[part](params) for part in options.only], ignore_index=True)
+    report, seconds = Report(options.out), time.perf_counter() - start
     ratios = [row.dropna().to_dict() for _, row in table.iterrows()]
-    told = describe_machine() | {"profile": given.profile, "seconds": took}
-    report.record_times(machine=told, ratios=ratios)
+    machine = describe_machine() | {"profile": options.profile, "seconds": seconds}
+    report.record_times(machine=machine, ratios=ratios)
     with contextlib.redirect_stdout(None):  # of what a notebook would show
         report.show(draw_ratios(table), "ratios")
-    print(pd.Series(told).to_string(), table.to_string(float_format="{:.3g}".format), sep="\n\n")
-    print(f"\nwritten to {given.out}")
+    print(pd.Series(machine).to_string(), end="\n\n")
+    print(table.to_string(float_format="{:.3g}".format))
+    print(f"\nwritten to {options.out}")
     return 0

@@ -25,14 +25,14 @@ from diffcore.params import GenerationParams
 from diffcore.prompts.plan import plan_generation
 from diffcore.prompts.prompt_set import load_prompt_set
 from paperbirds.birds import SPECIES
-from paperbirds.dataset import Paperbirds
+from paperbirds.dataset import render_split
 
 
 # ---------------------------------------------------------------------------------------- drawing
 def make_plan(images: int) -> pd.DataFrame:
     """Plan one image for each of so many sources."""
     sources = {"source_id": np.arange(images), "class_name": np.resize(SPECIES, images)}
-    prompt_set = load_prompt_set("paperbirds")
+    prompt_set = load_prompt_set("package:paperbirds/prompts.yaml")
     return plan_generation(pd.DataFrame(sources), prompt_set, generated_share=1, seed=0)
 
 
@@ -45,9 +45,9 @@ def draw(pipeline: LazyPipeline, settings: GenerationParams, plan: pd.DataFrame)
 def draw_one_by_one(
     pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
 ) -> np.ndarray:
-    """Draw as the released code does, but for the seeds: a call and a file an image."""
-    told = {"guidance_scale", "num_inference_steps", "height", "width"}
-    sampler, images = settings.model_dump(include=told), []
+    """Draw as the released code does, but for the seeds: one call and one file per image."""
+    speed, images = {"batch_size", "shard_size"}, []
+    sampler = {name: value for name, value in settings.sampler.items() if name not in speed}
     with tempfile.TemporaryDirectory() as folder:
         for row in plan.itertuples():
             noise, path = torch.Generator().manual_seed(row.seed), Path(folder, f"{row.Index}.png")
@@ -63,13 +63,12 @@ def prepare_batches(
     pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Prepare what `draw_bare` takes of each batch: noise, and embeddings, the negatives' first."""
-    sides = (side // pipeline.vae_scale_factor for side in (settings.height, settings.width))
-    shape, batches = (pipeline.unet.config.in_channels, *sides), []
+    side = settings.image_size // pipeline.vae_scale_factor
+    shape, batches = (pipeline.unet.config.in_channels, side, side), []
     for rows in in_batches(plan, settings.batch_size):
         text, negative, pooled, negative_pooled = pipeline.encode_prompt(
-            rows["prompt"].tolist(), negative_prompt=rows["negative_prompt"].tolist(),
-            device=pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=True,
-        )  # fmt: skip
+            rows["prompt"].tolist(), negative_prompt=rows["negative_prompt"].tolist()
+        )
         seeded = [torch.Generator().manual_seed(seed) for seed in rows["seed"].tolist()]
         noise = torch.stack([torch.randn(shape, generator=each) for each in seeded]).to(text)
         batches.append((noise, torch.cat([negative, text]), torch.cat([negative_pooled, pooled])))
@@ -82,7 +81,7 @@ def draw_bare(
 ) -> Tensor:
     """Denoise with guidance and decode, for SDXL's family, and do nothing else: (N, 3, H, W)."""
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
-    size, drawn = (settings.height, settings.width), []
+    size, drawn = (settings.image_size, settings.image_size), []
     for noise, texts, pooled in batches:
         added = {"text_embeds": pooled}
         added["time_ids"] = torch.tensor([[*size, 0, 0, *size]] * len(texts)).to(texts)
@@ -100,9 +99,9 @@ def draw_bare(
 # -------------------------------------------------------------------------------------- filtering
 def make_renders(split: str, style: float, images: int, size: int = 64) -> pd.DataFrame:
     """Render that many images of Paperbirds, of as many species as there can be, in some size."""
-    birds = Paperbirds(split, style=style, images_per_class=-(-images // len(SPECIES)))
-    renders = pd.DataFrame([birds[place] for place in range(images)])[["class_name", "image"]]
-    return renders.assign(image=[fit(image, size, size) for image in renders["image"]])
+    birds = render_split(split, style=style, images_per_class=-(-images // len(SPECIES)))
+    shown = [fit(image, size, size) for image in birds.images[:images]]
+    return birds.metadata[["class_name"]].head(images).assign(image=shown)
 
 
 def filter_at_once(encoder: Encoder, drawn: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:

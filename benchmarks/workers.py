@@ -1,4 +1,4 @@
-"""How much faster several workers draw than one: parts of a plan, and Ray, a core each."""
+"""How much faster several workers draw than one: parts of a plan, and Ray, one core each."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from diffcore.methods.registry import REQUIRED
 from tqdm.auto import tqdm
 
+from diffcore.methods import REQUIRED
 from diffcore.params import StudyParams, change_params, dump_params
 from diffcore.stats import median_ratio
 from diffcore.store import write_text
@@ -28,12 +28,17 @@ _PAIRS = [("two parts", "one process"), ("two workers of Ray", "one worker of Ra
 
 def bench_workers(params: StudyParams, repeats: int = 2) -> pd.DataFrame:
     """Time two workers against one, in turns: rows as of `benchmarks.bench.compare`."""
-    study = change_params(params, {
-        "profile": "workers", "generation.generated_share": 1.0, "generation.shard_size": _UNIT,
+    changes = {
+        "profile": "workers",
+        "generation.generated_share": 1.0,
+        "generation.shard_size": _UNIT,
         "data.train_images_per_class": -(-_UNITS * _UNIT // len(SPECIES)),
-        "filtering.max_attempts": 0, "runs.worlds": 1, "runs.doses": [],
+        "filtering.max_attempts": 0,
+        "runs.replicates": 1,
+        "runs.shares": [],
         "runs.methods": [*REQUIRED],
-    })  # fmt: skip
+    }
+    study = change_params(params, changes)
     jobs = tqdm([*_WAYS.values()] * repeats, "workers", unit="job")
     seconds = np.reshape([time_units(study, commands) for commands in jobs], (repeats, -1))
     times = pd.DataFrame(seconds, columns=[*_WAYS])
@@ -55,8 +60,10 @@ def time_units(study: StudyParams, commands: list[str]) -> float:
         run = [sys.executable, "-m", "diffcore", "draw", "--profile=workers"]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        started = [subprocess.Popen([*run, *way.split()], cwd=folder, env=env, **quiet)
-                   for way in commands]  # fmt: skip
+        started = [
+            subprocess.Popen([*run, *options.split()], cwd=folder, env=env, **quiet)
+            for options in commands
+        ]
         ended = {process.wait() for process in started}
         if ended != {0}:
             raise RuntimeError(f"diffcore draw {commands} failed")

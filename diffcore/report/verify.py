@@ -44,7 +44,7 @@ def _status(fresh: float | None, committed: float | None) -> str:
 
 def _read(folder: Path) -> dict[tuple[str, str], float]:
     """Read every number of a report, by its file and its name in it."""
-    found = {}
+    recorded = {}
     files = {
         path: json.loads(path.read_text("utf-8")) for path in folder.glob("[!.]*/metrics.json")
     }
@@ -53,10 +53,10 @@ def _read(folder: Path) -> dict[tuple[str, str], float]:
         files[path] = {f"row {place}": record for place, record in enumerate(records, 1)}
     for path, values in sorted(files.items()):
         file = path.relative_to(folder).as_posix()
-        found |= {(file, name): value for name, value in numbers(values)}
-    if not found:
+        recorded |= {(file, name): value for name, value in numbers(values)}
+    if not recorded:
         raise UserError(f"{folder} holds no numbers to compare; run `make study` first")
-    return found
+    return recorded
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

@@ -32,7 +32,7 @@ def score(study: Study) -> pd.DataFrame:
     texts = evaluate.class_texts(image_filter.encoder, study.prompt_set, study.train.classes)
     limits = evaluate.thresholds(real, texts, study.params.filtering.quantile)
     drawn = image_filter.embed(study.generated)
-    known = drawn[["source_id"]].assign(wrong=study.truth["wrong"].to_numpy())
+    known = drawn[["source_id"]].assign(wrong=study.judge()["wrong"].to_numpy())
     scores = evaluate.similarities(drawn, real, texts)
     return pd.concat(
         known.assign(rule=rule, similarity=values, rejected=~hard_filter(values, limits[rule]))

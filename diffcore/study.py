@@ -187,17 +187,18 @@ class Study:
             self._replicates[number] = Study(params, self.run_dir, self.report.report_dir)
         return self._replicates[number]
 
-    def judge(self, generated: GeneratedSet) -> pd.DataFrame:
-        """Return which images are wrong, where that is known: one row per image."""
+    def judge(self, generated: GeneratedSet | None = None) -> pd.DataFrame:
+        """Return which images are wrong, by default of `generated`: one row per image."""
         self._need("truth")
+        if generated is None:
+            return self._truth
         if self.has("substitutes"):
             return self._external.judge(generated.metadata)
         dataset = find_dataset(self.params.data.dataset)
         return dataset.judge(generated.metadata, generated.images[:], self.prompt_set)
 
     @cached_property
-    def truth(self) -> pd.DataFrame:
-        """What is right and wrong in `generated`: one row per image."""
+    def _truth(self) -> pd.DataFrame:
         return self.judge(self.generated)
 
     # ---------------------------------------------------------------------------------- filtration

@@ -106,8 +106,8 @@ def test_no_cycle():
         module: {
             known
             for name in imports(path)
-            for known in (name, name.rpartition(".")[0])
-            if known in modules and known != module and known != "diffcore"
+            for known in [name if name in modules else name.rpartition(".")[0]]
+            if known in modules and known not in (module, "diffcore")
         }
         for module, path in modules.items()
     }

@@ -74,7 +74,7 @@ def test_accepted_images_are_paired_with_the_ones_they_were_drawn_for(study):
 
 def test_every_way_of_filtering_stands_beside_what_is_wrong(study):
     kept, wrong = filter_conditions(study, study.generated)
-    assert wrong.tolist() == study.truth["wrong"].tolist()
+    assert wrong.tolist() == study.judge()["wrong"].tolist()
     rules = ["source", "class_mean", "class_nearest", "class_first", "margin", "text"]
     assert list(kept) == ["no filter", "at random", *rules, "the oracle"]
     similarity, threshold = study.image_filter.similarity(study.generated)

@@ -167,7 +167,7 @@ def _choose(study: Sweepable, images: Any, at: ShareParams) -> np.ndarray:
     return np.sort(np.random.default_rng(study.params.seed).permutation(len(images))[:count])
 
 
-# ---------------------------------------------------------------------------------------- the sweeps
+# -------------------------------------------------------------------------------------- the sweeps
 def _parts(study: Sweepable) -> Iterator[Run]:
     """DiffCoRe-Mix without one of its parts, all on as many samples of the plan, none resampled."""
     count, seed = study.params.runs.ablation_images, study.params.seed

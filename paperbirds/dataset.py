@@ -142,9 +142,7 @@ class PaperbirdsSource:
         options = OPTIONS | settings.options
         return render_split(split, images_per_class=count, seed=seed, **options)
 
-    def judge(
-        self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet
-    ) -> pd.DataFrame:
+    def judge(self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet) -> pd.DataFrame:
         """Judge images (N, 64, 64, 3) uint8 by the oracle: `paperbirds.measure.judge`."""
         from paperbirds.measure import judge_images  # which loads the oracle
 

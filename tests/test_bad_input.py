@@ -107,8 +107,9 @@ def weights(name, write, **more):
 
 # -------------------------------------------------------------------------------------- the table
 def settings(*assignments):
-    return ["study", "--profile", "smoke", "--notebook", "01_toy",
-            *(f"--set={text}" for text in assignments)]  # fmt: skip
+    assignments = ("notebooks={}", *assignments)  # the smoke profile has values for others
+    command = ["study", "--profile", "smoke", "--notebook", "01_toy"]
+    return [*command, *(f"--set={text}" for text in assignments)]
 
 
 def photos(*assignments):
@@ -149,10 +150,10 @@ CASES = {
     "nested without end": (None, settings("seed=" + "[" * 3000), "overrides: seed: maximum recur"),
     "another's profile": (None, settings("profile=demo"), "profile is 'demo', whose report would"),
     "a path for a profile": (None, settings("profile=../x"), "profile is '../x'; String should ma"),
-    "no root": (None, settings("data.dataset=folder", "data.options={}"), "data.root must name the fold"),
+    "no root": (None, settings("data.dataset=folder", "data.options={}"), "data.root must"),
     "unknown data set": (None, settings("data.dataset=paperbird"), "nearest: 'paperbirds'"),
-    "unknown option": (None, settings("data.options.stile=1"), "(paperbirds has style, bias)"),
-    "an option out of range": (None, settings("data.options.style=2"), "less than or equal to 1"),
+    "unknown option": (None, settings("data.options.stile=1"), "options.stile is 1; there are style, bi"),
+    "an option out of range": (None, settings("data.options.style=2"), "style, bias, from 0 to 1"),
     "unknown setting of a method": (
         None, settings("training.methods.mixup.alhpa=1"), "training.methods.mixup.a"
     ),
@@ -174,7 +175,7 @@ CASES = {
     "a context twice": (None, settings("prompts.contexts=[a, a]"), "contexts holds ['a'] more tha"),
     "a style twice": (None, settings("mixing.edit_prompts=[a, a]"), "holds ['a'] more than once"),
     # Methods, networks, devices
-    "share above all": (None, settings("runs.shares=[{share: 9.0}]"), "9 must be below generated_sh"),
+    "share above all": (None, settings("runs.shares=[{share: 9.0}]"), "9 must be below genera"),
     "share of a typo": (None, settings("runs.shares=[{share: 0.1, changes: {mixing.alhpa: 1.0}}]"),
                        "nearest valid key: mixing.alpha"),
     "unknown method": (None, settings("runs.methods=[mixup2]"), "runs.methods: 'mixup2' is no met"),
@@ -193,13 +194,17 @@ CASES = {
     "UTF-16": (profile("seed: 1\n", "utf-16"), settings(), "smoke.yaml cannot be read as a text i"),
     "no text": (profile("\0\1"), settings(), "smoke.yaml: unacceptable character"),
     "a list": (profile("- seed\n"), settings(), "expected 'key: value' lines, found ['seed']"),
-    "a key twice": (profile("seed: 1\nseed: 2\n"), settings(), "line 2: found duplicate key \"seed\""),
+    "a key twice": (profile("seed: 1\nseed: 2\n"), settings(), 'line 2: found duplicate key'),
     "a key in two ways": (
         profile("data.root: a\ndata: {root: b}\n"), settings(), "data.root is given twice"
     ),
     # Models and weights
     "no folder": (None, settings(f"{MODEL}.kind=folder", f"{MODEL}.location=m"), "folder m does n"),
-    "no checkpoint": (None, settings(f"{MODEL}.kind=single_file"), "cosxl.safetensors does not ex"),
+    "no checkpoint": (
+        None,
+        settings(f"{MODEL}.kind=single_file", f"{MODEL}.location=checkpoints/cosxl.safetensors"),
+        "cosxl.safetensors does not exist",
+    ),
     "a checkpoint with code": (
         None, settings(f"{MODEL}.kind=single_file", f"{MODEL}.location=m.ckpt"), "can run code when"
     ),
@@ -224,7 +229,7 @@ CASES = {
         weights("clip/open_clip_model.safetensors", truncated), settings(*CLIP), "is damaged or no"
     ),
     "an unknown tag": (
-        None, settings(f"{ENCODER}.model_name=ViT-B-32", f"{ENCODER}.pretrained=me"), "no weights 'me'"
+        None, settings(f"{ENCODER}.model_name=RN50", f"{ENCODER}.pretrained=me"), "no weights 'me'"
     ),
     "no weights of an encoder": (None, settings(*TIMM, f"{ENCODER}.pretrained=null"), "names none"),
     "an unknown encoder": (
@@ -323,7 +328,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_mistake_is_message_before_any_work_and_leaves_nothing(
+def test_a_mistake_is_reported_before_any_work_and_leaves_nothing(
     case, study_folder, monkeypatch, capsys
 ):  # fmt: skip
     prepare, arguments, message = CASES[case]
@@ -347,7 +352,7 @@ def everything(folder):
     return {str(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_all_damaged_images_are_message_at_once(study_folder, capsys):
+def test_all_damaged_images_are_reported_at_once(study_folder, capsys):
     (study_folder / "notebooks" / "01_toy.ipynb").write_text('{"cells": []}')
     for place in photographs(study_folder / "set").rglob("[135].jpg"):
         place.write_bytes(b"no image")
@@ -357,7 +362,7 @@ def test_all_damaged_images_are_message_at_once(study_folder, capsys):
     assert "\nand " in shown
 
 
-def test_a_second_study_is_message(study_folder, capsys):
+def test_a_second_study_is_refused(study_folder, capsys):
     (study_folder / "notebooks" / "01_toy.ipynb").write_text('{"cells": []}')
     (study_folder / "runs" / "smoke").mkdir(parents=True)
     with FileLock(study_folder / "runs" / "smoke" / ".lock"):

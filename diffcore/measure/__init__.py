@@ -1,0 +1,1 @@
+"""What is measured, one module per subject: tables, arrays and tensors in, tables out."""

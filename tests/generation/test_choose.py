@@ -28,7 +28,10 @@ def chosen(monkeypatch):
 
             train = SimpleNamespace(classes=SPECIES)
             return SimpleNamespace(
-                train=train, prompt_set=load_prompt_set("package:paperbirds/prompts.yaml"), encoder=embed, draw=draw
+                train=train,
+                prompt_set=load_prompt_set("package:paperbirds/prompts.yaml"),
+                encoder=embed,
+                draw=draw,
             )
 
         monkeypatch.setattr(choose, "frechet_distance", lambda drawn, reference: drawn)
@@ -59,7 +62,8 @@ def test_euler_comes_first_where_both_solvers_are_about_as_near(chosen):
 def test_pairs_are_planned_alike_and_rendered_whole():
     names = list(SPECIES[:2])
     study = SimpleNamespace(
-        train=SimpleNamespace(classes=names), prompt_set=load_prompt_set("package:paperbirds/prompts.yaml")
+        train=SimpleNamespace(classes=names),
+        prompt_set=load_prompt_set("package:paperbirds/prompts.yaml"),
     )
     plan = choose.plan_pairs(study, count=3, seed=0)
     counts = plan.groupby(["class_name", "context"]).size()

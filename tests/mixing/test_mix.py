@@ -220,7 +220,8 @@ def test_images_that_do_not_fit_are_refused(mix):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"alpha": 0.0}, {"alpha": float("nan")}, {"patch_share": 1.5}, {"probability": -0.1}]
+    "settings",
+    [{"alpha": 0.0}, {"alpha": float("nan")}, {"patch_share": 1.5}, {"probability": -0.1}],
 )
 def test_settings_out_of_range_are_refused(settings):
     name = next(iter(settings))

@@ -4,10 +4,10 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-
-from paperbirds.dataset import draw_scene
 from paperbirds.pretrain.release import load
 from paperbirds.pretrain.renders import RenderSet
+
+from paperbirds.dataset import draw_scene
 from paperbirds.weights import WEIGHTS
 
 #: First number of the seeds of fresh renders; those of training and data sets are all lower.

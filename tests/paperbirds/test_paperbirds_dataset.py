@@ -5,11 +5,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 from fresh import FRESH
+from paperbirds.pretrain.renders import RenderRecipe
 
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES, Paperbirds
 from paperbirds.contexts import CLUTTER
 from paperbirds.dataset import HOME_SHARES, HOMES, SPLITS, draw_scene
-from paperbirds.pretrain.renders import RenderRecipe
 from paperbirds.pretrain.stages import PLAN
 
 

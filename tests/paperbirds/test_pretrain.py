@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.loss import ClipLoss
 from paperbirds.pretrain.readers import _reconstruct, contrastive_loss, encode_targets
+from paperbirds.pretrain.release import load, measure_clip
+from paperbirds.pretrain.renders import RenderRecipe, RenderSet, WebRecipe, render_set
 from paperbirds.pretrain.text_to_image import _finish, _v_target, psnr, redraw
 from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
@@ -31,8 +33,6 @@ from paperbirds.pretrain.models import (
     build_unet,
     build_vocabulary,
 )
-from paperbirds.pretrain.release import load, measure_clip
-from paperbirds.pretrain.renders import RenderRecipe, RenderSet, WebRecipe, render_set
 from paperbirds.pretrain.stages import main
 from paperbirds.weights import WEIGHTS, shipped_quality, verify
 

@@ -152,7 +152,7 @@ CASES = {
     "a path for a profile": (None, settings("profile=../x"), "profile is '../x'; String should ma"),
     "no root": (None, settings("data.dataset=folder", "data.options={}"), "data.root must"),
     "unknown data set": (None, settings("data.dataset=paperbird"), "nearest: 'paperbirds'"),
-    "unknown option": (None, settings("data.options.stile=1"), "options.stile is 1; there are style, bi"),
+    "unknown option": (None, settings("data.options.stile=1"), "stile is 1; there are style"),
     "an option out of range": (None, settings("data.options.style=2"), "style, bias, from 0 to 1"),
     "unknown setting of a method": (
         None, settings("training.methods.mixup.alhpa=1"), "training.methods.mixup.a"

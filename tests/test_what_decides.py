@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffcore.data.generated import SETTING_COLUMNS, GeneratedSet
 from diffcore.data.pairs import PairedDataset
-from diffcore.generation import draw, restyle
+from diffcore.generation import draw
 from diffcore.params import SAVED, change_params, dump_params, load_params, parameter_keys
+from diffcore.prompts.plan import PLAN_COLUMNS
 from diffcore.store import digest, locate, write_text
 from diffcore.study import Study
 from diffcore.sweeps import plan_methods
@@ -96,11 +98,10 @@ def results(tmp_path_factory):
     patch = pytest.MonkeyPatch()
 
     def fill(wanted, *_):
-        wanted_rows.append(wanted[draw._KEYS].to_json())
-        return draw.GeneratedSet(wanted, wanted.index.to_numpy())
+        wanted_rows.append(wanted[[*PLAN_COLUMNS, *SETTING_COLUMNS]].to_json())
+        return GeneratedSet(wanted, wanted.index.to_numpy())
 
-    for module in (draw, restyle):
-        patch.setattr(module, "fill_shards", fill)
+    patch.setattr(draw, "fill_shards", fill)
 
     @cache
     def digests(text):

@@ -15,12 +15,12 @@ from conftest import make_study
 
 from diffcore import engines
 from diffcore.cli import main
-from diffcore.generation.draw import read_generated
+from diffcore.data.generated import read_generated
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = ("runs.sweeps=false", "generation.shard_size=8", "filtering.max_attempts=2",
-            "generation.generated_share=1.0", "filtering.quantile=0.6", "runs.worlds=1",
+SETTINGS = ("runs.sweep_seeds=null", "generation.shard_size=8", "filtering.max_attempts=2",
+            "generation.generated_share=1.0", "filtering.quantile=0.6", "runs.replicates=1",
             "runs.methods=[vanilla,cutmix,diffusemix,added,diffcoremix,mixed_added]")  # fmt: skip
 GIVEN = ["--profile=smoke", *(f"--set={setting}" for setting in SETTINGS)]
 
@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
         folder = make_study(tmp_path_factory.mktemp("whole"), patch)
         study = engines.open_study("smoke", SETTINGS)
         assert len(study.decisions) > len(study.plan)  # some were drawn again
-        study.train_runs(engines.sweeps.plan_doses(study))
+        study.train_classifiers(engines.sweeps.plan_main(study))
         return results(folder)
 
 
@@ -68,12 +68,12 @@ def assert_nothing_left_to_draw(monkeypatch):
     from diffcore.generation import draw
 
     study = engines.open_study("smoke", SETTINGS)
-    reference = study.reference
+    reference = study.image_filter.reference
     with monkeypatch.context() as patch:
         patch.setattr(draw, "_draw", None)
         patch.setattr(Encoder, "_see", None)
         assert len(study.decisions) > len(study.plan)
-        assert len(study.edits)
+        assert len(study.restyle())
         assert len(reference)
 
 

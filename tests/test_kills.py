@@ -16,7 +16,7 @@ import pytest
 from conftest import make_study
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from diffcore.generation.draw import read_generated
+from diffcore.data.generated import read_generated
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import open_clip
 import torch
-import yaml
-from conftest import PROJECT
 from diffusers import (
     AutoencoderKL,
     EulerDiscreteScheduler,
@@ -25,6 +23,8 @@ from diffusers import (
 )
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from diffcore.params import load_params
 
 #: Widths of the text encoders, by which diffusers tells them apart, as 768 and 1280 of SDXL's.
 FIRST, SECOND = 16, 32
@@ -87,16 +87,15 @@ def overrides(models: DummyModels, data: dict[str, str], image_size: int = 32) -
         data: parameters that open a small set, as from `layouts.lay_out`.
         image_size: of the photographs, pixels.
     """
-    smoke = yaml.safe_load((PROJECT / "params" / "smoke.yaml").read_text())
-    few = ("mixing", "measure", "training", "runs", "overhead", "saliency", "robustness")
-    return {name: smoke[name] for name in few} | data | places(models) | {
+    smoke = load_params("smoke").model_dump()
+    few = {name: smoke[name] for name in ("mixing", "training", "runs", "notebooks")}
+    return few | data | places(models) | {
         "data.image_size": image_size, "data.download": False,
         "generation.pipeline.dtype": "float32", "generation.pipeline.device": "cpu",
-        "generation.num_inference_steps": 2, "generation.height": 64, "generation.width": 64,
+        "generation.num_inference_steps": 2, "generation.image_size": 64,
         "generation.generated_share": 1.0, "generation.batch_size": 4, "generation.shard_size": 8,
         "filtering.encoder.device": "cpu",
         "training.loader_workers": 0,
-        "runs.processes": 1,  # others take longer to start than to train
     }  # fmt: skip
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import photographs
-from diffcore.cli import main
 from diffcore.filtering.rules import RULES
+from diffcore.params import UserError
 
-LISTED = yaml.safe_load((PROJECT / "diffcore/filtering/photographs.yaml").read_text("utf-8"))
+LISTED = yaml.safe_load((PROJECT / "benchmarks/photographs.yaml").read_text("utf-8"))
 CSV = PROJECT / "reports" / "photographs" / "filter.csv"
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
@@ -30,9 +30,9 @@ def spec(tmp_path):
             pixels = np.array(colour) + rng.normal(0, 20, (32, 32, 3))
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
             image.save(tmp_path / "colours" / name / f"{number}.png")
-    size = {"data.image_size": 32, "generation.height": 32, "generation.width": 32}
+    size = {"data.image_size": 32, "generation.image_size": 32}
     few = {"data.train_images_per_class": 4, "generation.generated_share": 2.0}
-    data = {"data.dataset": "folder", "data.root": "colours", "data.test_share": 0.01}
+    data = {"data.dataset": "folder", "data.root": "colours", "data.test_images_per_class": 1}
     return {"profile": "photos", "overrides": {**data, **size, **few}}
 
 
@@ -73,7 +73,7 @@ def test_where_nothing_is_rejected_nothing_is_known_of_precision():
 def test_draws_that_differ_widen_the_interval():
     """Where a draw is all caught or all missed, ten of its images are worth one."""
     apart = pd.DataFrame({"rejected": [True] * 40 + [False] * 40, "source_id": range(80)})
-    rows = [photographs._share(apart.assign(seed=seeds), "rejected", 0.95) for seeds in (
+    rows = [photographs._share(apart.assign(seed=seeds), "rejected") for seeds in (
         np.repeat(range(8), 10), np.tile(range(8), 10))]  # fmt: skip
     apart, mixed = (row["high"] - row["low"] for row in rows)
     assert apart > 2 * mixed > 0
@@ -110,10 +110,10 @@ def test_the_command_writes_a_page_and_a_table(spec, encoder, tmp_path, study_fo
     file.with_suffix(".yaml").write_text(
         yaml.safe_dump({"sets": {"colours": spec}, "encoders": {"tiny": encoder}})
     )
-    template = PROJECT / "diffcore/filtering/photographs.md.j2"
+    template = PROJECT / "benchmarks/photographs.md.j2"
     file.with_suffix(".md.j2").write_text(template.read_text("utf-8"), "utf-8")
     monkeypatch.setattr(photographs, "_BESIDE", file)
-    assert main(["photographs", "--data", str(tmp_path), "--seeds", "2"]) == 0
+    assert photographs.main(["--data", str(tmp_path), "--seeds", "2"]) == 0
     table = pd.read_csv(study_folder / "reports" / "photographs" / "filter.csv")
     assert table[["set", "encoder"]].drop_duplicates().to_numpy().tolist() == [["colours", "tiny"]]
     text = (study_folder / "docs" / "photographs.md").read_text("utf-8")
@@ -121,9 +121,9 @@ def test_the_command_writes_a_page_and_a_table(spec, encoder, tmp_path, study_fo
     assert f"{table['auc'][0]:.2f} [{table['auc_low'][0]:.2f}, {table['auc_high'][0]:.2f}]" in text
 
 
-def test_a_set_that_is_not_there_is_named(tmp_path, study_folder, capsys):
-    assert main(["photographs", "cub", "--data", str(tmp_path)]) == 1
-    assert "cub200-10/train is not there; docs/photographs.md" in capsys.readouterr().err
+def test_a_set_that_is_not_there_is_named(tmp_path, study_folder):
+    with pytest.raises(UserError, match="cub200-10/train is not there; docs/photographs.md"):
+        photographs.main(["cub", "--data", str(tmp_path)])
 
 
 def test_the_committed_page_is_that_of_the_committed_table():

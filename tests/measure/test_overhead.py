@@ -1,6 +1,7 @@
 """Overhead: the arithmetic exactly, and the timing by a clock that only the work moves on."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,17 +9,16 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
-from diffcore.methods.registry import METHODS
 from torch.nn.functional import cross_entropy, one_hot
 
+from diffcore.data.datasets import load_split
+from diffcore.data.generated import GeneratedSet
 from diffcore.data.pairs import PairedDataset
-from diffcore.data.splits import load_split
-from diffcore.filtering.encoders import load_encoder
-from diffcore.filtering.rules import embed
+from diffcore.filtering.image_filter import ImageFilter
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.measure import overhead as evaluate
-from diffcore.measure import timing
 from diffcore.measure.overhead import Budget, Setting
+from diffcore.methods import METHODS
 from diffcore.params import TrainingParams, load_params
 from diffcore.prompts.plan import plan_generation
 from diffcore.prompts.prompt_set import load_prompt_set
@@ -72,7 +72,7 @@ class Network(torch.nn.Module):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(timing, "now", clock)
+    monkeypatch.setattr(evaluate, "now", clock)
     return clock
 
 
@@ -88,7 +88,7 @@ def setting(clock):
         return apply
 
     methods = {name: method(cost) for name, cost in COSTS.items()}
-    training = TrainingParams(batch_size=4, label_smoothing=0.2, precision="float32", device="cpu")
+    training = TrainingParams(batch_size=4, precision="float32", device="cpu")
     images = Pixels(clock), Pixels(clock), torch.zeros(6, dtype=torch.long)
     return Setting("fake", training, Network(clock), methods, *images)
 
@@ -111,7 +111,7 @@ def pairs(train):
 
 # -------------------------------------------------------------------------------------- the steps
 def test_an_overhead_is_what_a_method_adds_to_a_vanilla_step(setting):
-    times = evaluate.time_steps(setting, repeats=3, draws=2)
+    times = evaluate.time_steps(setting, repeats=3)
     found = evaluate.step_overheads(times).set_index("method")
     vanilla = FETCH + COSTS["vanilla"] + FORWARD + BACKWARD
     assert found.index.tolist() == list(COSTS)
@@ -127,7 +127,7 @@ def test_an_overhead_is_what_a_method_adds_to_a_vanilla_step(setting):
     )
 
 
-def test_the_time_of_a_step_is_told_by_part_in_their_order(setting):
+def test_the_time_of_a_step_is_split_by_part_in_their_order(setting):
     ms = evaluate.step_parts(evaluate.time_steps(setting, repeats=2))
     ms = ms.set_index(["method", "part"])["ms"]
     assert ms["diffcoremix"].index.tolist() == list(evaluate.STEP_PARTS)
@@ -135,8 +135,8 @@ def test_the_time_of_a_step_is_told_by_part_in_their_order(setting):
     assert ms["vanilla"]["counterparts"] == 0
 
 
-def test_a_method_costs_the_mean_of_its_draws(setting, clock):
-    prices = iter([9.0] + [1.0, 3.0] * 3)  # the first warms up
+def test_a_method_costs_the_mean_of_its_runs(setting, clock):
+    prices = iter([9.0] + [1.0, 2.0, 3.0] * 3)  # the first warms up
     vanilla = setting.methods["vanilla"]
 
     def varying(*batch):
@@ -144,13 +144,13 @@ def test_a_method_costs_the_mean_of_its_draws(setting, clock):
         return vanilla(*batch)
 
     setting.methods["mixup"] = varying
-    times = evaluate.time_steps(setting, repeats=3, draws=2)
+    times = evaluate.time_steps(setting, repeats=3)
     own = times[(times["run"] == "own") & (times["method"] == "mixup")]
     assert own["seconds"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_the_step_that_is_timed_is_the_one_that_trains(setting, monkeypatch):
-    # It once was another, without label smoothing, and without the scaling of fp16's gradients.
+    # It once was another, without the scaling of fp16's gradients.
     scaled, backward = [], Accelerator.backward
     monkeypatch.setattr(
         Accelerator, "backward", lambda self, loss: scaled.append(loss) or backward(self, loss)
@@ -158,34 +158,35 @@ def test_the_step_that_is_timed_is_the_one_that_trains(setting, monkeypatch):
     step = Step(setting.classifier, setting.methods["vanilla"], setting.training)
     phases = evaluate.step_phases(setting, step, "diffcoremix", torch.Generator().manual_seed(0))
     before = setting.classifier.weight.detach().clone()
-    timing.laps({name: phases[name] for name in list(phases)[:-2]})
+    evaluate.laps({name: phases[name] for name in list(phases)[:-2]})
     logits = step.images.mean(dim=(2, 3)) @ before
-    expected = cross_entropy(logits, step.targets, label_smoothing=0.2)
-    torch.testing.assert_close(step.loss, expected)
-    assert not torch.isclose(step.loss, cross_entropy(logits, step.targets))
-    timing.laps({name: phases[name] for name in list(phases)[-2:]})
+    torch.testing.assert_close(step.loss, cross_entropy(logits, step.targets))
+    evaluate.laps({name: phases[name] for name in list(phases)[-2:]})
     assert scaled == [step.loss]
     assert not torch.equal(setting.classifier.weight, before)
 
 
+LARGE = {"model": "resnet10t", "size": 96, "batch_size": 4, "images": 2}
+
+
 def test_settings_hold_every_method_at_their_size(params, pairs):
-    params = params.model_copy(update={"overhead": params.overhead.model_copy(update={"size": 96})})
-    own, large = evaluate.make_settings(pairs, params)[:2]
+    own, large = evaluate.make_settings(pairs, params, **LARGE)[:2]
     assert own.training is params.training
     assert own.real.shape == (24, 64, 64, 3)
     np.testing.assert_array_equal(own.real.numpy(), pairs.real)
-    assert tuple(own.methods) == tuple(large.methods) == METHODS
+    assert list(own.methods) == list(large.methods) == list(METHODS)
     assert large.name == "resnet10t, 96 × 96, batch 4, CPU"
     assert large.real.shape == large.generated.shape == (2, 96, 96, 3)
-    assert large.labels.max() < params.overhead.num_classes
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_every_method_takes_its_step(params, pairs, precision):
     training = params.training.model_copy(update={"precision": precision})
     params = params.model_copy(update={"training": training})
-    for setting in evaluate.make_settings(pairs, params):  # on a GPU too, where there is one
-        found = evaluate.step_overheads(evaluate.time_steps(setting, repeats=2, draws=1))
+    for setting in evaluate.make_settings(
+        pairs, params, **LARGE
+    ):  # on a GPU too, where there is one
+        found = evaluate.step_overheads(evaluate.time_steps(setting, repeats=2))
         assert found["method"].tolist() == list(METHODS)
         assert np.isfinite(found[["value", "low", "high"]].to_numpy()).all()
         assert (found["step_ms"] > 0).all()
@@ -222,18 +223,18 @@ def test_a_kept_image_pays_for_the_rejected():
 @pytest.mark.slow
 def test_images_are_timed_by_part_and_none_is_left(params, train, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    few, reference = train.take(slice(2)), embed(
-        train.metadata, train.images, load_encoder(params.filtering.encoder)
-    )  # fmt: skip
-    plan = plan_generation(few.metadata, load_prompt_set("paperbirds"), generated_share=1, seed=0)
+    few, image_filter = train.take(slice(2)), ImageFilter(params.filtering, lambda: train)
+    prompt_set = load_prompt_set("package:paperbirds/prompts.yaml")
+    plan = plan_generation(few.metadata, prompt_set, generated_share=1, seed=0)
+    shown = GeneratedSet(few.metadata, few.images)
     pipeline = LazyPipeline(params.generation.pipeline)
-    times = evaluate.time_images(params, plan, few, few, reference, pipeline)
+    times = evaluate.time_images(params, plan, few, shown, image_filter, pipeline, 2)
     assert not list(tmp_path.iterdir())
     drawing = ["UNet", "autoencoder", "text and files"]
     found = times.groupby("kind")["part"].apply(list).to_dict()
     assert found == {"counterpart": 2 * [*drawing, "filter"], "edit": 2 * drawing}
     assert (times["seconds"] > 0).all()
-    filtered = evaluate.time_images(params, plan, few, few, reference, None)
+    filtered = evaluate.time_images(params, plan, few, shown, image_filter, None, 2)
     assert filtered["part"].tolist() == ["filter", "filter"]
 
 
@@ -273,9 +274,43 @@ def test_budgets_are_compared_over_epochs():
 
 # ----------------------------------------------------------------------------------- the decoding
 def test_decoding_is_timed_for_an_image_and_set_against_a_step(params, pairs):
-    own = evaluate.make_settings(pairs, params)[0]
+    own = evaluate.make_settings(pairs, params, **LARGE)[0]
     found = evaluate.time_decoding(own, step_ms=500.0, images=3)
     files = [len(encode_png(image)) for image in own.generated[:3].numpy()]
     assert found["kilobytes"] == pytest.approx(np.mean(files) / 1000)
     assert 0 < found["ms"] < 100
     assert found["overhead"] == pytest.approx(found["ms"] * 8 / 500)
+
+
+# -------------------------------------------------------------------------------------- the clocks
+def test_jobs_take_turns_in_changing_order():
+    order = []
+    jobs = {name: lambda name=name: order.append(name) or {"p": 1.0} for name in "abc"}
+    table = evaluate.take_repeats(jobs, repeats=8)
+    rounds = ["".join(order[start : start + 3]) for start in range(0, 24, 3)]
+    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) > 1
+    assert table["job"].tolist() == list("abc") * 8
+    assert table["repeat"].tolist() == np.repeat(range(8), 3).tolist()
+
+
+def test_time_in_the_networks_is_counted_and_they_are_left_as_they_were(params):
+    pipeline = LazyPipeline(params.generation.pipeline).load()
+    hook = pipeline.unet.conv_in.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+
+    def draw():
+        pipeline("a blue jay", num_inference_steps=2, height=64, width=64)
+        time.sleep(0.3)
+
+    started = time.perf_counter()
+    spent = evaluate.time_drawing(pipeline, draw)
+    took = time.perf_counter() - started
+    hook.remove()
+    assert spent["UNet"] >= 0.1
+    assert spent["autoencoder"] > 0
+    assert spent[evaluate.REST] >= 0.3
+    assert took - 0.1 < sum(spent.values()) <= took
+    with pytest.raises(ZeroDivisionError):
+        evaluate.time_drawing(pipeline, lambda: 1 / 0)
+    assert "forward" not in vars(pipeline.unet)
+    assert "decode" not in vars(pipeline.vae)

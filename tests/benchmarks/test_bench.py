@@ -11,7 +11,7 @@ from benchmarks import bench, ways
 from diffcore.data.images import as_pixels
 from diffcore.filtering.encoders import load_encoder
 from diffcore.generation.pipelines import LazyPipeline
-from diffcore.measure import timing
+from diffcore.measure import overhead
 from diffcore.params import load_params
 
 PARAMS = load_params("smoke")
@@ -42,9 +42,9 @@ def test_the_ways_of_filtering_find_the_same_and_only_the_first_embeds_anew(tmp_
     assert seen == [1] * 30
     for folder, embedded in (("a", 27), ("b", 27), ("a", 0)):
         seen.clear()
-        found = ways.filter_at_once(ways.forget(encoder, tmp_path / folder), drawn, real)
+        cosines = ways.filter_at_once(ways.forget(encoder, tmp_path / folder), drawn, real)
         assert sum(seen) == embedded
-        np.testing.assert_allclose(found, one_by_one, atol=1e-5)
+        np.testing.assert_allclose(cosines, one_by_one, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cub200-10/train", "tiny-imagenet-10/train"])
@@ -63,7 +63,7 @@ def test_the_sets_that_are_loaded_show_the_same_photographs(photographs, tmp_pat
 
 def test_a_ratio_is_of_ours_to_its_reference_of_the_same_turn_without_the_first(monkeypatch):
     clock, turns = [0.0], {"ours": iter((9, 1, 2, 3)), "theirs": iter((1, 2, 2, 2))}
-    monkeypatch.setattr(timing, "now", lambda: clock[0])
+    monkeypatch.setattr(overhead, "now", lambda: clock[0])
 
     def work(name):
         clock[0] += next(turns[name])
@@ -97,7 +97,7 @@ def test_the_report_holds_every_ratio_and_the_machine(tmp_path, monkeypatch, pho
     assert "embeddings kept" in capsys.readouterr().out
 
 
-def test_photographs_that_are_not_there_are_told_and_left_out(tmp_path, monkeypatch, capsys):
+def test_photographs_that_are_not_there_are_named_and_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DIFFCORE_TEST_DATA", str(tmp_path))
     assert bench.bench_loading(PARAMS).empty
     assert capsys.readouterr().out.count("is not there") == 2

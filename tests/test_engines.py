@@ -121,10 +121,10 @@ def test_a_unit_that_fails_is_tried_three_times_and_the_others_are_done(
     with monkeypatch.context() as patch:
         patch.setattr(draw, "_draw", fail)
         assert main(["draw", *GIVEN]) == 1
-    told = capsys.readouterr().err
-    assert "1 units failed 3 times" in told
-    assert "MemoryError: CUDA out of memory" in told
-    assert "generation.batch_size" in told
+    message = capsys.readouterr().err
+    assert "1 units failed 3 times" in message
+    assert "MemoryError: CUDA out of memory" in message
+    assert "generation.batch_size" in message
     assert tried.count(batch) >= 3 + len(study.plan) // batch - 2  # none was made smaller
     (record,) = (study.run_dir / "failures").iterdir()
     text = record.read_text()

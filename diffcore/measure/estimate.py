@@ -24,7 +24,6 @@ from diffcore.data.published import PUBLISHED
 from diffcore.methods import METHODS, study_methods
 from diffcore.params import (
     ParamsError,
-    PipelineSpec,
     StudyParams,
     TrainingParams,
     list_profiles,
@@ -58,9 +57,9 @@ def count_flops(run: Callable[[], Any]) -> int:
 
 @cache
 @torch.no_grad()
-def image_flops(spec: PipelineSpec, side: int) -> dict[str, int]:
+def image_flops(location: str, side: int) -> dict[str, int]:
     """Operations for one image: a call of the UNet, decoding, encoding; SDXL's if it is absent."""
-    folder, configs = locate(spec.location), SDXL
+    folder, configs = locate(location), SDXL
     if folder.is_dir():
         configs = {net: json.loads((folder / net / "config.json").read_text()) for net in SDXL}
     with torch.device("meta"):
@@ -157,11 +156,11 @@ def drawing_flops(params: StudyParams, drawn: int, restyled: int, side: int) -> 
     generation, flops = params.generation, 0
     passes, steps = 1 + (generation.guidance_scale > 1), generation.num_inference_steps
     if drawn and generation.can_draw:
-        image = image_flops(generation.pipeline, generation.image_size)
+        image = image_flops(generation.pipeline.location, generation.image_size)
         flops += drawn * (passes * steps * image["denoise"] + image["decode"])
     if restyled:
         image, steps = (
-            image_flops(generation.pipeline, side),
+            image_flops(generation.pipeline.location, side),
             int(params.mixing.edit_strength * steps),
         )
         flops += restyled * (passes * steps * image["denoise"] + image["encode"] + image["decode"])

@@ -22,11 +22,11 @@ COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 @pytest.fixture
 def spec(tmp_path):
-    """Three classes that differ in colour alone, twelve images each."""
+    """Three classes that differ in colour alone, twenty images each."""
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         (tmp_path / "colours" / name).mkdir(parents=True)
-        for number in range(12):
+        for number in range(20):
             pixels = np.array(colour) + rng.normal(0, 20, (32, 32, 3))
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
             image.save(tmp_path / "colours" / name / f"{number}.png")
@@ -122,7 +122,7 @@ def test_the_command_writes_a_page_and_a_table(spec, encoder, tmp_path, study_fo
 
 
 def test_a_set_that_is_not_there_is_named(tmp_path, study_folder):
-    with pytest.raises(UserError, match="cub200-10/train is not there; docs/photographs.md"):
+    with pytest.raises(UserError, match=r"cub200-10/train is not there; docs/photographs\.md"):
         photographs.main(["cub", "--data", str(tmp_path)])
 
 

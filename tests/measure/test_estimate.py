@@ -10,7 +10,7 @@ from diffcore.measure import estimate
 from diffcore.params import ParamsError, TrainingParams, load_params
 
 #: That of all seven profiles, so that it is counted once.
-SDXL = load_params("cub200").generation.pipeline
+SDXL = load_params("cub200").generation.pipeline.location
 
 
 def on_meta(make):
@@ -118,7 +118,8 @@ def test_what_is_not_drawn_costs_nothing():
     params = load_params("demo"), load_params("demo", {"generation.guidance_scale": 1.0})
     guided, unguided = (estimate.drawing_flops(each, 100, 0, 64) for each in params)
     own, sdxl = (
-        estimate.image_flops(spec, 64)["denoise"] for spec in (params[0].generation.pipeline, SDXL)
+        estimate.image_flops(spec, 64)["denoise"]
+        for spec in (params[0].generation.pipeline.location, SDXL)
     )
     assert guided - unguided == 100 * 12 * own
     assert own < sdxl / 10  # it is counted from its own files

@@ -5,33 +5,22 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from diffcore.data.images import as_batch, as_pixels
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
 from diffcore.measure import mixing as evaluate
 from diffcore.mixing.mix import pixel_mix
-from paperbirds import SPECIES, Paperbirds, load_oracle, render
-from diffcore.params import MixingParams
-
-KEPT = ["DiffCoRe-Mix, pixel", "DiffCoRe-Mix, patch", "DiffuseMix"]
-SPLIT = ["MixUp", "CutMix", "SaliencyMix"]
+from paperbirds import render, render_split
 
 
 @pytest.fixture(scope="module")
 def world():
     """Real images in field style, and perfect counterparts: fresh renders in the studio."""
-    train = Paperbirds("train", style=0.6, images_per_class=2)
-    items = [train[i] for i in range(24)]
-    names = [item["class_name"] for item in items]
-    drawn = [render(name, "garden", seed).image for seed, name in enumerate(names)]
-    return SimpleNamespace(
-        real=as_batch(train.images), generated=as_batch(drawn),
-        labels=torch.tensor([item["label"] for item in items]),
-        masks=np.stack([item["mask"] for item in items]),
-        metadata=pd.DataFrame({"class_name": names, "seed": range(24)}),
-    )  # fmt: skip
+    train = render_split("train", style=0.6, images_per_class=2)
+    names = enumerate(train.metadata["class_name"])
+    drawn = [render(name, "garden", seed).image for seed, name in names]
+    return SimpleNamespace(real=as_batch(train.images), generated=as_batch(drawn))
 
 
 # --------------------------------------------------------------------------------- images and pairs
@@ -73,82 +62,6 @@ def test_the_border_gives_area_back_and_leaves_drawn_lams_alone():
 
 
 # --------------------------------------------------------------------------- how much is an object
-@pytest.fixture(scope="module")
-def objects(world):
-    surrogates = evaluate.surrogate_masks(world.metadata)
-    images = world.real, world.masks, surrogates, world.labels
-    shares = evaluate.object_shares(*images, MixingParams(), repeats=6, seed=0)
-    return shares, evaluate.summarise_shares(shares).set_index("method")
-
-
-def test_a_kept_label_is_right_where_both_sources_show_its_class(objects):
-    shares, table = objects
-    assert table.index.tolist() == [*KEPT, *SPLIT]
-    assert (table.loc[KEPT, ["other", "label_error"]] == 0).all(axis=None)
-    assert (shares[shares["method"].isin(KEPT)]["target"] == 1).all()
-
-
-def test_split_labels_miss_the_objects(objects):
-    _, table = objects
-    assert (table.loc[SPLIT, ["other", "label_error"]] > 0).all(axis=None)
-    assert table.loc["MixUp", "label_error"] < table.loc["CutMix", "label_error"]
-
-
-def test_shares_are_shares_of_the_image(objects, world):
-    shares, table = objects
-    assert shares[["own", "other", "before", "target"]].min().min() >= 0
-    assert shares["target"].max() <= 1 + 1e-6
-    before = world.masks.mean()
-    assert shares["before"].mean() == pytest.approx(before, rel=1e-4)
-    mixup = table.loc["MixUp"]
-    assert mixup["own"] + mixup["other"] == pytest.approx(before, rel=1e-4)
-    assert table.loc["DiffuseMix", "own"] == pytest.approx(0.8 * before, rel=1e-4)
-
-
-def test_shares_come_from_the_seed_alone(world):
-    images, state = (world.real, world.masks, world.masks, world.labels), torch.get_rng_state()
-    first, again, other = (
-        evaluate.object_shares(*images, MixingParams(), repeats=1, seed=seed) for seed in (0, 0, 1)
-    )
-    pd.testing.assert_frame_equal(first, again)
-    assert not first.equals(other)
-    assert torch.equal(torch.get_rng_state(), state)
-    even = evaluate.object_shares(*images, MixingParams(alpha=100.0), repeats=1, seed=0)
-    halves = even[even["method"] == "MixUp"]["target"]
-    assert (halves[halves < 1] - 0.5).abs().max() < 0.15
-
-
-def test_surrogates_are_birds_of_a_generators_size(world):
-    masks = evaluate.surrogate_masks(world.metadata)
-    assert masks.shape == world.masks.shape
-    assert world.masks.mean() < masks.mean() < 0.4  # in the studio birds are larger
-
-
-def test_summaries_leave_out_images_without_object_from_label_errors():
-    rows = [("a", 0.2, 0.2, 0.4, 0.75), ("a", 0.0, 0.0, 0.4, 1.0)]
-    table = pd.DataFrame(rows, columns=["method", "own", "other", "before", "target"])
-    (row,) = evaluate.summarise_shares(table).to_dict("records")
-    assert row == pytest.approx(
-        {"method": "a", "own": 0.1, "other": 0.1, "lost": 0.5, "label_error": 0.25}
-    )
 
 
 # -------------------------------------------------------------------------- is the class still seen
-def test_the_class_is_seen_throughout_only_among_its_own(world):
-    images, lams = (world.real, world.generated, world.labels), [0.0, 0.5, 1.0]
-    curves = evaluate.label_curves(*images, load_oracle(), lams, confidence=0.95, seed=0)
-    rates = curves.set_index(["partner", "level", "lam"])["value"]
-    same, other = curves["partner"].unique()
-    assert len(curves) == 2 * 2 * 3
-    for level in ("pixel", "patch"):
-        assert rates[same, level, 1.0] == rates[other, level, 1.0]
-        assert rates[other, level, 0.0] == 0 < rates[same, level, 0.0]
-    seen = load_oracle().read(as_pixels(pixel_mix(world.real, world.generated, 0.5))).species
-    assert rates[same, "pixel", 0.5] == np.mean(seen == np.array(SPECIES)[world.labels])
-
-
-def test_the_other_image_is_of_another_class(world):
-    chosen = evaluate._other_class(world.labels, seed=0)
-    assert (world.labels[chosen] != world.labels).all()
-    assert torch.equal(chosen, evaluate._other_class(world.labels, seed=0))
-    assert len(set(chosen.tolist())) > 6

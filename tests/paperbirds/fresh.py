@@ -1,4 +1,4 @@
-"""Fresh renders, which no training has seen, and the shipped models; each made once per test run."""
+"""Fresh renders, which no training has seen, and the shipped models; made once per test run."""
 
 from functools import cache
 

@@ -26,7 +26,10 @@ def read(text):
 
 
 def captions(count, distractors=("tree", "car"), flaw=None):
-    rng, subject = np.random.default_rng(FRESH), Subject("blue jay", "open desert", distractors, flaw)
+    rng, subject = (
+        np.random.default_rng(FRESH),
+        Subject("blue jay", "open desert", distractors, flaw),
+    )
     return [draw_caption(subject, rng) for _ in range(count)]
 
 

@@ -10,10 +10,9 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from diffcore.data.images import some_of_each_class
 from diffcore.data.splits import load_split
-from paperbirds import CONTEXTS, load_oracle
-from diffcore.params import load_params
 from diffcore.measure import robustness as evaluate
 from diffcore.measure.corruptions import CORRUPTIONS
+from diffcore.params import load_params
 
 EPS = 8 / 255
 
@@ -87,28 +86,6 @@ def test_every_classifier_is_attacked(few):
     assert found["eps"].tolist() == [0, EPS, EPS] * 3
     named = ["clean images", "FGSM, ε = 8/255", "PGD, ε = 8/255"]
     assert found["condition"].tolist() == named * 3
-
-
-def test_backgrounds_are_exchanged_and_objects_stay(few, monkeypatch):
-    asked, real = [], evaluate.bare_scenes
-    monkeypatch.setattr(
-        evaluate, "bare_scenes", lambda c, *rest: asked.append(list(c)) or real(c, *rest)
-    )
-    shown = evaluate.exchange_backgrounds(few, 0.6, seed=0)
-    same, other = asked
-    assert same == few.metadata["context"].tolist()
-    assert all(a != b and b in CONTEXTS for a, b in zip(same, other, strict=True))
-    inside = torch.from_numpy(few.masks[:])[:, None].expand(-1, 3, -1, -1)
-    for condition in ("same context", "another context"):
-        assert torch.equal(shown[(condition,)][inside], shown[("as it is",)][inside])
-    assert torch.equal(shown[("no bird",)][~inside], shown[("same context",)][~inside])
-
-
-def test_a_bare_scene_holds_no_bird(few):
-    contexts = few.metadata["context"].tolist()
-    seen = load_oracle().read(evaluate.bare_scenes(contexts, 0.0, seed=0))
-    assert seen.context.tolist() == contexts
-    assert not seen.wellformed.any()
 
 
 # -------------------------------------------------------------------------------------- calibration

@@ -5,7 +5,6 @@
 - `test_shifted`: all contexts equally often, which exposes a classifier that uses backgrounds.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from diffcore.params import DataParams
 from diffcore.prompts.prompt_set import PromptSet
 from paperbirds.birds import MALFORMATIONS, SPECIES, WORLD
 from paperbirds.contexts import CONTEXTS, DISTRACTORS, draw_clutter
-from paperbirds.render import Rendering, render
+from paperbirds.render import Scene
 
 #: Where each species is mostly photographed. Alike species live apart, so that a classifier can
 #: (wrongly) distinguish them by background: the bias that contextual prompts are meant to break.
@@ -26,22 +25,6 @@ HOME_SHARES: tuple[float, ...] = (0.60, 0.25, 0.10, 0.05)
 #: Split -> number in the seeds of its scenes, and whether contexts follow the bias.
 SPLITS = {"train": (11, True), "test_matched": (12, True), "test_shifted": (13, False)}
 _PER_CLASS = 30  # images, where the parameters set no number
-
-
-@dataclass(frozen=True)
-class Scene:
-    """All arguments of one rendering."""
-
-    species: str
-    context: str
-    distractors: tuple[str, ...]
-    style: float
-    seed: tuple[int, ...]
-    malformation: str | None = None
-
-    def render(self) -> Rendering:
-        """Render this scene; the same scene gives the same bytes."""
-        return render(**vars(self))
 
 
 def draw_scene(
@@ -67,7 +50,7 @@ def draw_scene(
     distractors = draw_distractors(context, extra_distractor, rng)
     style = float(rng.random()) if style is None else style
     malformation = MALFORMATIONS[rng.integers(len(MALFORMATIONS))] if malformed else None
-    return Scene(species, context, distractors, style, (*seed, 1), malformation)
+    return Scene(species, context, (*seed, 1), distractors, style, malformation)
 
 
 def draw_distractors(context: str, extra: float, rng: np.random.Generator) -> tuple[str, ...]:
@@ -144,13 +127,13 @@ class PaperbirdsSource:
 
     def judge(self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet) -> pd.DataFrame:
         """Judge images (N, 64, 64, 3) uint8 by the oracle: `paperbirds.measure.judge`."""
-        from paperbirds.measure import judge_images  # which loads the oracle
+        from paperbirds.measure import judge_images  # which imports this module
 
         return judge_images(metadata, images, prompts)
 
     def retrieve(self, wanted: pd.DataFrame, seed: int) -> np.ndarray:
-        """Retrieve images that the generator learned from: `paperbirds.scenes.retrieve`."""
-        from paperbirds.scenes import retrieve  # which imports this module
+        """Retrieve images that the generator learned from: `paperbirds.measure.retrieve`."""
+        from paperbirds.measure import retrieve  # which imports this module
 
         return retrieve(wanted, seed)
 

@@ -5,7 +5,6 @@ copies show what is near by chance. Nothing here filters, trains or chooses a se
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -17,23 +16,23 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from diffcore import stats
-from diffcore.data.images import as_pixels
+from diffcore.data.images import as_batch, as_pixels
+from diffcore.data.splits import Split
 from diffcore.measure.mixing import same_patches
 from diffcore.measure.near_copies import Vectors, as_vectors, closer_shares, nearest
 from diffcore.methods.baselines import CutMix, MixUp, SaliencyMix
 from diffcore.methods.diffusemix import diffuse_mix
 from diffcore.mixing.mix import DiffCoReMix, pixel_mix
-from diffcore.prompts.prompt_set import PromptSet, negatives_for
-from paperbirds.birds import SPECIES
-from paperbirds.contexts import CONTEXTS, DISTRACTORS
-from paperbirds.oracle import WEIGHTS, Reading, load_oracle
-from paperbirds.render import render
+from diffcore.prompts.prompt_set import PromptBook, negatives_for
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES, load_oracle, render
+from paperbirds.contexts import draw_clutter
+from paperbirds.oracle import WEIGHTS, Reading
 from paperbirds.training_data import GENERATOR_DATA, expected_errors, is_seen
 
 #: What can be wrong with an image; of several, the first counts.
 FAULTS = ("no bird", "another species", "malformed")
 _BATCH = 32  # images mixed together
-_FRESH = 72  # sets the seeds of fresh renders apart from those of every split
+_BACKGROUNDS, _FRESH = 71, 72  # set the seeds of these renders apart from those of every split
 
 
 def shipped_facts() -> dict[str, float]:
@@ -47,7 +46,7 @@ def shipped_facts() -> dict[str, float]:
 
 
 # ------------------------------------------------------------------------------- generated images
-def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptSet) -> pd.DataFrame:
+def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptBook) -> pd.DataFrame:
     """Compare what an oracle sees in N images with their prompts.
 
     Returns one row per image: ``sample_id``, ``class_name`` and ``context`` of the metadata,
@@ -72,7 +71,7 @@ def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptSet) -> pd.DataF
     return judged.join(pd.DataFrame(uninvited, columns=DISTRACTORS).add_prefix("uninvited: "))
 
 
-def judge_images(metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet) -> pd.DataFrame:
+def judge_images(metadata: pd.DataFrame, images: np.ndarray, prompts: PromptBook) -> pd.DataFrame:
     """Read images (N, 64, 64, 3) uint8 of Paperbirds with the oracle, and judge them."""
     return judge(metadata, load_oracle().read(images), prompts)
 
@@ -250,11 +249,15 @@ def nearness_to_seen(
     left out. Returns one row per image and space: images ("generated" or "fresh renders"), query,
     space, distance, reference (the nearest image), seen (the number compared with).
     """
-    seen, tables = _training_places(generated, most), []
+    scenes = pd.DataFrame(
+        [vars(e.scene) for e in map(GENERATOR_DATA.example, range(GENERATOR_DATA.count))]
+    )
+    whole, tables = scenes[scenes["malformation"].isna()], []
+    seen = whole.groupby(["species", "context"]).groups
     for place, row in enumerate(generated.itertuples()):
-        places = seen[row.class_name, row.context]
-        if not places:
+        if (row.class_name, row.context) not in seen:
             continue
+        places = seen[row.class_name, row.context][:most]
         shown = np.stack([GENERATOR_DATA.image(index) for index in places])
         fresh = render(row.class_name, row.context, (seed, _FRESH, 1, place)).image
         pair = as_vectors(np.stack([images[place], fresh]), encoder)
@@ -265,13 +268,82 @@ def nearness_to_seen(
     return pd.concat(tables, ignore_index=True)
 
 
-def _training_places(generated: pd.DataFrame, most: int) -> dict[tuple[str, str], list[int]]:
-    """Return places of the generator's training images by (species, context), of whole birds."""
-    wanted = set(zip(generated["class_name"], generated["context"], strict=True))
-    seen: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index in range(GENERATOR_DATA.count):
-        scene = GENERATOR_DATA.example(index).scene
-        pair = scene.species, scene.context
-        if pair in wanted and scene.malformation is None and len(seen[pair]) < most:
-            seen[pair].append(index)
-    return seen
+def retrieve(wanted: pd.DataFrame, seed: int) -> np.ndarray:
+    """Find a training image of the generator for each row (class_name, context), by its caption.
+
+    The caption names both or, if no such image is left, the class. Each image is taken once, by
+    chance, unless there are too few. Returns (N, 64, 64, 3) uint8.
+    """
+    order = np.random.default_rng(seed).permutation(GENERATOR_DATA.count)
+    captions, chosen = GENERATOR_DATA.facts().iloc[order], []
+    by_pair = captions.groupby(["species", "context"]).groups
+    by_name = captions.groupby("species").groups
+    for name, context in wanted[["class_name", "context"]].to_numpy():
+        candidates = [*by_pair.get((name, context), []), *by_name[name]]
+        chosen.append(next((at for at in candidates if at not in chosen), by_name[name][0]))
+    return np.stack([GENERATOR_DATA.image(place) for place in chosen])
+
+
+# ---------------------------------------------------------------------------------- further renders
+def render_scenes(names: Sequence[str], count: int, seed: int) -> pd.DataFrame:
+    """Render `count` whole birds of every class in every context, without clutter.
+
+    Columns: class_name, context, image (64, 64, 3) uint8.
+    """
+    wanted = [(name, context) for name in names for context in CONTEXTS for _ in range(count)]
+    images = [render(*scene, (seed, place)).image for place, scene in enumerate(wanted)]
+    return pd.DataFrame(wanted, columns=["class_name", "context"]).assign(image=images)
+
+
+def render_pairs(plan: pd.DataFrame, malformations: Sequence[str], seed: int) -> np.ndarray:
+    """Render the scenes of a plan, whole and malformed: (2, N, 64, 64, 3) uint8.
+
+    The `malformations`, of `paperbirds.birds.MALFORMATIONS`, take turns.
+    """
+    pairs = []
+    for place, row in enumerate(plan.itertuples()):
+        scene = row.class_name, row.context or CONTEXTS[place % len(CONTEXTS)], (seed, place)
+        wrong = malformations[place % len(malformations)]
+        pairs.append([render(*scene, malformation=form).image for form in (None, wrong)])
+    return np.stack(pairs, axis=1)
+
+
+def substitute_masks(metadata: pd.DataFrame) -> np.ndarray:
+    """Return object masks (N, 64, 64) bool in place of those of generated images, not known.
+
+    They are of fresh renders of the same species, in the style that the generator learned from:
+    birds of about the same size and place.
+    """
+    # Any context does: in that style nothing stands in front of the bird.
+    birds = zip(metadata["class_name"], metadata["seed"], strict=True)
+    return np.stack([render(name, CONTEXTS[0], int(seed)).mask for name, seed in birds])
+
+
+def exchange_backgrounds(split: Split, style: float, seed: int) -> dict[tuple[str], Tensor]:
+    """Cut the birds out and lay them on fresh scenes: (condition,) -> (N, 3, H, W).
+
+    "same context" is a fresh scene of the same context and shows the cost of the cut itself.
+    "another context" is one of any other, and "no bird" the scene of the same context alone.
+    """
+    contexts = split.metadata["context"].tolist()
+    rng = np.random.default_rng((seed, _BACKGROUNDS))
+    elsewhere = [str(rng.choice([c for c in CONTEXTS if c != context])) for context in contexts]
+    same, other = (as_batch(bare_scenes(each, style, seed)) for each in (contexts, elsewhere))
+    batch, masks = as_batch(split.images[:]), torch.tensor(split.masks[:])[:, None]
+    return {
+        ("as it is",): batch,
+        ("same context",): torch.where(masks, batch, same),
+        ("another context",): torch.where(masks, batch, other),
+        ("no bird",): same,
+    }
+
+
+def bare_scenes(contexts: Sequence[str], style: float, seed: int) -> np.ndarray:
+    """Render one fresh scene without a bird for each context: (N, 64, 64, 3) uint8."""
+    scenes = []
+    for place, context in enumerate(contexts):
+        scene_seed = (seed, _BACKGROUNDS, place)
+        clutter = draw_clutter(context, np.random.default_rng(scene_seed))
+        options = {"style": style, "malformation": "no bird"}
+        scenes.append(render(SPECIES[0], context, scene_seed, distractors=clutter, **options).image)
+    return np.stack(scenes)

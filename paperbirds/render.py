@@ -6,8 +6,8 @@ camera-like light, blur and noise, a smaller and off-centre bird that faces eith
 front of it. The data set lies between. Everything follows from the seed.
 """
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,43 +24,60 @@ class Rendering(NamedTuple):
     mask: np.ndarray  # (64, 64) bool, True where the bird is seen
 
 
-def render(
-    species: str,
-    context: str,
-    seed: int | tuple[int, ...],
-    distractors: tuple[str, ...] = (),
-    *,
-    style: float = 0.0,
-    malformation: str | None = None,
-) -> Rendering:
-    """Render one image; the same arguments give the same bytes.
+@dataclass(frozen=True)
+class Scene:
+    """All arguments of one rendering; ValueError for a name or a style that does not exist."""
 
-    Takes names from SPECIES, CONTEXTS, DISTRACTORS (at most four) and MALFORMATIONS (None: a whole
-    bird), and a style from 0 (studio) to 1 (field); ValueError for any others.
+    species: str  # of SPECIES
+    context: str  # of CONTEXTS
+    seed: int | tuple[int, ...]
+    distractors: tuple[str, ...] = ()  # of DISTRACTORS, at most four
+    style: float = 0.0  # from 0 (studio) to 1 (field)
+    malformation: str | None = None  # of MALFORMATIONS; None: a whole bird
+
+    def __post_init__(self):
+        for kind, value, known in (
+            ("species", self.species, SPECIES),
+            ("context", self.context, CONTEXTS),
+            ("malformation", self.malformation, (None, *MALFORMATIONS)),
+            *(("distractor", name, DISTRACTORS) for name in self.distractors),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {kind} {value!r}; known: {', '.join(map(str, known))}")
+        if len(self.distractors) > 4:
+            names = ", ".join(self.distractors)
+            raise ValueError(f"at most four distractors (one a corner), got {names}")
+        if not 0 <= self.style <= 1:
+            raise ValueError(f"style must be in [0, 1] (0 = studio, 1 = field), got {self.style}")
+
+    def render(self) -> Rendering:
+        """Render this scene; the same scene gives the same bytes."""
+        rng = np.random.default_rng(self.seed)
+        behind = draw_behind(self.context, self.distractors, rng)
+        bird = Image.new("RGBA", (CANVAS, CANVAS))
+        pose = _stage(rng, self.style)
+        if self.malformation == "cropped":
+            pose = _out_of_frame(pose, rng)
+        draw_bird(ImageDraw.Draw(bird), self.species, pose, self.malformation)
+        image = _over(_over(behind.base, behind.canvas), bird)
+        coverage = np.asarray(bird.getchannel("A").reduce(4), np.float32) / 255
+
+        fronts = [_mound(self.context, pose, rng)] if self.malformation == "half hidden" else []
+        if rng.random() < 0.5 * self.style:
+            fronts.append(draw_in_front(self.context, rng))
+        for front in fronts:
+            image = _over(image, front)
+            coverage = coverage * (1 - np.asarray(front.getchannel("A").reduce(4)) / 255)
+        return Rendering(_photograph(image, rng, self.style), coverage > 0.5)
+
+
+def render(species: str, context: str, seed: int | tuple[int, ...], **options: Any) -> Rendering:
+    """Render one image, with the arguments of `Scene`.
 
     >>> render("blue jay", "open desert", seed=7).image.shape
     (64, 64, 3)
     """
-    _check(species, context, malformation, distractors)
-    if not 0 <= style <= 1:
-        raise ValueError(f"style must be in [0, 1] (0 = studio, 1 = field), got {style}")
-    rng = np.random.default_rng(seed)
-    behind = draw_behind(context, distractors, rng)
-    bird = Image.new("RGBA", (CANVAS, CANVAS))
-    pose = _stage(rng, style)
-    if malformation == "cropped":
-        pose = _out_of_frame(pose, rng)
-    draw_bird(ImageDraw.Draw(bird), species, pose, malformation)
-    image = _over(_over(behind.base, behind.canvas), bird)
-    coverage = np.asarray(bird.getchannel("A").reduce(4), np.float32) / 255
-
-    fronts = [_mound(context, pose, rng)] if malformation == "half hidden" else []
-    if rng.random() < 0.5 * style:
-        fronts.append(draw_in_front(context, rng))
-    for front in fronts:
-        image = _over(image, front)
-        coverage = coverage * (1 - np.asarray(front.getchannel("A").reduce(4)) / 255)
-    return Rendering(_photograph(image, rng, style), coverage > 0.5)
+    return Scene(species, context, seed, **options).render()
 
 
 def _stage(rng: np.random.Generator, style: float) -> Pose:
@@ -119,16 +136,3 @@ def _over(image: np.ndarray, canvas: Image.Image) -> np.ndarray:
 
 def _lerp(studio: ArrayLike, field: ArrayLike, style: float) -> np.ndarray:
     return np.asarray(studio) * (1 - style) + np.asarray(field) * style
-
-
-def _check(species: str, context: str, malformation: str | None, distractors: tuple) -> None:
-    for kind, value, known in (
-        ("species", species, SPECIES),
-        ("context", context, CONTEXTS),
-        ("malformation", malformation, (None, *MALFORMATIONS)),
-        *(("distractor", name, DISTRACTORS) for name in distractors),
-    ):
-        if value not in known:
-            raise ValueError(f"unknown {kind} {value!r}; known: {', '.join(map(str, known))}")
-    if len(distractors) > 4:
-        raise ValueError(f"at most four distractors (one a corner), got {', '.join(distractors)}")

@@ -21,7 +21,8 @@ from diffcore.store import digest, written_whole
 from paperbirds.birds import CUT, SPECIES, WORLD
 from paperbirds.captions import FLAWS, Subject
 from paperbirds.contexts import CONTEXTS, SIZE
-from paperbirds.dataset import HOMES, Scene, draw_distractors, draw_scene
+from paperbirds.dataset import HOMES, draw_distractors, draw_scene
+from paperbirds.render import Scene
 
 SETTINGS = WORLD["training_data"]
 #: Kinds of wrong captions and the share of images that carry one.
@@ -82,7 +83,7 @@ def draw_example(
     form = "no bird" if mistake == "no bird" else _draw_form(flawed, rng)
     flaw = form if form in FLAWS and rng.random() < 0.5 else None
     subject = Subject(*_draw_names(species, context, mistake, rng), distractors, flaw)
-    scene = Scene(species, context, distractors, style, (*seed, 1), form)
+    scene = Scene(species, context, (*seed, 1), distractors, style, form)
     return Example(scene, subject, mistake)
 
 

@@ -21,8 +21,8 @@ from diffcore.params import project_root
 from diffcore.prompts.plan import plan_generation
 from diffcore.store import write_text
 from diffcore.study import Study
+from paperbirds.measure import render_scenes
 from paperbirds.pretrain.models import CONFIGS
-from paperbirds.scenes import render_scenes
 
 GUIDANCES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 12.0)
 STEPS = (6, 12, 24)

@@ -20,8 +20,7 @@ from diffcore.figures import image_grid, wrap
 from diffcore.params import UserError, project_root
 from diffcore.store import write_text, written_whole
 from diffcore.study import Study
-from paperbirds.birds import SPECIES
-from paperbirds.render import render
+from paperbirds import SPECIES, render
 
 _COLUMNS = 10  # of a contact sheet
 #: What identifies an image of one model and setting.

@@ -22,9 +22,8 @@ from open_clip.model import CLIP
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from paperbirds.birds import SPECIES
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
 from paperbirds.captions import Subject, draw_caption, full_caption
-from paperbirds.contexts import CONTEXTS, DISTRACTORS
 from paperbirds.oracle import Oracle, as_images, as_input
 from paperbirds.pretrain.loop import autocast, batches_in_order, device
 from paperbirds.pretrain.models import Denoiser, build_scheduler, tokenize

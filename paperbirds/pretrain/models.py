@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffcore.filtering.encoders import Encoder
-from paperbirds.birds import SPECIES
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
 from paperbirds.captions import FLAWS, full_caption
-from paperbirds.contexts import CONTEXTS, DISTRACTORS, SIZE
+from paperbirds.contexts import SIZE
 from paperbirds.oracle import Oracle
 
 CONFIGS = yaml.safe_load(Path(__file__).with_name("models.yaml").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ keeps a checkpoint in its folder. A killed run goes on from there.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,8 @@ from diffcore.filtering.encoders import Encoder, load_encoder
 from diffcore.generation.pipelines import load_pipeline
 from diffcore.params import EncoderSpec, PipelineSpec
 from diffcore.store import SUMS, digest, write_text, written_whole
-from paperbirds.birds import SPECIES
-from paperbirds.contexts import CONTEXTS, DISTRACTORS
-from paperbirds.oracle import Oracle, load_oracle
+from paperbirds import CONTEXTS, DISTRACTORS, SPECIES, load_oracle
+from paperbirds.oracle import Oracle
 from paperbirds.pretrain import losses
 from paperbirds.pretrain import models as tiny
 from paperbirds.pretrain.loop import Schedule, device, train
@@ -183,15 +182,16 @@ def write_sums(root: Path) -> None:
 
 def describe(models: tiny.Models, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """Return facts for the model card: the device, the world, how each model was trained."""
-    pipeline, training = models.pipeline, {}
-    denoiser = tiny.Denoiser(pipeline.unet, pipeline.text_encoder_2)
-    trained = {"autoencoder": pipeline.vae, "denoiser": denoiser}
-    for name, model in (trained | {"clip": models.clip, "oracle": models.oracle}).items():
-        schedule = asdict(schedules[name])
-        training[name] = {
+    denoiser = tiny.Denoiser(models.pipeline.unet, models.pipeline.text_encoder_2)
+    trained = models.pipeline.vae, denoiser, models.clip, models.oracle
+    training = {
+        name: {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "images": schedule["steps"] * schedule["batch_size"],
-            **{setting: schedule[setting] for setting in ("batch_size", "lr")},
+            "images": schedule.steps * schedule.batch_size,
+            "batch_size": schedule.batch_size,
+            "lr": schedule.lr,
         }
+        for (name, schedule), model in zip(schedules.items(), trained, strict=True)
+    }
     counts = {"species": len(SPECIES), "contexts": len(CONTEXTS), "distractors": len(DISTRACTORS)}
     return {"device": str(device()), **counts, "training": training}

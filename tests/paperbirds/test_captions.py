@@ -6,10 +6,10 @@ from fresh import FRESH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore.prompts import load_prompt_set
+from diffcore.prompts import load_prompt_book
 from diffcore.prompts.prompt_set import write_prompt
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from paperbirds.captions import FLAWS, NAMED, draw_caption, full_caption
+from paperbirds.captions import FLAWS, NAMED, Subject, draw_caption, full_caption
 
 WORDED = {("an " if name[0] in "aeiou" else "a ") + name: name for name in SPECIES}
 
@@ -25,9 +25,12 @@ def read(text):
     )
 
 
-def captions(count, distractors=("tree", "car")):
-    rng = np.random.default_rng(FRESH)
-    return [draw_caption("blue jay", "open desert", distractors, None, rng) for _ in range(count)]
+def captions(count, distractors=("tree", "car"), flaw=None):
+    rng, subject = (
+        np.random.default_rng(FRESH),
+        Subject("blue jay", "open desert", distractors, flaw),
+    )
+    return [draw_caption(subject, rng) for _ in range(count)]
 
 
 @given(
@@ -37,58 +40,57 @@ def captions(count, distractors=("tree", "car")):
     st.integers(0, 2**32 - 1),
 )
 def test_a_caption_claims_what_it_says_and_nothing_false(species, context, distractors, seed):
-    caption = draw_caption(species, context, distractors, None, np.random.default_rng(seed))
-    named_species, named_contexts, named_distractors = read(caption.text)
-    assert named_species == ([caption.species] if caption.species else [])
-    assert named_contexts == ([caption.context] if caption.context else [])
-    assert tuple(named_distractors) == caption.distractors
-    assert caption.species in (None, species)
-    assert caption.context in (None, context)
-    assert sorted(caption.distractors) in ([], sorted(distractors))
-    assert caption.is_true(species, context, distractors)
-    assert caption.is_true("no such bird", context, distractors) == (caption.species is None)
-    assert caption.is_true(species, context, ()) == (not caption.distractors)
+    subject = Subject(species, context, distractors)
+    text, named = draw_caption(subject, np.random.default_rng(seed))
+    named_species, named_contexts, named_distractors = read(text)
+    assert named_species == ([named.species] if named.species else [])
+    assert named_contexts == ([named.context] if named.context else [])
+    assert tuple(named_distractors) == named.distractors
+    assert sorted(named.distractors) in ([], sorted(distractors))
+    assert named.holds_for(subject)
+    assert named.holds_for(Subject("no such bird", context, distractors)) == (not named.species)
+    assert named.holds_for(Subject(species, context)) == (not named.distractors)
 
 
 def test_captions_leave_out_every_part_and_none():
-    said = {
-        (bool(c.species), bool(c.context), bool(c.distractors), "a bird" in c.text.split(", "))
-        for c in captions(2_000)
+    forms = {
+        (bool(part.species), bool(part.context), bool(part.distractors), "a bird" in text)
+        for text, part in captions(2_000)
     }
-    for form in ((1, 1, 0, 1), (1, 1, 1, 1), (1, 0, 0, 1), (1, 0, 0, 0), (0, 1, 0, 0),
-                 (0, 1, 0, 1), (0, 0, 0, 1), (0, 0, 1, 0)):  # fmt: skip
-        assert tuple(map(bool, form)) in said
+    assert forms >= {
+        (True, True, False, True), (True, True, True, True), (True, False, False, True),
+        (True, False, False, False), (False, True, False, False), (False, True, False, True),
+        (False, False, False, True), (False, False, True, False),
+    }  # fmt: skip
 
 
 def test_distractors_are_named_seldom_and_half_of_the_captions_follow_the_template():
-    rate = np.mean([bool(caption.distractors) for caption in captions(4_000)])
+    rate = np.mean([bool(part.distractors) for _, part in captions(4_000)])
     assert rate == pytest.approx(NAMED, abs=0.03)
     full = full_caption("blue jay", "open desert")
-    rate = np.mean([caption.text == full for caption in captions(4_000, distractors=())])
+    rate = np.mean([text == full for text, _ in captions(4_000, distractors=())])
     assert rate == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("flaw", FLAWS)
-def test_a_flaw_is_told_wherever_the_bird_is(flaw):
-    rng = np.random.default_rng(FRESH)
-    told = [draw_caption("blue jay", "open desert", (), flaw, rng) for _ in range(400)]
-    for caption in told:
-        birds = [part for part in caption.text.split(", ") if part != "open desert"]
-        named = f"a blue jay {FLAWS[flaw]}" if caption.species else f"a bird {FLAWS[flaw]}"
-        assert birds[:1] == ([named] if caption.flaw else [])
+def test_a_flaw_is_named_wherever_the_bird_is(flaw):
+    drawn = captions(400, (), flaw)
+    for text, part in drawn:
+        birds = [clause for clause in text.split(", ") if clause != "open desert"]
+        bird = f"a blue jay {FLAWS[flaw]}" if part.species else f"a bird {FLAWS[flaw]}"
+        assert birds[:1] == ([bird] if part.flaw else [])
         assert set(birds[1:]) <= {"a bird"}
-        assert caption.flaw == (flaw if birds else None)
-        assert caption.is_true("blue jay", "open desert", (), flaw)
-        assert caption.is_true("blue jay", "open desert", ()) == (caption.flaw is None)
-    assert {caption.flaw for caption in told} == {flaw, None}
-    texts = {caption.text for caption in told}
-    assert f"a blue jay {FLAWS[flaw]}, a bird, open desert" in texts
+        assert part.holds_for(Subject("blue jay", "open desert", (), flaw))
+        assert part.holds_for(Subject("blue jay", "open desert")) == (part.flaw is None)
+    assert {part.flaw for _, part in drawn} == {flaw, None}
+    assert f"a blue jay {FLAWS[flaw]}, a bird, open desert" in {text for text, _ in drawn}
 
 
-@pytest.mark.parametrize("species", SPECIES)
-def test_the_full_caption_is_the_prompt_of_the_book(species):
-    prompt_set = load_prompt_set("paperbirds")
-    for context in CONTEXTS:
-        caption = full_caption(species, context)
-        assert caption == write_prompt(prompt_set, species, context)
-        assert read(caption) == ([species], [context], [])
+def test_the_full_caption_is_the_prompt_of_the_prompt_set():
+    prompts = load_prompt_book("package:paperbirds/prompts.yaml")
+    assert (prompts.contexts, prompts.negatives) == (CONTEXTS, DISTRACTORS)
+    for species in SPECIES:
+        for context in CONTEXTS:
+            caption = full_caption(species, context)
+            assert caption == write_prompt(prompts, species, context)
+            assert read(caption) == ([species], [context], [])

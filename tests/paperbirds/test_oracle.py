@@ -1,12 +1,14 @@
-"""The oracle: what it reads, what it refuses, and how far it can be trusted."""
+"""The oracle: what it recognises, what it refuses, how far it can be trusted, whose file it is."""
 
 import numpy as np
 import pytest
 import torch
 from fresh import fresh_renders
+from safetensors.torch import safe_open, save_file
 
+from diffcore.store import DamageError, verify_sums
 from paperbirds import DISTRACTORS, load_oracle
-from paperbirds.oracle import Oracle, as_images, as_input
+from paperbirds.oracle import WEIGHTS, Oracle, as_images, as_input
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_batch_size_does_not_change_a_reading(untrained, images):
     assert len(untrained.read(images[:0]).species) == 0
 
 
-def test_images_come_back_from_what_a_model_reads(images):
+def test_images_come_back_from_the_input_of_a_model(images):
     x = as_input(images, torch.arange(7))
     assert np.array_equal(as_images(x), images)
     assert as_images(2 * torch.ones(1, 3, 2, 2)).min() == 255  # what is out of range is cut off
@@ -45,16 +47,41 @@ def test_other_images_are_refused(untrained, shape, dtype):
     assert str(caught.value).endswith(f"got {dtype} {shape}")
 
 
+def test_the_file_is_loaded_as_it_was_saved_or_refused(tmp_path, untrained):
+    path = tmp_path / "oracle.safetensors"
+    save_file(untrained.state_dict(), path)
+    loaded = load_oracle(path)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    saved = untrained.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(path.read_bytes()[:-1])
+    (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  other.safetensors\n")
+    with pytest.raises(DamageError, match="is not the released file"):
+        load_oracle(other)
+
+
+def test_what_ships_is_what_was_released_without_pickles_and_in_half_precision():
+    verify_sums(WEIGHTS)
+    listed = {line.split("  ")[1] for line in (WEIGHTS / "SHA256SUMS").read_text().splitlines()}
+    files = {f.relative_to(WEIGHTS).as_posix(): f for f in WEIGHTS.rglob("*") if f.is_file()}
+    assert listed | {"SHA256SUMS"} == set(files)
+    assert {f.suffix for f in files.values()} <= {".json", ".safetensors", ".md", ""}
+    assert sum(f.stat().st_size for f in files.values()) < 25e6
+    for file in WEIGHTS.rglob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            kinds = {weights.get_tensor(name).dtype for name in weights.keys()}  # noqa: SIM118
+        assert kinds <= {torch.float16, torch.int64}
+
+
 @pytest.mark.slow
-def test_the_shipped_one_reads_fresh_renders():
-    told = fresh_renders().metadata
-    images = fresh_renders().images.copy()
-    images.flags.writeable = False  # as those of a memory-mapped set
-    seen = load_oracle().read(images)
-    present = np.array([[name in names for name in DISTRACTORS] for names in told["distractors"]])
+def test_the_shipped_one_recognises_fresh_renders():
+    truth, seen = fresh_renders().metadata, load_oracle().read(fresh_renders().images)
+    present = np.array([[name in names for name in DISTRACTORS] for names in truth["distractors"]])
     assert present.any(axis=0).all()
-    assert (seen.species == told["species"]).mean() >= 0.98
-    assert (seen.context == told["context"]).mean() >= 0.98
+    assert (seen.species == truth["species"]).mean() >= 0.98
+    assert (seen.context == truth["context"]).mean() >= 0.98
     assert ((seen.distractors > 0.5) == present).mean() >= 0.97
     assert seen.wellformed.mean() >= 0.97
     broken = fresh_renders(malformed=True)

@@ -6,7 +6,7 @@ from fresh import FRESH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore.prompts import load_prompt_book
+from diffcore.prompts import load_prompt_set
 from diffcore.prompts.prompt_set import write_prompt
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
 from paperbirds.captions import FLAWS, NAMED, Subject, draw_caption, full_caption
@@ -87,7 +87,7 @@ def test_a_flaw_is_named_wherever_the_bird_is(flaw):
 
 
 def test_the_full_caption_is_the_prompt_of_the_prompt_set():
-    prompts = load_prompt_book("package:paperbirds/prompts.yaml")
+    prompts = load_prompt_set("package:paperbirds/prompts.yaml")
     assert (prompts.contexts, prompts.negatives) == (CONTEXTS, DISTRACTORS)
     for species in SPECIES:
         for context in CONTEXTS:

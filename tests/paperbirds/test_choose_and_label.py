@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from diffcore.params import load_params
-from diffcore.prompts import load_prompt_book
+from diffcore.prompts import load_prompt_set
 from paperbirds import SPECIES
 from paperbirds.__main__ import main
 from paperbirds.pretrain import choose, labels
 
 EULER, OTHER = choose.SOLVERS
-PROMPTS = load_prompt_book("package:paperbirds/prompts.yaml")
+PROMPTS = load_prompt_set("package:paperbirds/prompts.yaml")
 FACTS = {"model_hash": "abc", "guidance_scale": 2.0, "num_inference_steps": 12}
 GENERATED = pd.DataFrame({"sample_id": ["s0", "s1", "s2", "s3"], **FACTS})
 

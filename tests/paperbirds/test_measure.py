@@ -11,14 +11,14 @@ import torch
 from diffcore.data.images import as_batch, as_pixels
 from diffcore.measure.near_copies import as_vectors
 from diffcore.mixing.mix import pixel_mix
-from diffcore.prompts import load_prompt_book
+from diffcore.prompts import load_prompt_set
 from diffcore.prompts.prompt_set import negatives_for
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES, load_oracle, measure, render, render_split
 from paperbirds.birds import MALFORMATIONS
 from paperbirds.oracle import Reading
 from paperbirds.training_data import GENERATOR_DATA, expected_errors, is_seen
 
-PROMPTS = load_prompt_book("package:paperbirds/prompts.yaml")
+PROMPTS = load_prompt_set("package:paperbirds/prompts.yaml")
 KEPT = ["DiffCoRe-Mix, pixel", "DiffCoRe-Mix, patch", "DiffuseMix"]
 SPLIT = ["MixUp", "CutMix", "SaliencyMix"]
 

@@ -3,7 +3,8 @@
 Like real ones, they are unfair. Species are as frequent as by Zipf's law, and live in some contexts
 more than in others, and in some never. One caption in five is wrong. Some birds are cut off, and
 captions do not say so. CLIP has images of its own, balanced by species as the real ones are by
-query (Radford et al., 2021). ``world.yaml`` has the numbers.
+query (Radford et al., 2021). A full caption follows the paper's template; most leave parts out, so
+that both models also understand a class, a context, or a list of objects as in a negative prompt.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,17 +20,70 @@ from tqdm import tqdm
 
 from diffcore.store import digest, written_whole
 from paperbirds.birds import CUT, SPECIES, WORLD
-from paperbirds.captions import FLAWS, Subject
 from paperbirds.contexts import CONTEXTS, SIZE
 from paperbirds.dataset import HOMES, draw_distractors, draw_scene
 from paperbirds.render import Scene
 
-SETTINGS = WORLD["training_data"]
+SETTINGS, _CAPTIONS = WORLD["training_data"], WORLD["captions"]
 #: Kinds of wrong captions and the share of images that carry one.
 MISTAKES: dict[str, float] = SETTINGS["mistakes"]
 _RIGHT = 1 - sum(MISTAKES.values())
+#: Malformation -> what a caption says of it.
+FLAWS: dict[str, str] = _CAPTIONS["flaws"]
+_TEMPLATES, _CHANCES = tuple(_CAPTIONS["forms"]), tuple(_CAPTIONS["forms"].values())
 
 
+# ----------------------------------------------------------------------------------------- captions
+@dataclass(frozen=True)
+class Subject:
+    """What a caption is about; None or () for what is left out or not there."""
+
+    species: str | None
+    context: str | None
+    distractors: tuple[str, ...] = ()
+    flaw: str | None = None  # one of FLAWS
+
+    def holds_for(self, image: "Subject") -> bool:
+        """Return whether an image shows everything that this names."""
+        return (
+            self.species in (None, image.species)
+            and self.context in (None, image.context)
+            and self.flaw in (None, image.flaw)
+            and set(self.distractors) <= set(image.distractors)
+        )
+
+
+def full_caption(species: str, context: str, distractors: tuple[str, ...] = ()) -> str:
+    """Caption all of an image in the paper's template.
+
+    >>> full_caption("blue jay", "open desert", ("car",))
+    'a blue jay, a bird, open desert, car'
+    """
+    return ", ".join((f"{_article(species)}, a bird, {context}", *distractors))
+
+
+def draw_caption(subject: Subject, rng: np.random.Generator) -> tuple[str, Subject]:
+    """Draw a caption of a subject or of some of it, and return the part that it names.
+
+    A flaw is named wherever the bird is.
+    """
+    words = rng.permutation(subject.distractors) if rng.random() < _CAPTIONS["named"] else ()
+    distractors = tuple(map(str, words))
+    if distractors and rng.random() < _CAPTIONS["named_alone"]:
+        return ", ".join(distractors), Subject(None, None, distractors)
+    form = _TEMPLATES[rng.choice(len(_TEMPLATES), p=_CHANCES)]
+    words = {"species": _article(subject.species), "context": subject.context}
+    text = form.format(**words, flaw=f" {FLAWS[subject.flaw]}" if subject.flaw else "")
+    named = ("species", "context", "flaw")
+    facts = {n: getattr(subject, n) if f"{{{n}}}" in form else None for n in named}
+    return ", ".join((text, *distractors)), Subject(distractors=distractors, **facts)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+# ----------------------------------------------------------------------------------------- examples
 @dataclass(frozen=True)
 class Example:
     """An image to learn from and the subject of its caption, which the image need not show."""
@@ -112,15 +166,6 @@ def _draw_names(
 
 
 # ----------------------------------------------------------------------------------- what to expect
-def naming() -> np.ndarray:
-    """Return the chance that an image of a species (row) is named as another, (12, 12)."""
-    names = np.full((len(SPECIES),) * 2, MISTAKES["another bird"] / (len(SPECIES) - 2))
-    np.fill_diagonal(names, _RIGHT)
-    for place, species in enumerate(SPECIES):
-        names[place, SPECIES.index(SETTINGS["look_alike"][species])] = MISTAKES["look-alike"]
-    return names
-
-
 def expected_errors(guidance: float) -> pd.DataFrame:
     """Compute what a learner without fault would draw for each pair of species and context.
 
@@ -128,12 +173,12 @@ def expected_errors(guidance: float) -> pd.DataFrame:
     row per pair that was seen: species, context, and the shares ``another species``, ``no bird``,
     ``cut`` (of the right species) and ``wrong``, which is their sum.
     """
-    seen, names, absent = (
-        species_shares()[:, None] * context_shares(),
-        naming(),
-        MISTAKES["no bird"],
-    )
-    rows = []
+    seen, absent, rows = species_shares()[:, None] * context_shares(), MISTAKES["no bird"], []
+    twins = [SPECIES.index(SETTINGS["look_alike"][name]) for name in SPECIES]
+    # Chance that a species (row) is named as another (column).
+    names = np.full((len(SPECIES),) * 2, MISTAKES["another bird"] / (len(SPECIES) - 2))
+    names[np.arange(len(SPECIES)), twins] = MISTAKES["look-alike"]
+    np.fill_diagonal(names, _RIGHT)
     for s, c in np.argwhere(seen > 0):
         likelihood = np.zeros_like(seen)  # of the caption, for each image with a bird
         likelihood[s] = MISTAKES["another context"] / (len(CONTEXTS) - 1)
@@ -151,7 +196,7 @@ def expected_errors(guidance: float) -> pd.DataFrame:
     return table.assign(wrong=table[columns[2:]].sum(axis=1))
 
 
-# ------------------------------------------------------------------------------------ sets of images
+# ----------------------------------------------------------------------------------- sets of images
 @dataclass(frozen=True)
 class Recipe:
     """How one set of renders is drawn; `seed` sets it apart from every other set."""

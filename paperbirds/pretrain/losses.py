@@ -23,11 +23,10 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from paperbirds.captions import Subject, draw_caption, full_caption
 from paperbirds.oracle import Oracle, as_images, as_input
 from paperbirds.pretrain.loop import autocast, batches_in_order, device
 from paperbirds.pretrain.models import Denoiser, build_scheduler, tokenize
-from paperbirds.training_data import RenderSet
+from paperbirds.training_data import RenderSet, Subject, draw_caption, full_caption
 
 _KL_WEIGHT = 1.0e-4  # per latent value; keeps the latents near unit scale without blurring
 #: Share of empty captions, from which classifier-free guidance steers away.
@@ -187,9 +186,8 @@ def oracle_loss(
 ) -> Tensor:
     """Return the loss of one step, on a batch with an equal part of each set.
 
-    The sets are renders and such that the sampler has drawn once more. Every other image goes
-    through the autoencoder, as generated images do; the rest is softened by a random amount. None
-    of this must count as malformed.
+    Every other image goes through the autoencoder, as generated images do. The rest is blended
+    with its 3x3 average by a random amount. None of this must count as malformed.
     """
     images, facts = [], []
     for renders in sets:
@@ -197,10 +195,12 @@ def oracle_loss(
         images.append(as_input(renders.images, chosen, device()))
         facts.append(renders.metadata.iloc[chosen.numpy()])
     generator = torch.Generator().manual_seed(step)
-    x = _soften(torch.cat(images), generator)
+    x = torch.cat(images)
+    weight = 0.8 * torch.rand(len(x), 1, 1, 1, generator=generator).to(x.device)
+    soft = x.lerp(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, stride=1), weight)
     with autocast():
-        x[::2] = _reconstruct(autoencoder, torch.cat(images)[::2], generator)
-        species, context, *present = model(x)
+        soft[::2] = _reconstruct(autoencoder, x[::2], generator)
+        species, context, *present = model(soft)
     targets = [each.to(device()) for each in encode_targets(pd.concat(facts, ignore_index=True))]
     loss = F.cross_entropy(species.float(), targets[0], ignore_index=_IGNORE)
     loss = loss + F.cross_entropy(context.float(), targets[1])
@@ -231,9 +231,3 @@ def encode_targets(metadata: pd.DataFrame) -> list[Tensor]:
         torch.tensor(metadata["malformation"].notna().to_numpy(np.float32)),
         torch.tensor((~there).to_numpy(np.float32)),
     ]
-
-
-def _soften(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Blend each image with its 3x3 average by a random weight in [0, 0.8]."""
-    weight = 0.8 * torch.rand(len(x), 1, 1, 1, generator=generator).to(x.device)
-    return x.lerp(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, stride=1), weight)

@@ -18,7 +18,6 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from diffcore.store import verify_sums
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
 from paperbirds.__main__ import main
-from paperbirds.captions import FLAWS, full_caption
 from paperbirds.measure import shipped_facts
 from paperbirds.oracle import WEIGHTS, as_input
 from paperbirds.pretrain.loop import MuonAdamW, Schedule, batches_in_order, train
@@ -41,7 +40,7 @@ from paperbirds.pretrain.models import (
     build_vocabulary,
 )
 from paperbirds.pretrain.stages import load_models, measure_clip
-from paperbirds.training_data import RenderSet
+from paperbirds.training_data import FLAWS, RenderSet, full_caption
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
 """The twelve birds of Paperbirds: cut paper that differs in parts and colours, whole or malformed.
 
-``world.yaml`` describes the species. Some are alike on purpose: one part of the bird distinguishes
-them, as in CUB-Birds.
-
-In local coordinates the origin is the centre of the body, x points to the beak, y down, and the
-unit is half the body's length. `Pose.place` maps them to canvas pixels. Colours are sRGB, 0 to 255.
+``world.yaml`` describes the species. Some differ in one part alone, as in CUB-Birds. In local
+coordinates the origin is the centre of the body, x points to the beak, y down, and the unit is half
+the body's length. `Pose.place` maps them to canvas pixels. Colours are sRGB, 0 to 255.
 """
 
 from collections.abc import Callable
@@ -18,8 +16,6 @@ from numpy.typing import ArrayLike
 from PIL import ImageDraw
 
 RGB = tuple[int, int, int]
-
-
 WORLD = yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
 
 

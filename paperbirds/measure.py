@@ -1,7 +1,7 @@
 """What can be measured because the truth about every image of this world is known.
 
-The oracle judges generated images; masks follow objects through a mix; renders that cannot be
-copies show what is near by chance. Nothing here filters, trains or chooses a setting.
+The oracle judges generated images, masks follow objects through a mix, and renders show what is
+near by chance. Nothing here filters, trains or chooses a setting.
 """
 
 import json
@@ -97,8 +97,6 @@ def expected_rates(guidances: Sequence[float], by: Sequence[str] = ()) -> pd.Dat
 
 
 # ----------------------------------------------------------------------------------- mixed images
-#: (real, maps of objects, maps of counterparts (B, K, H, W), targets, generator) -> maps, targets.
-_MixMaps = Callable[[Tensor, Tensor, Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
 
 def object_shares(
@@ -117,9 +115,8 @@ def object_shares(
     where an object of it is. A restyled image keeps the layout, and so the map, of its image.
 
     Takes images (N, 3, H, W), masks (N, H, W) bool of their objects and of their counterparts', and
-    labels (N,). Mixes each image `repeats` times, each time in another batch. Returns one row per
-    mixed image: method, own, other (shares of the image), before (share of the real image), target
-    (the label's weight of the image's class).
+    labels (N,). Mixes each image `repeats` times. Returns one row per mixed image: method, own,
+    other (shares of the image), before (share of the real image), target (the label's own weight).
     """
     num_classes = int(labels.max()) + 1
     classes, generator = one_hot(labels, num_classes).float(), torch.Generator().manual_seed(seed)
@@ -145,12 +142,12 @@ def object_shares(
     return pd.concat(tables, ignore_index=True)
 
 
-def _mixes_of_maps(alpha: float, num_classes: int) -> dict[str, _MixMaps]:
-    """Return the methods that mix, by name, as functions of maps of objects."""
+def _mixes_of_maps(alpha: float, num_classes: int) -> dict[str, Callable]:
+    """Return the methods that mix: (real, maps, counterparts' maps, targets, generator) -> both."""
     empty = torch.zeros(1, num_classes, 1, 1)  # a fractal shows no object
     mixup, cutmix, saliencymix = MixUp(alpha=alpha), CutMix(alpha=alpha), SaliencyMix(alpha=alpha)
 
-    def kept(mix: Callable[[Tensor, Tensor, Generator], Tensor]) -> _MixMaps:
+    def kept(mix: Callable[[Tensor, Tensor, Generator], Tensor]) -> Callable:
         return lambda real, maps, others, targets, g: (mix(maps, others, g), targets)
 
     return {

@@ -2,9 +2,9 @@
 
 Like real ones, they are unfair. Species are as frequent as by Zipf's law, and live in some contexts
 more than in others, and in some never. One caption in five is wrong. Some birds are cut off, and
-captions do not say so. CLIP has images of its own, balanced by species as the real ones are by
-query (Radford et al., 2021). A full caption follows the paper's template; most leave parts out, so
-that both models also understand a class, a context, or a list of objects as in a negative prompt.
+captions do not say so. CLIP's images are balanced by species, as real ones are by query (Radford et
+al., 2021). Half of the captions leave parts out of the paper's template, so that both models also
+understand a class, a context, or a list of objects as in a negative prompt.
 """
 
 from collections.abc import Callable, Mapping
@@ -134,19 +134,14 @@ def draw_example(
     distractors = draw_distractors(context, extra_distractor, rng)
     style = float(rng.random()) if style is None else style
     mistake = str(rng.choice([*MISTAKES, ""], p=[*MISTAKES.values(), _RIGHT])) or None
-    form = "no bird" if mistake == "no bird" else _draw_form(flawed, rng)
+    form, dice = ("no bird", 1.0) if mistake == "no bird" else (None, rng.random())
+    if dice < flawed + SETTINGS["cut"]:
+        forms = [*FLAWS] if dice < flawed else CUT
+        form = forms[rng.integers(len(forms))]
     flaw = form if form in FLAWS and rng.random() < 0.5 else None
     subject = Subject(*_draw_names(species, context, mistake, rng), distractors, flaw)
     scene = Scene(species, context, (*seed, 1), distractors, style, form)
     return Example(scene, subject, mistake)
-
-
-def _draw_form(flawed: float, rng: np.random.Generator) -> str | None:
-    """Draw what is wrong with a bird that is there, if anything."""
-    dice = rng.random()
-    if dice < flawed:
-        return list(FLAWS)[rng.integers(len(FLAWS))]
-    return CUT[rng.integers(len(CUT))] if dice < flawed + SETTINGS["cut"] else None
 
 
 def _draw_names(

@@ -29,9 +29,8 @@ class Schedule:
 class MuonAdamW:
     """Muon for matrices and convolutions (as matrices of filters), AdamW for all else.
 
-    These small models need far fewer steps with Muon: after 150 s on one core the autoencoder was
-    at 26.4 dB, and at 21.9 dB with AdamW. torch's Muon accepts only matrices, so it gets a view
-    (filters, the rest) of each convolution. Source: K. Jordan et al., Muon, 2024.
+    Muon (K. Jordan et al., 2024) needs far fewer steps: after 150 s on one core the autoencoder was
+    at 26.4 dB, and at 21.9 dB with AdamW. Of each convolution it gets a view (filters, the rest).
     """
 
     def __init__(self, model: nn.Module, lr: float):

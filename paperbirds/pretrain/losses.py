@@ -1,13 +1,10 @@
 """Losses of the four models: autoencoder, denoiser, CLIP and oracle.
 
 The denoiser (UNet and text encoder) learns by the preconditioning of its sampler (Karras et al.,
-2022). Its loss is the squared error of the v-prediction at log-normally distributed noise levels:
-that of the denoised latents, divided by the scheduler's output scale.
-
-CLIP learns from captioned images in all styles (Radford et al., 2021). Many captions fit several
-images of a batch, such as "a bird". Such pairs are left out of the sum instead of being pushed
-apart. Whether they fit follows from the captions alone, right or wrong. The oracle learns the truth
-about renders of whole birds and of malformed ones.
+2022): the squared error of the v-prediction at log-normally distributed noise levels. CLIP learns
+from captioned images (Radford et al., 2021). Many captions, such as "a bird", fit several images of
+a batch. Such pairs are left out of the sum instead of being pushed apart. Whether they fit follows
+from the captions alone, right or wrong. The oracle learns the truth about renders.
 """
 
 from itertools import pairwise

@@ -166,15 +166,10 @@ def finish(root: Path, facts: dict) -> None:
 def describe(models: tiny.Models, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """Return facts for the model card: the device, the world, how each model was trained."""
     denoiser = tiny.Denoiser(models.pipeline.unet, models.pipeline.text_encoder_2)
-    trained = models.pipeline.vae, denoiser, models.clip, models.oracle
-    training = {
-        name: {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "images": schedule.steps * schedule.batch_size,
-            "batch_size": schedule.batch_size,
-            "lr": schedule.lr,
-        }
-        for (name, schedule), model in zip(schedules.items(), trained, strict=True)
-    }
+    trained, training = (models.pipeline.vae, denoiser, models.clip, models.oracle), {}
+    for (name, schedule), model in zip(schedules.items(), trained, strict=True):
+        facts = {"parameters": sum(p.numel() for p in model.parameters())}
+        facts["images"] = schedule.steps * schedule.batch_size
+        training[name] = facts | {"batch_size": schedule.batch_size, "lr": schedule.lr}
     counts = {"species": len(SPECIES), "contexts": len(CONTEXTS), "distractors": len(DISTRACTORS)}
     return {"device": str(device()), **counts, "training": training}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from diffcore.data.splits import Split
 from diffcore.params import DataParams
-from diffcore.prompts.prompt_set import PromptBook
+from diffcore.prompts.prompt_set import PromptSet
 from paperbirds.birds import MALFORMATIONS, SPECIES, WORLD
 from paperbirds.contexts import CONTEXTS, DISTRACTORS, draw_clutter
 from paperbirds.render import Scene
@@ -125,9 +125,7 @@ class PaperbirdsSource:
         options = OPTIONS | settings.options
         return render_split(split, images_per_class=count, seed=seed, **options)
 
-    def judge(
-        self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptBook
-    ) -> pd.DataFrame:
+    def judge(self, metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet) -> pd.DataFrame:
         """Judge images (N, 64, 64, 3) uint8 by the oracle: `paperbirds.measure.judge`."""
         from paperbirds.measure import judge_images  # which imports this module
 

@@ -23,7 +23,7 @@ from diffcore.measure.near_copies import Vectors, as_vectors, closer_shares, nea
 from diffcore.methods.baselines import CutMix, MixUp, SaliencyMix
 from diffcore.methods.diffusemix import diffuse_mix
 from diffcore.mixing.mix import DiffCoReMix, pixel_mix
-from diffcore.prompts.prompt_set import PromptBook, negatives_for
+from diffcore.prompts.prompt_set import PromptSet, negatives_for
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES, load_oracle, render
 from paperbirds.contexts import draw_clutter
 from paperbirds.oracle import WEIGHTS, Reading
@@ -43,7 +43,7 @@ def shipped_facts() -> dict[str, float]:
 
 
 # ------------------------------------------------------------------------------- generated images
-def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptBook) -> pd.DataFrame:
+def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptSet) -> pd.DataFrame:
     """Compare what an oracle sees in N images with their prompts.
 
     Returns one row per image: ``sample_id``, ``class_name`` and ``context`` of the metadata,
@@ -68,7 +68,7 @@ def judge(metadata: pd.DataFrame, seen: Reading, prompts: PromptBook) -> pd.Data
     return judged.join(pd.DataFrame(uninvited, columns=DISTRACTORS).add_prefix("uninvited: "))
 
 
-def judge_images(metadata: pd.DataFrame, images: np.ndarray, prompts: PromptBook) -> pd.DataFrame:
+def judge_images(metadata: pd.DataFrame, images: np.ndarray, prompts: PromptSet) -> pd.DataFrame:
     """Read images (N, 64, 64, 3) uint8 of Paperbirds with the oracle, and judge them."""
     return judge(metadata, load_oracle().read(images), prompts)
 
@@ -85,10 +85,7 @@ def fault_rates(judged: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def expected_rates(guidances: Sequence[float], by: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the rates of `fault_rates` that a perfect learner of the training data would have.
-
-    Columns: point (of guidance), those of `by` (class_name, context), measure, value.
-    """
+    """Return the rates of a perfect learner: point (of guidance), those of `by`, measure, value."""
     tables = [expected_errors(guidance).assign(point=guidance) for guidance in guidances]
     columns = {"species": "class_name", "cut": "malformed"}
     table, groups = pd.concat(tables).rename(columns=columns), ["point", *by]

@@ -125,8 +125,8 @@ def draw_example(
 ) -> Example:
     """Draw one example, as `draw_scene`; the same seed gives the same one.
 
-    `flawed` is the share of birds of wrong form; every other caption of them mentions it.
-    `balanced` draws all species equally often.
+    `flawed` is the share of birds of wrong form; half of their captions name it. `balanced` draws
+    all species equally often.
     """
     rng = np.random.default_rng(seed)
     species = str(rng.choice(SPECIES, p=None if balanced else species_shares()))
@@ -164,9 +164,9 @@ def _draw_names(
 def expected_errors(guidance: float) -> pd.DataFrame:
     """Compute what a learner without fault would draw for each pair of species and context.
 
-    At guidance w that is an image x for a caption c in proportion to p(x) · p(c | x)^w. Returns one
-    row per pair that was seen: species, context, and the shares ``another species``, ``no bird``,
-    ``cut`` (of the right species) and ``wrong``, which is their sum.
+    At guidance w that is an image x for a caption c in proportion to p(x) · p(c | x)^w. One row per
+    pair that was seen: species, context, and the shares ``another species``, ``no bird``, ``cut``
+    (of the right species) and their sum ``wrong``.
     """
     seen, absent, rows = species_shares()[:, None] * context_shares(), MISTAKES["no bird"], []
     twins = [SPECIES.index(SETTINGS["look_alike"][name]) for name in SPECIES]

@@ -41,8 +41,7 @@ class MuonAdamW:
         for p in self.filters:
             p.data = p.data.contiguous()
         self.views = [nn.Parameter(p.data.view(p.shape[0], -1)) for p in self.filters]
-        chosen = {id(p) for p in self.filters}
-        self.rest = [p for p in parameters if id(p) not in chosen]
+        self.rest = [p for p in parameters if not any(p is other for other in self.filters)]
         options = {"momentum": 0.95, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
         self.optimizers = [
             torch.optim.Muon(self.views, lr=lr, **options),

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, EDMEulerScheduler
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from open_clip.model import CLIP
 from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
 from transformers import CLIPTokenizer
 
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
@@ -59,13 +60,13 @@ def encode_all(model: AutoencoderKL, images: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def psnr(model: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def psnr(model: AutoencoderKL, images: np.ndarray) -> np.ndarray:
     """Return the peak signal-to-noise ratio of each reconstruction in dB, (N,)."""
     values = []
-    for at in torch.arange(len(images)).split(batch_size):
+    for at in torch.arange(len(images)).split(64):
         x = as_input(images, at, model.device)
         decoded = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-        values.append(-10 * ((decoded - x) / 2).square().mean(dim=(1, 2, 3)).log10())
+        values.append(peak_signal_noise_ratio(decoded, x, 2.0, reduction="none", dim=(1, 2, 3)))
     return torch.cat(values).cpu().numpy()
 
 

@@ -41,7 +41,7 @@ def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = 
 
     `scale` is the share of renders and steps, for tests; `notes` are lines for the model card.
     """
-    recipes = [replace(r, count=max(256, int(r.count * scale))) for r in RECIPES]
+    recipes = [replace(r, count=max(128, int(r.count * scale))) for r in RECIPES]
     schedules = {n: replace(s, steps=max(2, int(s.steps * scale))) for n, s in SCHEDULES.items()}
     renders = {recipe.name: render_set(recipe, work / "renders") for recipe in recipes}
     models = train_models(renders, schedules, work)

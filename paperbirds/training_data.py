@@ -191,7 +191,7 @@ def expected_errors(guidance: float) -> pd.DataFrame:
     return table.assign(wrong=table[columns[2:]].sum(axis=1))
 
 
-# ----------------------------------------------------------------------------------- sets of images
+# ---------------------------------------------------------------------------------- sets of images
 @dataclass(frozen=True)
 class Recipe:
     """How one set of renders is drawn; `seed` sets it apart from every other set."""

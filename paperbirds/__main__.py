@@ -1,9 +1,4 @@
-"""The commands that made the shipped models and the tables about them.
-
-python -m paperbirds pretrain
-python -m paperbirds choose --profile demo
-python -m paperbirds label --profile demo
-"""
+"""The commands that made the shipped models and the tables about them: ``--help`` lists them."""
 
 import argparse
 import sys

@@ -1,10 +1,8 @@
 """The twelve birds of Paperbirds: cut paper that differs in parts and colours, whole or malformed.
 
-``world.yaml`` describes the species. Some are alike on purpose: one part of the bird distinguishes
-them, as in CUB-Birds.
-
-In local coordinates the origin is the centre of the body, x points to the beak, y down, and the
-unit is half the body's length. `Pose.place` maps them to canvas pixels. Colours are sRGB, 0 to 255.
+``world.yaml`` describes the species. Some differ in one part alone, as in CUB-Birds. In local
+coordinates the origin is the centre of the body, x points to the beak, y down, and the unit is half
+the body's length. `Pose.place` maps them to canvas pixels. Colours are sRGB, 0 to 255.
 """
 
 from collections.abc import Callable
@@ -18,8 +16,6 @@ from numpy.typing import ArrayLike
 from PIL import ImageDraw
 
 RGB = tuple[int, int, int]
-
-
 WORLD = yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
 
 
@@ -68,10 +64,8 @@ class _Pen:
         edge = _shade(colour) if rim else None
         self.draw.polygon(self.pose.place(points), colour, edge, self.rim if rim else 0)
 
-    def ellipse(
-        self, centre: ArrayLike, radii: ArrayLike, colour: RGB, angle: float = 0.0, rim: bool = True
-    ) -> None:
-        shape = _rotate(_CIRCLE * np.asarray(radii), angle) + np.asarray(centre)
+    def ellipse(self, centre: ArrayLike, radii: ArrayLike, colour: RGB, rim: bool = True) -> None:
+        shape = _rotate(_CIRCLE * np.asarray(radii), -0.10) + np.asarray(centre)
         self.polygon(shape, colour, rim)
 
     def line(self, points: ArrayLike, colour: RGB, width: float) -> None:
@@ -114,8 +108,8 @@ def _draw_tail(pen: _Pen, p: SimpleNamespace) -> None:
 
 
 def _draw_body(pen: _Pen, p: SimpleNamespace) -> None:
-    pen.ellipse((0, 0), (1.0, p.slimness), p.body, angle=-0.10)
-    pen.ellipse((0.14, p.slimness * 0.38), (0.66, p.slimness * 0.50), p.belly, -0.10, rim=False)
+    pen.ellipse((0, 0), (1.0, p.slimness), p.body)
+    pen.ellipse((0.14, p.slimness * 0.38), (0.66, p.slimness * 0.50), p.belly, rim=False)
     if "streaks" in p.marks:
         for x in (0.10, 0.30, 0.50):
             pen.line([(x, p.slimness * 0.30), (x - 0.06, p.slimness * 0.80)], p.mark, 0.075)

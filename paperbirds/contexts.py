@@ -20,10 +20,7 @@ HORIZON = 150  # canvas row at which ground and sky meet, before jitter
 
 
 class Backdrop:
-    """A background under construction.
-
-    `base` is its sky, a float array (64, 64, 3) in [0, 255]; `draw` draws on the large canvas.
-    """
+    """A background: its sky (64, 64, 3), `base`, and a large transparent canvas to draw on."""
 
     def __init__(self, rng: Generator):
         self.rng = rng

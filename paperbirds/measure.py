@@ -1,11 +1,11 @@
 """What can be measured because the truth about every image of this world is known.
 
-The oracle judges generated images; masks follow objects through a mix; renders that cannot be
-copies show what is near by chance. Nothing here filters, trains or chooses a setting.
+The oracle judges generated images, masks follow objects through a mix, and renders show what is
+near by chance. Nothing here filters, trains or chooses a setting.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -36,10 +36,7 @@ _BACKGROUNDS, _FRESH = 71, 72  # set the seeds of these renders apart from those
 
 
 def shipped_facts() -> dict[str, float]:
-    """Return the size of what ships, ``shipped_mb`` (10^6 bytes), and its measured quality.
-
-    ``psnr_db`` of the autoencoder is in dB; all other measures are rates in [0, 1].
-    """
+    """Return the size of what ships in MB, ``shipped_mb``, and its quality on the model card."""
     size = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
     facts = json.loads((WEIGHTS / "facts.json").read_text(encoding="utf-8"))
     return {"shipped_mb": size / 1e6, **facts["quality"]}
@@ -88,10 +85,7 @@ def fault_rates(judged: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def expected_rates(guidances: Sequence[float], by: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the rates of `fault_rates` that a perfect learner of the training data would have.
-
-    Columns: point (of guidance), those of `by` (class_name, context), measure, value.
-    """
+    """Return the rates of a perfect learner: point (of guidance), those of `by`, measure, value."""
     tables = [expected_errors(guidance).assign(point=guidance) for guidance in guidances]
     columns = {"species": "class_name", "cut": "malformed"}
     table, groups = pd.concat(tables).rename(columns=columns), ["point", *by]
@@ -100,8 +94,6 @@ def expected_rates(guidances: Sequence[float], by: Sequence[str] = ()) -> pd.Dat
 
 
 # ----------------------------------------------------------------------------------- mixed images
-#: (real, maps of objects, maps of counterparts (B, K, H, W), targets, generator) -> maps, targets.
-_MixMaps = Callable[[Tensor, Tensor, Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
 
 def object_shares(
@@ -120,9 +112,8 @@ def object_shares(
     where an object of it is. A restyled image keeps the layout, and so the map, of its image.
 
     Takes images (N, 3, H, W), masks (N, H, W) bool of their objects and of their counterparts', and
-    labels (N,). Mixes each image `repeats` times, each time in another batch. Returns one row per
-    mixed image: method, own, other (shares of the image), before (share of the real image), target
-    (the label's weight of the image's class).
+    labels (N,). Mixes each image `repeats` times. Returns one row per mixed image: method, own,
+    other (shares of the image), before (share of the real image), target (the label's own weight).
     """
     num_classes = int(labels.max()) + 1
     classes, generator = one_hot(labels, num_classes).float(), torch.Generator().manual_seed(seed)
@@ -148,12 +139,12 @@ def object_shares(
     return pd.concat(tables, ignore_index=True)
 
 
-def _mixes_of_maps(alpha: float, num_classes: int) -> dict[str, _MixMaps]:
-    """Return the methods that mix, by name, as functions of maps of objects."""
+def _mixes_of_maps(alpha: float, num_classes: int) -> dict[str, Callable]:
+    """Return the methods that mix: (real, maps, counterparts' maps, targets, generator) -> both."""
     empty = torch.zeros(1, num_classes, 1, 1)  # a fractal shows no object
     mixup, cutmix, saliencymix = MixUp(alpha=alpha), CutMix(alpha=alpha), SaliencyMix(alpha=alpha)
 
-    def kept(mix: Callable[[Tensor, Tensor, Generator], Tensor]) -> _MixMaps:
+    def kept(mix: Callable[[Tensor, Tensor, Generator], Tensor]) -> Callable:
         return lambda real, maps, others, targets, g: (mix(maps, others, g), targets)
 
     return {
@@ -190,7 +181,9 @@ def label_curves(
     Each image is mixed with its counterpart, and with a training image of another class, at pixel
     and at patch level. Columns: partner, level, lam, value, low, high, n.
     """
-    strangers = real[_of_another_class(labels, seed)]
+    generator = torch.Generator().manual_seed(seed)
+    chances = torch.rand(len(labels), len(labels), generator=generator)
+    strangers = real[chances.masked_fill(labels[:, None] == labels[None], -1).argmax(1)]
     partners = {"generated, same class": generated, "real, another class": strangers}
     levels = {"pixel": pixel_mix, "patch": same_patches(seed)}
     names, rows = np.array(SPECIES)[labels.numpy()], []
@@ -201,21 +194,9 @@ def label_curves(
     return pd.DataFrame(rows)
 
 
-def _of_another_class(labels: Tensor, seed: int) -> Tensor:
-    """Choose an image of another class for each, at random: places (N,)."""
-    generator = torch.Generator().manual_seed(seed)
-    chances = torch.rand(len(labels), len(labels), generator=generator)
-    return chances.masked_fill(labels[:, None] == labels[None], -1).argmax(1)
-
-
 # -------------------------------------------------------------------------------- leaks and copies
 def leakage(
-    train: pd.DataFrame,
-    generated: pd.DataFrame,
-    vectors: Mapping[str, Vectors],
-    encoder: Any,
-    *,
-    seed: int,
+    train: pd.DataFrame, drawn: pd.DataFrame, vectors: dict[str, Vectors], encoder: Any, seed: int
 ) -> pd.DataFrame:
     """Compare how near equally large sets are to test images: `closer_shares`, and the test.
 
@@ -223,7 +204,7 @@ def leakage(
     and context, which cannot know the test set: what both share is no leak. Takes metadata, that of
     generated images numbered from 0, and vectors of "training", "generated" and "test…".
     """
-    rows = generated.drop_duplicates("source_id")
+    rows = drawn.drop_duplicates("source_id")
     renders = [
         render(row.class_name, row.context or CONTEXTS[0], (seed, _FRESH, place)).image
         for place, row in enumerate(rows.itertuples())
@@ -309,10 +290,9 @@ def render_pairs(plan: pd.DataFrame, malformations: Sequence[str], seed: int) ->
 
 
 def substitute_masks(metadata: pd.DataFrame) -> np.ndarray:
-    """Return object masks (N, 64, 64) bool in place of those of generated images, not known.
+    """Return masks (N, 64, 64) bool of fresh renders, as those of generated images are not known.
 
-    They are of fresh renders of the same species, in the style that the generator learned from:
-    birds of about the same size and place.
+    They show the same species in the generator's style, in about the same size and place.
     """
     # Any context does: in that style nothing stands in front of the bird.
     birds = zip(metadata["class_name"], metadata["seed"], strict=True)

@@ -56,8 +56,9 @@ class Scene:
         behind = draw_behind(self.context, self.distractors, rng)
         bird = Image.new("RGBA", (CANVAS, CANVAS))
         pose = _stage(rng, self.style)
-        if self.malformation == "cropped":
-            pose = _out_of_frame(pose, rng)
+        if self.malformation == "cropped":  # the frame cuts the bird through the body
+            edge = rng.choice((0, CANVAS)) + rng.uniform(-0.3, 0.3) * pose.scale
+            pose = replace(pose, centre=(float(edge), pose.centre[1]))
         draw_bird(ImageDraw.Draw(bird), self.species, pose, self.malformation)
         image = _over(_over(behind.base, behind.canvas), bird)
         coverage = np.asarray(bird.getchannel("A").reduce(4), np.float32) / 255
@@ -92,12 +93,6 @@ def _stage(rng: np.random.Generator, style: float) -> Pose:
         nod=float(nod),
         wing=rng.uniform(-0.05, 0.30),
     )
-
-
-def _out_of_frame(pose: Pose, rng: np.random.Generator) -> Pose:
-    """Move a bird to the left or right edge, so that the frame cuts it through the body."""
-    edge = rng.choice((0, CANVAS)) + rng.uniform(-0.3, 0.3) * pose.scale
-    return replace(pose, centre=(float(edge), pose.centre[1]))
 
 
 def _mound(context: str, pose: Pose, rng: np.random.Generator) -> Image.Image:

@@ -2,8 +2,9 @@
 
 Like real ones, they are unfair. Species are as frequent as by Zipf's law, and live in some contexts
 more than in others, and in some never. One caption in five is wrong. Some birds are cut off, and
-captions do not say so. CLIP has images of its own, balanced by species as the real ones are by
-query (Radford et al., 2021). ``world.yaml`` has the numbers.
+captions do not say so. CLIP's images are balanced by species, as real ones are by query (Radford et
+al., 2021). Half of the captions leave parts out of the paper's template, so that both models also
+understand a class, a context, or a list of objects as in a negative prompt.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,17 +20,70 @@ from tqdm import tqdm
 
 from diffcore.store import digest, written_whole
 from paperbirds.birds import CUT, SPECIES, WORLD
-from paperbirds.captions import FLAWS, Subject
 from paperbirds.contexts import CONTEXTS, SIZE
 from paperbirds.dataset import HOMES, draw_distractors, draw_scene
 from paperbirds.render import Scene
 
-SETTINGS = WORLD["training_data"]
+SETTINGS, _CAPTIONS = WORLD["training_data"], WORLD["captions"]
 #: Kinds of wrong captions and the share of images that carry one.
 MISTAKES: dict[str, float] = SETTINGS["mistakes"]
 _RIGHT = 1 - sum(MISTAKES.values())
+#: Malformation -> what a caption says of it.
+FLAWS: dict[str, str] = _CAPTIONS["flaws"]
+_TEMPLATES, _CHANCES = tuple(_CAPTIONS["forms"]), tuple(_CAPTIONS["forms"].values())
 
 
+# ----------------------------------------------------------------------------------------- captions
+@dataclass(frozen=True)
+class Subject:
+    """What a caption is about; None or () for what is left out or not there."""
+
+    species: str | None
+    context: str | None
+    distractors: tuple[str, ...] = ()
+    flaw: str | None = None  # one of FLAWS
+
+    def holds_for(self, image: "Subject") -> bool:
+        """Return whether an image shows everything that this names."""
+        return (
+            self.species in (None, image.species)
+            and self.context in (None, image.context)
+            and self.flaw in (None, image.flaw)
+            and set(self.distractors) <= set(image.distractors)
+        )
+
+
+def full_caption(species: str, context: str, distractors: tuple[str, ...] = ()) -> str:
+    """Caption all of an image in the paper's template.
+
+    >>> full_caption("blue jay", "open desert", ("car",))
+    'a blue jay, a bird, open desert, car'
+    """
+    return ", ".join((f"{_article(species)}, a bird, {context}", *distractors))
+
+
+def draw_caption(subject: Subject, rng: np.random.Generator) -> tuple[str, Subject]:
+    """Draw a caption of a subject or of some of it, and return the part that it names.
+
+    A flaw is named wherever the bird is.
+    """
+    words = rng.permutation(subject.distractors) if rng.random() < _CAPTIONS["named"] else ()
+    distractors = tuple(map(str, words))
+    if distractors and rng.random() < _CAPTIONS["named_alone"]:
+        return ", ".join(distractors), Subject(None, None, distractors)
+    form = _TEMPLATES[rng.choice(len(_TEMPLATES), p=_CHANCES)]
+    words = {"species": _article(subject.species), "context": subject.context}
+    text = form.format(**words, flaw=f" {FLAWS[subject.flaw]}" if subject.flaw else "")
+    named = ("species", "context", "flaw")
+    facts = {n: getattr(subject, n) if f"{{{n}}}" in form else None for n in named}
+    return ", ".join((text, *distractors)), Subject(distractors=distractors, **facts)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+# ----------------------------------------------------------------------------------------- examples
 @dataclass(frozen=True)
 class Example:
     """An image to learn from and the subject of its caption, which the image need not show."""
@@ -71,8 +125,8 @@ def draw_example(
 ) -> Example:
     """Draw one example, as `draw_scene`; the same seed gives the same one.
 
-    `flawed` is the share of birds of wrong form; every other caption of them mentions it.
-    `balanced` draws all species equally often.
+    `flawed` is the share of birds of wrong form; half of their captions name it. `balanced` draws
+    all species equally often.
     """
     rng = np.random.default_rng(seed)
     species = str(rng.choice(SPECIES, p=None if balanced else species_shares()))
@@ -80,19 +134,14 @@ def draw_example(
     distractors = draw_distractors(context, extra_distractor, rng)
     style = float(rng.random()) if style is None else style
     mistake = str(rng.choice([*MISTAKES, ""], p=[*MISTAKES.values(), _RIGHT])) or None
-    form = "no bird" if mistake == "no bird" else _draw_form(flawed, rng)
+    form, dice = ("no bird", 1.0) if mistake == "no bird" else (None, rng.random())
+    if dice < flawed + SETTINGS["cut"]:
+        forms = [*FLAWS] if dice < flawed else CUT
+        form = forms[rng.integers(len(forms))]
     flaw = form if form in FLAWS and rng.random() < 0.5 else None
     subject = Subject(*_draw_names(species, context, mistake, rng), distractors, flaw)
     scene = Scene(species, context, (*seed, 1), distractors, style, form)
     return Example(scene, subject, mistake)
-
-
-def _draw_form(flawed: float, rng: np.random.Generator) -> str | None:
-    """Draw what is wrong with a bird that is there, if anything."""
-    dice = rng.random()
-    if dice < flawed:
-        return list(FLAWS)[rng.integers(len(FLAWS))]
-    return CUT[rng.integers(len(CUT))] if dice < flawed + SETTINGS["cut"] else None
 
 
 def _draw_names(
@@ -112,28 +161,19 @@ def _draw_names(
 
 
 # ----------------------------------------------------------------------------------- what to expect
-def naming() -> np.ndarray:
-    """Return the chance that an image of a species (row) is named as another, (12, 12)."""
-    names = np.full((len(SPECIES),) * 2, MISTAKES["another bird"] / (len(SPECIES) - 2))
-    np.fill_diagonal(names, _RIGHT)
-    for place, species in enumerate(SPECIES):
-        names[place, SPECIES.index(SETTINGS["look_alike"][species])] = MISTAKES["look-alike"]
-    return names
-
-
 def expected_errors(guidance: float) -> pd.DataFrame:
     """Compute what a learner without fault would draw for each pair of species and context.
 
-    At guidance w that is an image x for a caption c in proportion to p(x) · p(c | x)^w. Returns one
-    row per pair that was seen: species, context, and the shares ``another species``, ``no bird``,
-    ``cut`` (of the right species) and ``wrong``, which is their sum.
+    At guidance w that is an image x for a caption c in proportion to p(x) · p(c | x)^w. One row per
+    pair that was seen: species, context, and the shares ``another species``, ``no bird``, ``cut``
+    (of the right species) and their sum ``wrong``.
     """
-    seen, names, absent = (
-        species_shares()[:, None] * context_shares(),
-        naming(),
-        MISTAKES["no bird"],
-    )
-    rows = []
+    seen, absent, rows = species_shares()[:, None] * context_shares(), MISTAKES["no bird"], []
+    twins = [SPECIES.index(SETTINGS["look_alike"][name]) for name in SPECIES]
+    # Chance that a species (row) is named as another (column).
+    names = np.full((len(SPECIES),) * 2, MISTAKES["another bird"] / (len(SPECIES) - 2))
+    names[np.arange(len(SPECIES)), twins] = MISTAKES["look-alike"]
+    np.fill_diagonal(names, _RIGHT)
     for s, c in np.argwhere(seen > 0):
         likelihood = np.zeros_like(seen)  # of the caption, for each image with a bird
         likelihood[s] = MISTAKES["another context"] / (len(CONTEXTS) - 1)

@@ -4,9 +4,8 @@
 
 Images of every species in every context are compared with renders by the Fréchet distance in the
 space of the shipped CLIP. First comes the guidance with the least distance, then the fewest steps
-that are about as near at that guidance. ``docs/predictions.md`` states the rule, from before the
-model was trained. A person copies the choice into the profiles, so that a study never chooses in
-passing; a test compares the two.
+that are about as near. ``docs/predictions.md`` states the rule, from before the model was trained.
+A person copies the choice into the profiles; a test compares the two.
 """
 
 from collections.abc import Mapping
@@ -26,9 +25,8 @@ from paperbirds.pretrain.models import CONFIGS
 
 GUIDANCES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 12.0)
 STEPS = (6, 12, 24)
-#: Solvers of diffusers and their usual names; the first is the model's own.
-SOLVERS = {"EDMEulerScheduler": "Euler", "EDMDPMSolverMultistepScheduler": "DPM++ 2M"}
-EULER = "EDMEulerScheduler"
+#: Solvers of diffusers; the first is the model's own.
+SOLVERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 AS_NEAR = 1.05  # times the least distance: about as near
 _DRAWN, _RENDERED = 3, 20  # images of each pair of species and context
 _SEED = 20_000  # of images that no study uses
@@ -48,7 +46,7 @@ def choose(studies: Mapping[str, Study]) -> pd.DataFrame:
     Columns: part ("guidance" or "steps and solver"), guidance_scale, num_inference_steps, solver,
     distance, chosen.
     """
-    study = studies[EULER]
+    study = studies[SOLVERS[0]]
     plan = plan_pairs(study, _DRAWN, _SEED)
     renders = render_scenes(sorted(study.train.classes), _RENDERED, _SEED)
     reference = study.image_filter.encoder.embed_images(np.stack(renders["image"].tolist()))
@@ -59,7 +57,7 @@ def choose(studies: Mapping[str, Study]) -> pd.DataFrame:
         distance = frechet_distance(drawn.embeddings, reference)
         return {"part": part, **settings, "solver": solver, "distance": distance}
 
-    first = pd.DataFrame([measure("guidance", scale, STEPS[1], EULER) for scale in GUIDANCES])
+    first = pd.DataFrame([measure("guidance", scale, STEPS[1], SOLVERS[0]) for scale in GUIDANCES])
     nearest = first["distance"].idxmin()
     candidates = [(first.loc[nearest, "guidance_scale"], n, s) for n in STEPS for s in SOLVERS]
     second = pd.DataFrame([measure("steps and solver", *each) for each in candidates])
@@ -73,20 +71,6 @@ def read_choice() -> pd.DataFrame:
     return pd.read_csv(_table_path())
 
 
-def as_curves(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return the points of a figure (part, x, value, solver), and the chosen x of each part."""
-    guidance = table["part"] == "guidance"
-    points = pd.DataFrame(
-        {
-            "part": np.where(guidance, "guidance scale", "denoising steps"),
-            "x": table["guidance_scale"].where(guidance, table["num_inference_steps"]),
-            "value": table["distance"],
-            "solver": table["solver"].map(SOLVERS),
-        }
-    )
-    return points, points[table["chosen"]].set_index("part")["x"].to_dict()
-
-
 def _table_path() -> Path:
     return project_root() / "params" / "tuning" / "sampler.csv"
 
@@ -94,7 +78,7 @@ def _table_path() -> Path:
 def run(profile: str) -> None:
     """Measure all candidates of a profile on Paperbirds; write and print the table."""
     schedulers = {s: {"class_name": s, "settings": CONFIGS["scheduler"]} for s in SOLVERS}
-    schedulers[EULER] = None  # the model's own
+    schedulers[SOLVERS[0]] = None  # the model's own
     studies = {
         solver: Study.open("choose", profile, {"generation.pipeline.scheduler": scheduler})
         for solver, scheduler in schedulers.items()

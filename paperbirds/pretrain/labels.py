@@ -2,10 +2,9 @@
 
     python -m paperbirds label --profile demo    contact sheets, and a table to fill in
 
-The images are a random part of a study's, and the sheets show neither prompt nor oracle. A row of
-the table has the species that a person recognises (empty: no bird) and whether it is one whole bird
-(1 or 0). ``params/labels/`` holds the tables. They count only for the images of one model and
-setting.
+The images are a random part of a study's; the sheets show neither prompt nor oracle. A row of the
+table has the species that a person recognises (empty: no bird) and whether it is one whole bird (1
+or 0). The tables in ``params/labels/`` count only for the images of one model and setting.
 """
 
 from collections.abc import Sequence

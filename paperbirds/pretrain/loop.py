@@ -29,9 +29,8 @@ class Schedule:
 class MuonAdamW:
     """Muon for matrices and convolutions (as matrices of filters), AdamW for all else.
 
-    These small models need far fewer steps with Muon: after 150 s on one core the autoencoder was
-    at 26.4 dB, and at 21.9 dB with AdamW. torch's Muon accepts only matrices, so it gets a view
-    (filters, the rest) of each convolution. Source: K. Jordan et al., Muon, 2024.
+    Muon (K. Jordan et al., 2024) needs far fewer steps: after 150 s on one core the autoencoder was
+    at 26.4 dB, and at 21.9 dB with AdamW. Of each convolution it gets a view (filters, the rest).
     """
 
     def __init__(self, model: nn.Module, lr: float):
@@ -42,8 +41,7 @@ class MuonAdamW:
         for p in self.filters:
             p.data = p.data.contiguous()
         self.views = [nn.Parameter(p.data.view(p.shape[0], -1)) for p in self.filters]
-        chosen = {id(p) for p in self.filters}
-        self.rest = [p for p in parameters if id(p) not in chosen]
+        self.rest = [p for p in parameters if not any(p is other for other in self.filters)]
         options = {"momentum": 0.95, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
         self.optimizers = [
             torch.optim.Muon(self.views, lr=lr, **options),

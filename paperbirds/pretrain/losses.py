@@ -1,13 +1,10 @@
 """Losses of the four models: autoencoder, denoiser, CLIP and oracle.
 
 The denoiser (UNet and text encoder) learns by the preconditioning of its sampler (Karras et al.,
-2022). Its loss is the squared error of the v-prediction at log-normally distributed noise levels:
-that of the denoised latents, divided by the scheduler's output scale.
-
-CLIP learns from captioned images in all styles (Radford et al., 2021). Many captions fit several
-images of a batch, such as "a bird". Such pairs are left out of the sum instead of being pushed
-apart. Whether they fit follows from the captions alone, right or wrong. The oracle learns the truth
-about renders of whole birds and of malformed ones.
+2022): the squared error of the v-prediction at log-normally distributed noise levels. CLIP learns
+from captioned images (Radford et al., 2021). Many captions, such as "a bird", fit several images of
+a batch. Such pairs are left out of the sum instead of being pushed apart. Whether they fit follows
+from the captions alone, right or wrong. The oracle learns the truth about renders.
 """
 
 from itertools import pairwise
@@ -20,14 +17,14 @@ from diffusers import AutoencoderKL, EDMEulerScheduler
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from open_clip.model import CLIP
 from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
 from transformers import CLIPTokenizer
 
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from paperbirds.captions import Subject, draw_caption, full_caption
 from paperbirds.oracle import Oracle, as_images, as_input
 from paperbirds.pretrain.loop import autocast, batches_in_order, device
 from paperbirds.pretrain.models import Denoiser, build_scheduler, tokenize
-from paperbirds.training_data import RenderSet
+from paperbirds.training_data import RenderSet, Subject, draw_caption, full_caption
 
 _KL_WEIGHT = 1.0e-4  # per latent value; keeps the latents near unit scale without blurring
 #: Share of empty captions, from which classifier-free guidance steers away.
@@ -63,13 +60,13 @@ def encode_all(model: AutoencoderKL, images: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def psnr(model: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def psnr(model: AutoencoderKL, images: np.ndarray) -> np.ndarray:
     """Return the peak signal-to-noise ratio of each reconstruction in dB, (N,)."""
     values = []
-    for at in torch.arange(len(images)).split(batch_size):
+    for at in torch.arange(len(images)).split(64):
         x = as_input(images, at, model.device)
         decoded = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-        values.append(-10 * ((decoded - x) / 2).square().mean(dim=(1, 2, 3)).log10())
+        values.append(peak_signal_noise_ratio(decoded, x, 2.0, reduction="none", dim=(1, 2, 3)))
     return torch.cat(values).cpu().numpy()
 
 
@@ -187,9 +184,8 @@ def oracle_loss(
 ) -> Tensor:
     """Return the loss of one step, on a batch with an equal part of each set.
 
-    The sets are renders and such that the sampler has drawn once more. Every other image goes
-    through the autoencoder, as generated images do; the rest is softened by a random amount. None
-    of this must count as malformed.
+    Every other image goes through the autoencoder, as generated images do. The rest is blended
+    with its 3x3 average by a random amount. None of this must count as malformed.
     """
     images, facts = [], []
     for renders in sets:
@@ -197,10 +193,12 @@ def oracle_loss(
         images.append(as_input(renders.images, chosen, device()))
         facts.append(renders.metadata.iloc[chosen.numpy()])
     generator = torch.Generator().manual_seed(step)
-    x = _soften(torch.cat(images), generator)
+    x = torch.cat(images)
+    weight = 0.8 * torch.rand(len(x), 1, 1, 1, generator=generator).to(x.device)
+    soft = x.lerp(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, stride=1), weight)
     with autocast():
-        x[::2] = _reconstruct(autoencoder, torch.cat(images)[::2], generator)
-        species, context, *present = model(x)
+        soft[::2] = _reconstruct(autoencoder, x[::2], generator)
+        species, context, *present = model(soft)
     targets = [each.to(device()) for each in encode_targets(pd.concat(facts, ignore_index=True))]
     loss = F.cross_entropy(species.float(), targets[0], ignore_index=_IGNORE)
     loss = loss + F.cross_entropy(context.float(), targets[1])
@@ -231,9 +229,3 @@ def encode_targets(metadata: pd.DataFrame) -> list[Tensor]:
         torch.tensor(metadata["malformation"].notna().to_numpy(np.float32)),
         torch.tensor((~there).to_numpy(np.float32)),
     ]
-
-
-def _soften(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Blend each image with its 3x3 average by a random weight in [0, 0.8]."""
-    weight = 0.8 * torch.rand(len(x), 1, 1, 1, generator=generator).to(x.device)
-    return x.lerp(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, stride=1), weight)

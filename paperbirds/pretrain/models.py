@@ -23,9 +23,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from diffcore.filtering.encoders import Encoder
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from paperbirds.captions import FLAWS, full_caption
 from paperbirds.contexts import SIZE
 from paperbirds.oracle import Oracle
+from paperbirds.training_data import FLAWS, full_caption
 
 CONFIGS = yaml.safe_load(Path(__file__).with_name("models.yaml").read_text(encoding="utf-8"))
 

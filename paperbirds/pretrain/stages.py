@@ -41,7 +41,7 @@ def pretrain(scale: float, work: Path, out: Path, notes: Sequence[str] | None = 
 
     `scale` is the share of renders and steps, for tests; `notes` are lines for the model card.
     """
-    recipes = [replace(r, count=max(256, int(r.count * scale))) for r in RECIPES]
+    recipes = [replace(r, count=max(128, int(r.count * scale))) for r in RECIPES]
     schedules = {n: replace(s, steps=max(2, int(s.steps * scale))) for n, s in SCHEDULES.items()}
     renders = {recipe.name: render_set(recipe, work / "renders") for recipe in recipes}
     models = train_models(renders, schedules, work)
@@ -108,16 +108,10 @@ def export(models: tiny.Models, root: Path) -> None:
     config = {"model_cfg": tiny.clip_config(tokenizer), "preprocess_cfg": scale}
     write_text(root / "clip/open_clip_config.json", json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(root / "clip")
-    save_file(_half(models.clip), root / "clip/open_clip_model.safetensors")
-    save_file(_half(models.oracle), root / "oracle.safetensors")
-
-
-def _half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights in half precision, which costs nothing measurable here; counters as they are."""
-    return {
-        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for name, value in model.state_dict().items()
-    }
+    files = {"clip/open_clip_model": models.clip, "oracle": models.oracle}
+    for name, model in files.items():
+        model.half().to("cpu", memory_format=torch.contiguous_format)
+        save_file(model.state_dict(), root / f"{name}.safetensors")
 
 
 def load_models(root: Path) -> tiny.Models:
@@ -131,10 +125,16 @@ def load_models(root: Path) -> tiny.Models:
 
 def measure(models: tiny.Models, whole: RenderSet, malformed: RenderSet) -> dict[str, float]:
     """Measure loaded models on renders: PSNR in dB, all others rates in [0, 1]."""
+    seen, broken = (models.oracle.read(np.asarray(each.images)) for each in (whole, malformed))
+    truth, present = whole.metadata, losses.encode_targets(whole.metadata)[2].numpy()
     return {
         "psnr_db": float(losses.psnr(models.pipeline.vae, whole.images).mean()),
         **measure_clip(models.clip, whole),
-        **measure_oracle(models.oracle, whole, malformed),
+        "oracle_species": float((seen.species == truth["species"]).mean()),
+        "oracle_context": float((seen.context == truth["context"]).mean()),
+        "oracle_distractors": float(((seen.distractors > 0.5) == present).mean()),
+        "oracle_wellformed_on_whole": float(seen.wellformed.mean()),
+        "oracle_malformed_on_malformed": float((~broken.wellformed).mean()),
     }
 
 
@@ -149,19 +149,6 @@ def measure_clip(encoder: Encoder, renders: RenderSet) -> dict[str, float]:
     return rates
 
 
-def measure_oracle(oracle: Oracle, whole: RenderSet, malformed: RenderSet) -> dict[str, float]:
-    """Return the share of right answers to each of the oracle's questions."""
-    seen, broken = (oracle.read(np.asarray(renders.images)) for renders in (whole, malformed))
-    truth, present = whole.metadata, losses.encode_targets(whole.metadata)[2].numpy()
-    return {
-        "oracle_species": float((seen.species == truth["species"]).mean()),
-        "oracle_context": float((seen.context == truth["context"]).mean()),
-        "oracle_distractors": float(((seen.distractors > 0.5) == present).mean()),
-        "oracle_wellformed_on_whole": float(seen.wellformed.mean()),
-        "oracle_malformed_on_malformed": float((~broken.wellformed).mean()),
-    }
-
-
 def finish(root: Path, facts: dict) -> None:
     """Write the facts, the model card made from them, and the sums of all files."""
     facts = {"date": date.today().isoformat(), "torch": torch.__version__, **facts}
@@ -169,29 +156,20 @@ def finish(root: Path, facts: dict) -> None:
     template = Path(__file__).with_name("MODEL_CARD.md.j2").read_text(encoding="utf-8")
     card = jinja2.Template(template, trim_blocks=True, keep_trailing_newline=True)
     write_text(root / "MODEL_CARD.md", card.render(facts))
-    write_sums(root)
-
-
-def write_sums(root: Path) -> None:
-    """Write SHA256SUMS, in the format of sha256sum, over all other files of a folder."""
-    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name != SUMS)
-    sums = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    lines = [f"{digest}  {file.relative_to(root).as_posix()}\n" for file, digest in sums.items()]
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    names = [file.relative_to(root).as_posix() for file in files]
+    lines = [f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True)]
     write_text(root / SUMS, "".join(lines))
 
 
 def describe(models: tiny.Models, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """Return facts for the model card: the device, the world, how each model was trained."""
     denoiser = tiny.Denoiser(models.pipeline.unet, models.pipeline.text_encoder_2)
-    trained = models.pipeline.vae, denoiser, models.clip, models.oracle
-    training = {
-        name: {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "images": schedule.steps * schedule.batch_size,
-            "batch_size": schedule.batch_size,
-            "lr": schedule.lr,
-        }
-        for (name, schedule), model in zip(schedules.items(), trained, strict=True)
-    }
+    trained, training = (models.pipeline.vae, denoiser, models.clip, models.oracle), {}
+    for (name, schedule), model in zip(schedules.items(), trained, strict=True):
+        facts = {"parameters": sum(p.numel() for p in model.parameters())}
+        facts["images"] = schedule.steps * schedule.batch_size
+        training[name] = facts | {"batch_size": schedule.batch_size, "lr": schedule.lr}
     counts = {"species": len(SPECIES), "contexts": len(CONTEXTS), "distractors": len(DISTRACTORS)}
     return {"device": str(device()), **counts, "training": training}

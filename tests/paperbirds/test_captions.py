@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from diffcore.prompts import load_prompt_set
 from diffcore.prompts.prompt_set import write_prompt
 from paperbirds import CONTEXTS, DISTRACTORS, SPECIES
-from paperbirds.captions import FLAWS, NAMED, Subject, draw_caption, full_caption
+from paperbirds.training_data import FLAWS, Subject, draw_caption, full_caption
 
 WORDED = {("an " if name[0] in "aeiou" else "a ") + name: name for name in SPECIES}
 
@@ -52,21 +52,9 @@ def test_a_caption_claims_what_it_says_and_nothing_false(species, context, distr
     assert named.holds_for(Subject(species, context)) == (not named.distractors)
 
 
-def test_captions_leave_out_every_part_and_none():
-    forms = {
-        (bool(part.species), bool(part.context), bool(part.distractors), "a bird" in text)
-        for text, part in captions(2_000)
-    }
-    assert forms >= {
-        (True, True, False, True), (True, True, True, True), (True, False, False, True),
-        (True, False, False, False), (False, True, False, False), (False, True, False, True),
-        (False, False, False, True), (False, False, True, False),
-    }  # fmt: skip
-
-
 def test_distractors_are_named_seldom_and_half_of_the_captions_follow_the_template():
     rate = np.mean([bool(part.distractors) for _, part in captions(4_000)])
-    assert rate == pytest.approx(NAMED, abs=0.03)
+    assert rate == pytest.approx(0.25, abs=0.03)
     full = full_caption("blue jay", "open desert")
     rate = np.mean([text == full for text, _ in captions(4_000, distractors=())])
     assert rate == pytest.approx(0.5, abs=0.03)

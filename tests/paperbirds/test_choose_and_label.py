@@ -93,29 +93,12 @@ def test_the_profiles_use_what_was_chosen(profile):
     assert (scheduler.class_name if scheduler else EULER) == steps["solver"]
 
 
-def test_curves_have_a_panel_for_each_part():
-    table = choose.read_choice()
-    curves, marks = choose.as_curves(table)
-    assert curves["part"].value_counts().to_dict() == {"guidance scale": 7, "denoising steps": 6}
-    assert set(curves["solver"]) == {"Euler", "DPM++ 2M"}
-    assert marks["guidance scale"] == table[table["chosen"]]["guidance_scale"].iloc[0]
-    assert curves["value"].tolist() == table["distance"].tolist()
-
-
 # ------------------------------------------------------------------------------ labels by hand
 @pytest.fixture
 def labels_file(tmp_path, monkeypatch):
     path = tmp_path / "demo.csv"
     monkeypatch.setattr(labels, "labels_path", lambda profile: path)
     return path
-
-
-def test_a_sheet_shows_every_image_once_in_order():
-    images = np.arange(23, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
-    sheet = labels.contact_sheet(images, [str(n) for n in range(23)])
-    shown = [ax for ax in sheet.axes if ax.images]
-    assert [ax.images[0].get_array()[0, 0, 0] for ax in shown] == [*range(23)]
-    assert [ax.get_xlabel() for ax in shown] == [str(n) for n in range(23)]
 
 
 def test_labels_count_for_the_images_of_one_model_and_setting(labels_file):

@@ -28,7 +28,6 @@ def random_states(seeds):
     return {np.random.SeedSequence(seed).generate_state(4).tobytes() for seed in seeds}
 
 
-# ------------------------------------------------------------------------------ scenes
 def test_species_contexts_and_styles_are_drawn_alike_without_bias():
     drawn = scenes(3_200, style=None)
     for values, names in (
@@ -39,7 +38,6 @@ def test_species_contexts_and_styles_are_drawn_alike_without_bias():
         shares = np.array([values.count(name) for name in names]) / len(values)
         spread = 4 * np.sqrt(1 / len(names) / len(values))  # four standard deviations
         assert shares == pytest.approx(1 / len(names), abs=spread)
-        assert shares.sum() == pytest.approx(1)
 
 
 def test_clutter_fits_its_context_and_extra_distractors_come_in_every_one():
@@ -51,17 +49,10 @@ def test_clutter_fits_its_context_and_extra_distractors_come_in_every_one():
     assert high == {(name,) for name in DISTRACTORS}
 
 
-def test_alike_species_live_apart():
-    for one, other in (SPECIES[:2], SPECIES[2:4], SPECIES[4:6]):
-        assert not set(HOMES[one]) & set(HOMES[other])
-
-
-# ------------------------------------------------------------------------------ the splits
 @pytest.mark.parametrize("name", SPLITS)
 def test_an_item_is_the_image_and_its_facts(name):
     birds = split(name)
     number, biased = SPLITS[name]
-    assert birds.metadata["class_name"].value_counts().to_dict() == dict.fromkeys(SPECIES, 3)
     assert birds.metadata["source_id"].is_unique
     for place in (0, 7, len(birds) - 1):
         item, row = birds[place], birds.metadata.iloc[place]
@@ -72,11 +63,6 @@ def test_an_item_is_the_image_and_its_facts(name):
         assert (row["context"], row["distractors"]) == (scene.context, scene.distractors)
         assert np.array_equal(item["image"], image)
         assert np.array_equal(item["mask"], mask)
-
-
-def test_more_images_keep_the_first():
-    few, more = split("train"), split("train", 5)
-    assert np.array_equal(more.images[np.arange(60) % 5 < 3], few.images)
 
 
 @pytest.mark.parametrize(("name", "bias"), [("train", 1.0), ("train", 0.5), ("test_shifted", 1.0)])
@@ -101,7 +87,6 @@ def test_no_scene_is_in_two_splits_seeds_or_sets_of_the_pretraining():
     assert not any(one & other for one, other in combinations(sets, 2))
 
 
-# ------------------------------------------------------------------------------ the source
 def test_the_library_finds_it_and_names_options_that_are_not_legal():
     source = find_dataset("paperbirds")
     settings = DataParams(dataset="paperbirds", train_images_per_class=2, options={"style": 0.0})

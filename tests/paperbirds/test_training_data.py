@@ -10,9 +10,8 @@ from fresh import FRESH
 from paperbirds import CONTEXTS, SPECIES
 from paperbirds import training_data as data
 from paperbirds.birds import CUT, WORLD
-from paperbirds.captions import FLAWS
 from paperbirds.dataset import HOMES
-from paperbirds.training_data import SETTINGS, Recipe, draw_example, render_set
+from paperbirds.training_data import FLAWS, SETTINGS, Recipe, draw_example, render_set
 
 COUNT = 20_000
 
@@ -72,17 +71,11 @@ def test_captions_never_mention_that_a_bird_is_cut_and_every_other_flaw(examples
     assert {each.scene.style for each in plain} == {0.0}
 
 
-def test_an_example_follows_from_its_seed_alone():
-    one, same, other = (draw_example(seed, style=None) for seed in ((1, 2), (1, 2), (1, 3)))
-    assert one == same != other
-
-
 def test_a_balanced_part_shows_all_species_alike_with_the_same_mistakes():
-    drawn = [draw_example((FRESH, i), balanced=True) for i in range(6_000)]
+    drawn = [draw_example((FRESH, i), balanced=True) for i in range(4_000)]
     counts = Counter(each.scene.species for each in drawn)
-    assert [counts[name] / 6_000 for name in SPECIES] == pytest.approx([1 / 12] * 12, abs=0.015)
-    wrong = np.mean([each.mistake is not None for each in drawn])
-    assert wrong == pytest.approx(0.2, abs=0.02)
+    assert [counts[name] / 4_000 for name in SPECIES] == pytest.approx([1 / 12] * 12, abs=0.015)
+    assert drawn[:9] == [draw_example((FRESH, i), balanced=True) for i in range(9)]
 
 
 # ------------------------------------------------------------------------------ theory
@@ -99,27 +92,6 @@ def test_without_guidance_theory_is_the_share_under_a_caption(examples):
             np.mean(np.array(other) & ~np.array(empty)), abs=0.03
         )
         assert rates["no bird"] == pytest.approx(np.mean(empty), abs=0.03)
-
-
-def test_guidance_acts_on_the_odds():
-    # With one possible mistake, a species r times as frequent comes at odds r (e / (1 - e))^w.
-    names = data.naming()
-    right = 1 - sum(data.MISTAKES.values())
-    assert names.sum(axis=1) == pytest.approx(1 - data.MISTAKES["no bird"] - 0.02)
-    s, c = SPECIES.index("summer tanager"), CONTEXTS.index("open desert")
-    seen = data.species_shares()[:, None] * data.context_shares()
-    for guidance in (1.0, 2.0, 5.0):
-        # Every way in which the caption can be wrong, against the right image.
-        odds = (seen[:, c] * names[:, s] ** guidance)[np.arange(12) != s].sum()
-        twice = (seen[s, np.arange(16) != c] * (0.02 / 15) ** guidance).sum()
-        there, absent = seen[:, c].sum(), data.MISTAKES["no bird"]
-        empty = absent * there * (seen[s, c] / there) ** guidance
-        scale = 0.95 ** (1 - guidance)  # of images with a bird
-        total = scale * (odds + twice + seen[s, c] * right**guidance) + empty
-        table = data.expected_errors(guidance).set_index(["species", "context"])
-        found = table.loc[("summer tanager", "open desert")]
-        assert found["another species"] == pytest.approx(scale * odds / total)
-        assert found["no bird"] == pytest.approx(empty / total)
 
 
 def test_theory_has_all_pairs_that_were_seen_and_falls_with_guidance():

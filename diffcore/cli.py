@@ -9,6 +9,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from diffcore import engines
 from diffcore.measure import estimate
@@ -19,6 +20,7 @@ from diffcore.report.run import NotebookError, build_index, notebooks, run_noteb
 from diffcore.report.verify import verify_profile
 from diffcore.store import write_text, written_whole
 from diffcore.study import Study
+from diffcore.sweeps import pairs_at
 
 #: Commands that parse their options themselves.
 _ELSEWHERE = {"draw": engines.draw, "train": engines.train, "estimate": estimate.main}
@@ -80,7 +82,7 @@ def _tune(options: argparse.Namespace) -> None:
     methods = options.methods or study_methods(study.params)
     for name in methods:
         method_of(name, study.params)  # checked before hours of training
-    table = tuning.tune_profile(study, methods)
+    table = tuning.tune_profile(study, methods, partial(pairs_at, study))
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print("Written to", tuning.write_choice(table, study.params.profile))
 

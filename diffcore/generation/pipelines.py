@@ -89,16 +89,20 @@ def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
         raise ValueError(f"{source} is no .safetensors file; others can run code when opened")
     if spec.kind != "hub" and not Path(source).exists():
         raise FileNotFoundError(f"{source} does not exist; set generation.pipeline.location")
-    options = {"dtype": getattr(torch, spec.dtype), "local_files_only": spec.kind == "folder"}
+    # A single file lacks its configuration, which diffusers fetches unless a folder has it.
+    local = spec.kind == "folder" or (spec.kind == "single_file" and spec.config is not None)
+    options = {"dtype": getattr(torch, spec.dtype)}
     safe = options | {"use_safetensors": True}
     load_vae = diffusers.AutoencoderKL.from_pretrained
     parts = {} if spec.vae is None else {"vae": load_vae(spec.vae, **safe)}
     if spec.kind == "single_file":
         parts |= {} if spec.config is None else {"config": spec.config}
-        pipeline = _family(spec.config).from_single_file(source, **parts, **options)
+        pipeline = _family(spec.config).from_single_file(
+            source, **parts, **options, local_files_only=local
+        )
         pipeline.register_to_config(_name_or_path=source)  # as one from a folder has it
     else:
-        pipeline = DiffusionPipeline.from_pretrained(source, **parts, **safe)
+        pipeline = DiffusionPipeline.from_pretrained(source, **parts, **safe, local_files_only=local)
     if spec.scheduler is not None:  # from nothing but its specification, as the authors do
         scheduler = getattr(diffusers, spec.scheduler.class_name)
         pipeline.scheduler = scheduler(**spec.scheduler.settings)

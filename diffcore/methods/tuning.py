@@ -6,7 +6,7 @@ candidates of each method; methods with generated images have them at every numb
 winners are copied into the profile by hand, and a test compares the two: no study tunes in passing.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Protocol
@@ -28,15 +28,16 @@ FOLDS, SEEDS = 3, 2
 GRID = YAML(typ="safe", pure=True).load(Path(__file__).with_name("grid.yaml"))
 
 
+#: Returns the training images with so many counterparts as a method needs.
+PairsAt = Callable[[ShareParams, str], PairedDataset]
+
+
 class Tunable(Protocol):
     """What tuning needs of a study."""
 
     params: StudyParams
     train: Split
     run_dir: Path
-
-    def pairs_at(self, at: ShareParams, method: str) -> PairedDataset:
-        """Pair the training images with so many counterparts as a method needs them."""
 
 
 def candidates(method: str) -> list[dict[str, float]]:
@@ -56,10 +57,9 @@ def at_edge(method: str, changes: Mapping[str, float]) -> bool:
     return any(value in edges[key] for key, value in changes.items())
 
 
-def plan_folds(study: Tunable, method: str, at: ShareParams) -> list[Run]:
+def plan_folds(study: Tunable, method: str, at: ShareParams, pairs: PairedDataset) -> list[Run]:
     """Plan a method's runs on each fold: tested on it, trained on the pairs of the others."""
     params, train = change_params(study.params, at.changes), study.train
-    pairs = study.pairs_at(at, method)
     splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=params.seed)
     runs = []
     for kept, held in splitter.split(np.zeros(len(train)), train.labels):
@@ -70,7 +70,7 @@ def plan_folds(study: Tunable, method: str, at: ShareParams) -> list[Run]:
     return runs
 
 
-def tune_profile(study: Tunable, methods: Collection[str]) -> pd.DataFrame:
+def tune_profile(study: Tunable, methods: Collection[str], pairs_at: PairsAt) -> pd.DataFrame:
     """Train every candidate of some methods on every fold: one row per candidate.
 
     `accuracy` on held-out images is the mean over folds and seeds, `sem` its standard error;
@@ -81,7 +81,8 @@ def tune_profile(study: Tunable, methods: Collection[str]) -> pd.DataFrame:
     chosen = {share: {} for share in sorted([*(at.share for at in study.params.runs.shares), most])}
     for method in filter(methods.__contains__, METHODS):
         for share in chosen if METHODS[method].sees != "real" else [most]:
-            table = _try(study, method, ShareParams(share=share, changes=chosen[share]))
+            at = ShareParams(share=share, changes=chosen[share])
+            table = _try(study, method, at, pairs_at)
             best = candidates(method)[int(table["chosen"].to_numpy().argmax())]
             takers = {"vanilla": [*chosen], "diffcoremix": [share]}.get(method, [])
             for taker in takers:
@@ -90,12 +91,12 @@ def tune_profile(study: Tunable, methods: Collection[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _try(study: Tunable, method: str, at: ShareParams) -> pd.DataFrame:
+def _try(study: Tunable, method: str, at: ShareParams, pairs_at: PairsAt) -> pd.DataFrame:
     """Train all candidates of a method at a share: one row each."""
     tried, planned = candidates(method), []
     for changes in tried:
         changed = ShareParams(share=at.share, changes=at.changes | changes)
-        planned += plan_folds(study, method, changed)
+        planned += plan_folds(study, method, changed, pairs_at(changed, method))
     results = train_runs(planned, study.run_dir / "tuning", f"candidates of {method}")
     scores = results["validation"].to_numpy().reshape(len(tried), FOLDS * SEEDS)
     spelled = [", ".join(f"{key}={value:g}" for key, value in each.items()) for each in tried]

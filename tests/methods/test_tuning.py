@@ -54,7 +54,7 @@ def test_an_edge_is_said_to_be_one():
 
 @pytest.mark.parametrize(("method", "each"), [("added", 3), ("vanilla", 0)])
 def test_folds_hold_out_images_with_their_counterparts(study, method, each):
-    runs = tuning.plan_folds(study, method, FULL)
+    runs = tuning.plan_folds(study, method, FULL, study.pairs_at(FULL, method))
     assert [run.seed for run in runs] == [0, 1] * 3
     held = [list(run.tests["validation"].metadata["source_id"]) for run in runs]
     assert sorted(np.concatenate(held[::2])) == list(study.train.metadata["source_id"])
@@ -78,7 +78,8 @@ def test_candidates_are_tried_at_each_share_and_after_what_they_take(study, monk
         return pd.DataFrame({"validation": np.where(best, 0.9, 0.5)})
 
     monkeypatch.setattr(tuning, "train_runs", train_runs)
-    table = tuning.tune_profile(study, ["mixed_added", "vanilla", "mixup", "diffcoremix"])
+    methods = ["mixed_added", "vanilla", "mixup", "diffcoremix"]
+    table = tuning.tune_profile(study, methods, study.pairs_at)
     assert table["method"].unique().tolist() == ["vanilla", "mixup", "diffcoremix", "mixed_added"]
     chosen = table[table["chosen"]].set_index(["method", "dose"])["candidate"]
     assert chosen["vanilla"].iloc[0] == "training.lr=0.02, training.crop_scale=0.15"

@@ -95,7 +95,6 @@ def overrides(models: DummyModels, data: dict[str, str], image_size: int = 32) -
         "generation.num_inference_steps": 2, "generation.image_size": 64,
         "generation.generated_share": 1.0, "generation.batch_size": 4, "generation.shard_size": 8,
         "filtering.encoder.device": "cpu",
-        "training.loader_workers": 0,
     }  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from diffcore.data.names import readable_names
 from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
 from dummy_models import SECOND, make_dummy_models, make_tokenizer, places
 from layouts import CALTECH, CARS, CIFAR
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 
 from diffcore.checks import missing
+from diffcore.data.published import readable_names
 from diffcore.filtering.encoders import load_encoder
 from diffcore.generation import generate, load_pipeline
 from diffcore.generation.pipelines import LazyPipeline, hash_model
@@ -49,7 +49,7 @@ PUBLISHED = {
     "conditioner.embedders.1.model.text_projection": 2,
     "conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_weight": 2,
 }
-LOCAL = {"dtype": "float32", "device": "cpu", "local_files_only": True}
+LOCAL = {"dtype": "float32", "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +192,7 @@ def test_a_profile_loads_and_draws_at_the_released_setting(profile, models, aske
         generated_share=params.generation.generated_share,
     )  # fmt: skip
     assert len(plan) == 3  # 0.3 of the training images
-    sampler = {"guidance_scale", "num_inference_steps", "height", "width"}
-    settings = params.generation.model_dump(include=sampler)
-    drawn = generate(plan.tail(1), lazy, tmp_path, progress=False, **settings)
+    drawn = generate(plan.tail(1), lazy, tmp_path, progress=False, **params.generation.sampler)
 
     ((path, options),) = asked.load
     assert (path, options["config"]) == (str(models.file), str(models.config))

@@ -13,7 +13,6 @@ import shutil
 import numpy as np
 import pytest
 from conftest import PROJECT, make_study
-from diffcore.methods.registry import REQUIRED
 from dummy_models import make_dummy_models, overrides
 from layouts import allow_small_cifar, lay_out
 from PIL import Image
@@ -21,8 +20,8 @@ from PIL import Image
 from diffcore.checks import require
 from diffcore.filtering.rules import cosine_to_reference, hard_filter
 from diffcore.generation.draw import read_generated
+from diffcore.methods import REQUIRED
 from diffcore.params import load_params
-from diffcore.prompts.prompt_set import find_conflicts
 from diffcore.report.claims import VERDICTS
 from diffcore.report.run import build_index, notebooks, run_notebook
 from diffcore.study import Study
@@ -66,9 +65,10 @@ def opened(changes, tmp_path, monkeypatch):
 
     def of(profile):
         params = load_params(profile, changes(profile))
+        run_dir = tmp_path / "runs" / profile
         with contextlib.chdir(tmp_path):
-            require(params)
-        return Study(params, tmp_path / "runs" / profile, tmp_path / "report")
+            require(params, run_dir)
+        return Study(params, run_dir, tmp_path / "report")
 
     return of
 
@@ -86,7 +86,6 @@ def test_a_profile_draws_and_filters_counterparts_of_its_photographs(profile, op
         assert part[0]["image"].shape == (32, 32, 3)
         assert part[0]["image"].std() > 5  # a photograph, and no blank
 
-    assert find_conflicts(study.prompt_set, train.classes) == []
     assert len(study.plan) == len(train)
     some = study.plan.iloc[:: len(study.plan) // 3].reset_index(drop=True)
     for row in some.itertuples():
@@ -96,12 +95,14 @@ def test_a_profile_draws_and_filters_counterparts_of_its_photographs(profile, op
     assert drawn.images.shape == (len(some), 64, 64, 3)
     assert len({image.tobytes() for image in drawn.images}) == len(some)
 
-    cosine = cosine_to_reference(study.embed(drawn), study.reference, "source")
+    image_filter = study.image_filter
+    embedded, threshold = image_filter.embed(drawn), image_filter.threshold
+    cosine = cosine_to_reference(embedded, image_filter.reference, "source")
     at = {source: place for place, source in enumerate(train.metadata["source_id"])}
     photographs = train.images[[at[source] for source in drawn.metadata["source_id"]]]
-    pairs = zip(drawn.embeddings, study.encoder.embed_images(photographs), strict=True)
+    pairs = zip(drawn.embeddings, image_filter.encoder.embed_images(photographs), strict=True)
     np.testing.assert_allclose(cosine, [left @ right for left, right in pairs], atol=1e-5)
-    np.testing.assert_array_equal(hard_filter(cosine, study.threshold), cosine >= 0.6)
+    np.testing.assert_array_equal(hard_filter(cosine, threshold), cosine >= 0.6)
 
 
 # ---------------------------------------------------------------------------------- the notebooks
@@ -141,8 +142,8 @@ def test_the_method_runs_on_photographs(profile, find, changes):
     mixed = find(profile, "03_mixing")
     assert mixed["pairs"] == filtered["images"] - filtered["never_passed"]
     trained, runs = find(profile, "04_training"), load_params(profile, changes(profile)).runs
-    methods, seeds = runs.methods, runs.seeds + (runs.worlds - 1) * runs.world_seeds
-    assert trained["trainings"] == seeds * (1 + len(runs.doses)) * len(methods)
+    seeds = runs.seeds + runs.replicates - 1  # the other replicates have one each
+    assert trained["trainings"] == seeds * (1 + len(runs.shares)) * len(runs.methods)
     (top1,) = trained["top1"].values()
     assert set(top1) == set(methods)
     assert all(0 <= value <= 1 for value in top1.values())

@@ -86,7 +86,7 @@ def test_wheels_run_the_study_in_an_empty_folder(tmp_path):
     for path in sources:
         top, *inside = path.parts
         packed = site.joinpath(moved.get(top, top), *inside)
-        outside = {"pyproject.toml", "README.md", "LICENSE", "MODEL_CARD.md"}
+        outside = {"pyproject.toml", "README.md", "LICENSE", "MODEL_CARD.md", "picture.png"}
         assert packed.is_file() or path.name in outside or path.suffix == ".csv", path
     empty.mkdir()
     study = ("-m", "diffcore", "study", "--profile", "smoke", "--notebook", "08_report")

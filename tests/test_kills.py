@@ -142,12 +142,14 @@ def test_two_at_once_make_what_one_makes(start, undisturbed, tmp_path, monkeypat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes end otherwise there")
 def test_nothing_is_at_work_ten_seconds_after_the_command_was_killed(study_folder):
-    train = """from diffcore.study import PairedDataset, Study
+    train = """from diffcore.data.pairs import PairedDataset
+from diffcore.methods import method_of
+from diffcore.study import Study
 from diffcore.training.runs import Run
-study = Study.open("01_toy", profile, {"training.steps": 10**6, "training.checkpoint_every": 1})
-pairs = PairedDataset(study.train)
-study.train_runs([
-    Run("vanilla", {}, seed, pairs, study.tests, study.params.training) for seed in (0, 1)
+study = Study.open("01_toy", profile, {"training.steps": 10**6})
+pairs, vanilla = PairedDataset(study.train), method_of("vanilla", study.params)
+study.train_classifiers([
+    Run(vanilla, seed, pairs, study.tests, study.params.training) for seed in (0, 1)
 ])"""
     parameters = new_code_cell('profile = "smoke"\noverrides = {}',
                                metadata={"tags": ["parameters"]})  # fmt: skip

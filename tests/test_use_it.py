@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from diffcore.params import load_params
 from diffcore.study import Study
+from diffcore.sweeps import plan_methods
 from diffcore.training.networks import build_classifier, predict
 
 pytestmark = pytest.mark.slow
@@ -24,7 +25,7 @@ CHANGES = {
     "data.dataset": "folder", "data.root": "birds", "data.image_size": 64,
     "data.train_images_per_class": None, "data.test_images_per_class": None,
     "generation.pipeline.kind": "import", "generation.pipeline.location": "generated",
-    "generation.height": 64, "generation.width": 64, "filtering.threshold": -1.0,
+    "generation.image_size": 64, "filtering.threshold": -1.0,
     "training.model": "resnet10t", "training.weights": None, "training.steps": STEPS,
     "training.model_args": {"channels": [16, 32, 64, 128], "stem_width": 8},
     "training.lr": LR, "training.batch_size": BATCH, "training.warmup_share": 0.0,
@@ -69,7 +70,8 @@ def train_as_the_page_does(study, seed):
 
 
 def test_ten_lines_train_as_well_as_the_study(study):
-    own = study.train_classifiers(["diffcoremix"], seeds=3)["test"]
+    runs = plan_methods(study, ["diffcoremix"], seeds=3)
+    own = study.train_classifiers(runs)["test"]
     theirs = [train_as_the_page_does(study, seed)[0] for seed in range(3)]
     assert min(own.min(), *theirs) > 0.15  # of ten classes
     assert ttest_ind(own, theirs, equal_var=False).pvalue > 0.01, (own.tolist(), theirs)

@@ -102,7 +102,8 @@ def load_pipeline(spec: PipelineSpec) -> DiffusionPipeline:
         )
         pipeline.register_to_config(_name_or_path=source)  # as one from a folder has it
     else:
-        pipeline = DiffusionPipeline.from_pretrained(source, **parts, **safe, local_files_only=local)
+        safe["local_files_only"] = local
+        pipeline = DiffusionPipeline.from_pretrained(source, **parts, **safe)
     if spec.scheduler is not None:  # from nothing but its specification, as the authors do
         scheduler = getattr(diffusers, spec.scheduler.class_name)
         pipeline.scheduler = scheduler(**spec.scheduler.settings)

@@ -1,4 +1,4 @@
-"""How values are spread, what a threshold makes of them, and whether confidence is right."""
+"""How values are spread, whether confidence is right, and tables as colours."""
 
 from collections.abc import Mapping
 
@@ -52,67 +52,6 @@ def histograms(
     return style.put_legend(panels[0][0])
 
 
-def threshold_view(similarity: np.ndarray, wrong: np.ndarray, threshold: float) -> plt.Figure:
-    """Draw similarities of right and wrong images (N,), and state what a threshold rejects."""
-    _, ax = plt.subplots(figsize=_WIDE, layout="constrained")
-    labels = [f"right (n = {(~wrong).sum():,})", f"wrong (n = {wrong.sum():,})"]
-    parts = [similarity[~wrong], similarity[wrong]]
-    ax.hist(parts, _BINS, stacked=True, label=labels, color=style.OTHERS[:2])
-    ax.axvline(threshold, label=f"threshold {threshold:.3f}", **style.DASHED)
-    rejected = similarity < threshold
-    title = (
-        f"rejected: {rejected.mean():.1%} of all, {_share(rejected[wrong])} of the wrong; "
-        f"wrong among the kept: {_share(wrong[~rejected])} (before: {wrong.mean():.1%})"
-    )
-    ax.set_title(title, fontsize="small")
-    ax.set(xlabel="similarity to the reference", ylabel="generated images")
-    return style.put_legend(ax)
-
-
-def _share(hits: np.ndarray) -> str:
-    return f"{hits.mean():.1%}" if len(hits) else "none"
-
-
-def boxes(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str) -> plt.Figure:
-    """Draw boxes that hold the middle half of the values of `x`, a row for each value of `y`."""
-    _, ax = plt.subplots(figsize=(6.8, 0.6 * table[y].nunique() + 1.0), layout="constrained")
-    look = {"width": 0.6, "linewidth": 0.9, "palette": style.colours(table[hue])}
-    sns.boxplot(table, x=x, y=y, hue=hue, ax=ax, whis=(5, 95), fliersize=0, **look)
-    note = "box: middle half and median, whiskers: 5th to 95th percentile"
-    ax.set(xlabel=f"{xlabel}\n{note}", ylabel="")
-    ax.get_legend().remove()
-    return style.put_legend(ax)
-
-
-def curves(
-    table: pd.DataFrame, *, x: str, y: str, hue: str, xlabel: str, ylabel: str,
-    threshold: float | None = None, expected: float | None = None, diagonal: bool = False,
-    labels: Mapping[str, str] | None = None, marked: tuple[float, float] | None = None,
-) -> plt.Figure:  # fmt: skip
-    """Draw curves of shares over a threshold or, with the `diagonal` of chance, over shares (ROC).
-
-    The table holds the points in order. The threshold in use is a vertical line or a `marked`
-    point, the share `expected` from the paper a horizontal line. `labels` replace values of `hue`.
-    """
-    _, ax = plt.subplots(figsize=(7.4, 4.0) if diagonal else _WIDE, layout="constrained")
-    for name, colour in style.colours(table[hue]).items():
-        rows, label = table[table[hue] == name], (labels or {}).get(name, name)
-        ax.plot(rows[x], rows[y], color=colour, lw=1.7, label=label)
-    if diagonal:
-        ax.plot([0, 1], [0, 1], label="chance", **_DOTTED)
-        ax.set_aspect("equal")
-        style.as_percent(ax.xaxis)
-    if expected is not None:
-        ax.axhline(expected, label=f"the paper: about {expected:.0%}", **_DOTTED)
-    if threshold is not None:
-        ax.axvline(threshold, label=f"threshold {threshold:.3f}", **style.DASHED)
-    if marked is not None:
-        ax.plot(*marked, "o", ms=8, mfc="none", mec="0.15", mew=1.6, label="threshold in use")
-    style.as_percent(ax.yaxis)
-    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.02))
-    return style.put_legend(ax)
-
-
 def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> plt.Figure:
     """Draw accuracy over confidence, a panel per method; confidence is right on the diagonal.
 
@@ -129,3 +68,33 @@ def reliability_diagrams(bins: pd.DataFrame, errors_of: Mapping[str, float]) -> 
         style.as_percent(ax.xaxis)
         style.as_percent(ax.yaxis)
     return style.put_legend(panels[0][0])
+
+
+def heat_maps(
+    maps: Mapping[str, pd.DataFrame], label: str, annotate: bool = False, vmax: float | None = None
+) -> plt.Figure:
+    """Draw wide tables of shares, title -> table, as heat maps of the same rows on one scale.
+
+    `annotate` writes each share in per cent. The colours span 0 to `vmax`, or least to greatest; if
+    some shares lie above, the colour bar says so. Where there is no share, a cell is white.
+    """
+    tables = [table.rename(index=style.label_of, columns=style.label_of) for table in maps.values()]
+    wide, tall = (0.5, 0.34) if annotate else (0.24, 0.27)
+    size = sum(wide * table.shape[1] for table in tables) + 2.6, tall * len(tables[0]) + 1.7
+    fig, axes = plt.subplots(1, len(maps), figsize=size, sharey=True, **style.LAID_OUT)
+    least, greatest = np.nanmin(pd.concat(tables)), np.nanmax(pd.concat(tables))
+    look = {"vmin": 0.0 if vmax else least, "vmax": vmax or greatest, "cmap": "rocket_r"}
+    look |= {"linewidths": 0.4, "cbar": False, "xticklabels": True, "yticklabels": True}
+    for ax, title, table in zip(axes[0], maps, tables, strict=True):
+        texts = {"annot": 100 * table if annotate else None, "fmt": ".0f", "annot_kws": {"size": 8}}
+        sns.heatmap(table, ax=ax, **texts, **look)
+        ax.set(title=title, xlabel="", ylabel="")
+        ax.grid(visible=False)
+        ax.tick_params(axis="y", rotation=0, labelsize=8.5)
+        ax.tick_params(axis="x", rotation=90, labelsize=8.5)
+    above = greatest > look["vmax"]
+    cells, extend = axes[0, -1].collections[0], "max" if above else "neither"
+    bar = fig.colorbar(cells, ax=axes, shrink=0.8, pad=0.02, extend=extend)
+    bar.set_label(style.wrap(f"{label} (arrow: above)" if above else label, 32))
+    style.as_percent(bar.ax.yaxis)
+    return fig

@@ -239,25 +239,6 @@ def test_histograms_have_a_panel_per_space_and_count_exact_copies():
     assert heights[1 : len(heights) // 2 : 2].sum() == pytest.approx(1)
 
 
-def test_a_threshold_says_how_many_right_and_wrong_images_it_rejects():
-    fig = figures.threshold_view(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1, 0, 1, 0], bool), 0.25)
-    title = "rejected: 50.0% of all, 50.0% of the wrong; wrong among the kept: 50.0% "
-    assert fig.axes[0].get_title() == title + "(before: 50.0%)"
-
-
-def test_objects_and_what_they_lose_have_a_panel_each():
-    columns = ["method", "own", "other", "label_error", "lost"]
-    rows = [("MixUp", 0.2, 0.1, 0.02, 0.0), ("CutMix", 0.1, 0.3, 0.18, 0.01)]
-    bars, error, lost = figures.object_bars(pd.DataFrame(rows, columns=columns)).axes
-    ends = [bar.get_x() + bar.get_width() for bar in bars.patches]
-    assert ends == pytest.approx([0.2, 0.1, 0.3, 0.4])
-    assert rows_of(bars) == ["MixUp", "CutMix"]
-    assert error.lines[0].get_xdata().tolist() == [0.02, 0.18]
-    assert lost.lines[0].get_xdata().tolist() == [0.0, 0.01]
-    assert "10" in ticks_of(error)  # an error of a weight is a difference: points
-    assert all(text.endswith("%") for text in ticks_of(lost))
-
-
 def test_heat_maps_share_one_scale_name_methods_and_say_what_lies_above():
     shares = pd.DataFrame([[0.7, 0.3]], index=["cutmix"], columns=["forest", "street"])
     fig = figures.heat_maps({"a": shares, "b": shares / 2}, "share", annotate=True)
@@ -267,15 +248,6 @@ def test_heat_maps_share_one_scale_name_methods_and_say_what_lies_above():
     assert (rows_of(first), bar.get_ylabel()) == (["CutMix"], "share")
     *_, bar = figures.heat_maps({"": shares}, "share", vmax=0.6).axes
     assert bar.get_ylabel() == "share (arrow: above)"
-
-
-def test_bars_stack_to_the_whole_time():
-    rows = [("vanilla", "forward", 3.0), ("vanilla", "backward", 5.0), ("cutmix", "forward", 4.0)]
-    table = pd.DataFrame(rows, columns=["row", "part", "ms"]).assign(group="a step")
-    table = pd.concat([table, table.assign(group="an image")])  # numbered twice
-    ax, _ = figures.stacked_bars(table, [("a step", "a step"), ("an image", "an image")]).axes
-    ends = np.nansum([[bar.get_width() for bar in bars] for bars in ax.containers], axis=0)
-    assert dict(zip(rows_of(ax), ends, strict=True)) == {"vanilla": 8.0, "CutMix": 4.0}
 
 
 def test_a_dollar_in_the_name_of_a_class_is_no_mathematics():

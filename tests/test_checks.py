@@ -9,6 +9,8 @@ from diffcore import checks
 from diffcore.params import load_params
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+TIMM = {"filtering.encoder.kind": "timm", "filtering.encoder.model_name": "resnet10t",
+        "filtering.encoder.pretrained": None}  # fmt: skip
 CLIP = "timm/vit_base_patch32_clip_224.openai"
 
 
@@ -39,7 +41,7 @@ def test_everything_that_is_missing_is_message_at_once_with_its_remedy(nowhere):
     with pytest.raises(checks.MissingFilesError) as error:
         checks.require(cub200(**{"data.download": False}), nowhere / "runs")
     head, *gaps, foot = str(error.value).splitlines()
-    assert head == "cub200 cannot start: 5 things are missing or wrong"
+    assert head == "cub200 cannot start; missing or wrong:"
     assert foot == f"Paths without a leading / begin in {nowhere}."
     data, model, config, vae, clip = gaps
     assert "CUB_200_2011.tgz" in data
@@ -90,10 +92,10 @@ def test_a_folder_of_a_pipeline_is_looked_through_part_by_part(nowhere):
         ({"generation.pipeline.location": "a.ckpt"}, "others can run code when opened"),
         ({"generation.pipeline.kind": "import"}, "generated images: "),
         ({"generation.pipeline.vae": "checkpoints/x"}, "autoencoder: the folder checkpoints/x"),
-        ({"training.weights": "a/b.safetensors"}, "weights to start from: training.weights: "),
+        ({"training.weights": "a/b.safetensors"}, "training.weights: a/b.safetensors does not exist"),
         ({"filtering.encoder.pretrained": "nothing"}, "open_clip has no weights 'nothing'"),
         ({"filtering.encoder.model_name": "local-dir:here"}, "the folder here does not exist"),
-        ({"filtering.encoder.kind": "timm", "filtering.encoder.pretrained": None}, "names none"),
+        (TIMM, "filtering.encoder.pretrained: '' is neither package:"),
     ],
 )
 def test_each_gap_is_message_in_words(nowhere, changes, message):

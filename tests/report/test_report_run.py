@@ -229,7 +229,7 @@ def test_a_report_of_other_parameters_is_not_published(study_folder, capsys):
         (["--notebook", "02_toy"], f"no notebook 02_toy; there are: {NAME}"),
         (["--notebook", NAME, "-s", f"notebooks.{NAME}.image=3"], f"nearest: {NAME}.images"),
         (["--notebook", NAME, "-s", "data.dataset=folder", "-s", "data.root=nowhere"],
-         "demo cannot start: 1 thing is missing"),
+         "demo cannot start; missing or wrong:"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_reported_before_anything_is_run(study_folder, capsys, arguments, message):

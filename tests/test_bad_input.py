@@ -145,6 +145,7 @@ CASES = {
     "one for a list": (None, settings("prompts.contexts=garden"), "prompts.contexts is 'garden';"),
     "a section for a number": (None, settings("data=3"), "data is 3; should be a valid dictionary"),
     "no assignment": (None, settings("seed"), "'seed' is not of the form key=value"),
+    "no key": (None, settings("=3"), "'=3' is not of the form key=value"),
     "no YAML": (None, settings("seed=[1"), "overrides: seed, line 1: "),
     "a number without end": (None, settings("seed=" + "9" * 5000), "overrides: seed: Exceeds"),
     "nested without end": (None, settings("seed=" + "[" * 500), "overrides: seed: maximum recur"),
@@ -195,9 +196,6 @@ CASES = {
     "no text": (profile("\0\1"), settings(), "smoke.yaml: unacceptable character"),
     "a list": (profile("- seed\n"), settings(), "expected 'key: value' lines, found ['seed']"),
     "a key twice": (profile("seed: 1\nseed: 2\n"), settings(), 'line 2: found duplicate key'),
-    "a key in two ways": (
-        profile("data.root: a\ndata: {root: b}\n"), settings(), "data.root is given twice"
-    ),
     # Models and weights
     "no folder": (None, settings(f"{MODEL}.kind=folder", f"{MODEL}.location=m"), "folder m does n"),
     "no checkpoint": (

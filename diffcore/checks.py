@@ -155,16 +155,14 @@ def require(params: StudyParams, run_dir: Path) -> None:
 
 def _read_photographs(params: StudyParams, run_dir: Path) -> None:
     """Read and keep every image that the study will use; PhotosError lists what cannot be used."""
-    problems, splits = [], {}
-    names = ["train", *find_dataset(params.data.dataset).tests.values()]
-    if params.generation.pipeline.kind == "substitute":
-        names.append("spare")
-    for split in names:
+    problems, splits = [], {"spare": None}
+    spare = ["spare"] if params.generation.pipeline.kind == "substitute" else []
+    for split in ["train", *find_dataset(params.data.dataset).tests.values(), *spare]:
         with _collecting(problems):
             splits[split] = load_split(params, split, run_dir)
     if not params.generation.can_draw and not problems:
         with _collecting(problems):
-            problems += _read_external(params, splits["train"], splits.get("spare"), run_dir)
+            problems += _read_external(params, splits["train"], splits["spare"], run_dir)
     if problems:
         more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         head = f"{params.profile} cannot start: these images cannot be used"
@@ -204,7 +202,7 @@ def missing(params: StudyParams) -> list[str]:
     problems = [] if fetched else find_dataset(params.data.dataset).missing(params.data)
     for check in (
         *(_check_model, _check_configuration, _check_autoencoder, _check_encoder),
-        *(_check_devices, _check_precision, _check_classifier),
+        *(_check_devices, _check_classifier),
     ):
         with _collecting(problems):
             check(params)
@@ -299,9 +297,6 @@ def _check_devices(params: StudyParams) -> None:
     resolve_device(params.filtering.encoder.device, "filtering.encoder.device")
     if params.generation.can_draw:
         resolve_device(params.generation.pipeline.device, "generation.pipeline.device")
-
-
-def _check_precision(params: StudyParams) -> None:
     device = resolve_device(params.training.device, "training.device")
     resolve_precision(params.training.precision, device)
 

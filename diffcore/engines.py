@@ -104,13 +104,11 @@ def run_here(task: str, study: Study, part: int = 1, parts: int = 1) -> list[str
     return [error for error in tqdm(done, task, len(jobs), unit="unit") if error]
 
 
-def run_on_ray(
-    task: str, study: Study, opened_by: tuple, address: str | None, workers: int | None
-) -> list[str]:
+def run_on_ray(task: str, study: Study, opened_by: tuple, address: str | None) -> list[str]:
     """Do all units of a task on a Ray cluster; list what failed, and why.
 
-    `opened_by` is what the workers call `open_study` with. Without `address` the cluster is this
-    machine; without `workers` there is one per GPU or, where there is none, one per core.
+    `opened_by` is what the workers call `open_study` with; there is one per GPU or, without GPUs,
+    one per core. Without an address the cluster is this machine.
     """
     ray = _start_ray(address)
     records = _begin(task, study, range(len(TASKS[task](study))))
@@ -124,7 +122,7 @@ def run_on_ray(
         batch_size=1,
         num_cpus=1,
         num_gpus=min(gpus, 1),
-        concurrency=min(workers or gpus or cores, len(records)),
+        concurrency=min(gpus or cores, len(records)),
     )
     rows = tqdm(done.iter_rows(), f"{task} on Ray", len(records), unit="unit")
     return [row["error"] for row in rows if row["error"]]
@@ -196,7 +194,7 @@ def _main(task: str, arguments: Sequence[str]) -> None:
     if options.engine == "ray":
         if options.part != (1, 1):
             raise UnitsError("--part is for --engine local: Ray deals the units out by itself")
-        errors = run_on_ray(task, study, opened_by, options.address, options.workers)
+        errors = run_on_ray(task, study, opened_by, options.address)
     else:
         errors = run_here(task, study, *options.part)
     if errors:
@@ -216,7 +214,6 @@ def _parser(task: str) -> argparse.ArgumentParser:
     add("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts, from 1")
     add("--engine", choices=("local", "ray"), default="local", help="ray: all of a cluster")
     add("--address", help="of a Ray cluster; without one Ray is started on this machine")
-    add("--workers", type=int, help="of Ray, at most; by default one per GPU, else per core")
     return parser
 
 

@@ -191,6 +191,7 @@ CASES = {
     # Profiles
     "unknown profile": (None, ["study", "--profile", "smok"], "no profile 'smok'; nearest: 'smoke"),
     "absent file": (None, ["study", "--profile", "a/b.yaml"], "no parameter file a/b.yaml"),
+    "values of no notebook": (None, settings()[:5], "unknown key 01_generation.guidance_scales; ne"),
     "unknown notebook": (None, [*settings()[:4], "09_x"], "no notebook 09_x; there are: 01_toy"),
     "UTF-16": (profile("seed: 1\n", "utf-16"), settings(), "smoke.yaml cannot be read as a text i"),
     "no text": (profile("\0\1"), settings(), "smoke.yaml: unacceptable character"),
@@ -229,7 +230,7 @@ CASES = {
     "an unknown tag": (
         None, settings(f"{ENCODER}.model_name=RN50", f"{ENCODER}.pretrained=me"), "no weights 'me'"
     ),
-    "no weights of an encoder": (None, settings(*TIMM, f"{ENCODER}.pretrained=null"), "neither pack"),
+    "no weights of an encoder": (None, settings(*TIMM, f"{ENCODER}.pretrained=null"), "neither pa"),
     "an unknown encoder": (
         None, settings(TIMM[0], f"{ENCODER}.model_name=vitt"), "model_name: timm has no model 'vitt"
     ),
@@ -365,6 +366,7 @@ def test_a_second_study_is_refused(study_folder, capsys):
     (study_folder / "runs" / "smoke").mkdir(parents=True)
     with FileLock(study_folder / "runs" / "smoke" / ".lock"):
         assert main(settings()) == 1
+        assert not (study_folder / "runs" / "smoke" / "report").exists()
     assert "another study of smoke is at work" in capsys.readouterr().err
 
 

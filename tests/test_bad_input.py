@@ -191,7 +191,7 @@ CASES = {
     # Profiles
     "unknown profile": (None, ["study", "--profile", "smok"], "no profile 'smok'; nearest: 'smoke"),
     "absent file": (None, ["study", "--profile", "a/b.yaml"], "no parameter file a/b.yaml"),
-    "values of no notebook": (None, settings()[:5], "unknown key 01_generation.guidance_scales; ne"),
+    "values of no notebook": (None, settings()[:5], "unknown key 01_generation.guidance_scales"),
     "unknown notebook": (None, [*settings()[:4], "09_x"], "no notebook 09_x; there are: 01_toy"),
     "UTF-16": (profile("seed: 1\n", "utf-16"), settings(), "smoke.yaml cannot be read as a text i"),
     "no text": (profile("\0\1"), settings(), "smoke.yaml: unacceptable character"),

@@ -97,11 +97,10 @@ def results(folder):
         table = found.metadata[["sample_id", "prompt", "model_hash"]].itertuples(index=False)
         images |= {tuple(row): image for row, image in zip(table, found.images, strict=True)}
     decisions = {path.name: pd.read_parquet(path) for path in home.glob("decisions/[!.]*")}
-    trained = {
-        path.stem: (json.loads(path.read_text())["hits"],
-                    path.with_suffix(".safetensors").read_bytes())
-        for path in home.glob("training/*.json")
-    }  # fmt: skip
+    trained = {}
+    for path in home.glob("training/*.json"):
+        weights = path.with_suffix(".safetensors").read_bytes()
+        trained[path.stem] = (json.loads(path.read_text())["hits"], weights)
     return images, decisions, trained
 
 
@@ -142,18 +141,13 @@ def test_two_at_once_make_what_one_makes(start, undisturbed, tmp_path, monkeypat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes end otherwise there")
 def test_nothing_is_at_work_ten_seconds_after_the_command_was_killed(study_folder):
-    train = """from diffcore.study import PairedDataset, Study
-from diffcore.training.runs import Run
-study = Study.open("01_toy", profile, {"training.steps": 10**6, "training.checkpoint_every": 1})
-pairs = PairedDataset(study.train)
-study.train_runs([
-    Run("vanilla", {}, seed, pairs, study.tests, study.params.training) for seed in (0, 1)
-])"""
-    parameters = new_code_cell('profile = "smoke"\noverrides = {}',
-                               metadata={"tags": ["parameters"]})  # fmt: skip
-    cells = [new_markdown_cell("# A toy"), parameters, new_code_cell(train)]
+    train = """from diffcore.study import Study
+study = Study.open("01_toy", "smoke", {"training.steps": 10**6})
+study.train_classifiers()"""
+    cells = [new_markdown_cell("# A toy"), new_code_cell(train)]
     nbformat.write(new_notebook(cells=cells), study_folder / "notebooks" / "01_toy.ipynb")
     command = [sys.executable, "-m", "diffcore", "study", "--profile=smoke", "--notebook=01_toy"]
+    command.append("--set=notebooks={}")  # those of others
     process = psutil.Process(subprocess.Popen(command, stderr=subprocess.DEVNULL).pid)
     deadline = time.time() + 120
     while not list(study_folder.glob("runs/smoke/training/*/checkpoint.pt")):

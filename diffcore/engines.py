@@ -10,11 +10,11 @@ filtered; one of training is one classifier. A unit may be done twice, or be kil
 One that fails is tried three times; its last error stands in ``runs/<profile>/failures/``.
 """
 
-import argparse
 import logging
 import os
 import socket
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def attempt(work: Unit, record: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------ engines
-def run_here(task: str, study: Study, part: int = 1, parts: int = 1) -> list[str]:
+def run_here(task: str, study: Study, part: int, parts: int) -> list[str]:
     """Do every `parts`-th unit of a task from the `part`-th on; list what failed, and why."""
     units = TASKS[task](study)
     records = _begin(task, study, range(part - 1, len(units), parts))
@@ -168,17 +168,7 @@ def _record(task: str, study: Study, number: int) -> Path:
     return study.run_dir / "failures" / f"{task}-{number:06d}.txt"
 
 
-# ----------------------------------------------------------------------------------------- commands
-def draw(arguments: Sequence[str]) -> None:
-    """Draw the images of a study, embed them, and filter where rejected ones are drawn again."""
-    _main("draw", arguments)
-
-
-def train(arguments: Sequence[str]) -> None:
-    """Train the classifiers of a study, of the main table and the sweeps; draw first."""
-    _main("train", arguments)
-
-
+# ---------------------------------------------------------------------------------------- the whole
 def open_study(profile: str, assignments: Sequence[str] = ()) -> Study:
     """Open a study without a notebook; raises as `diffcore.study.Study.open`."""
     params = load_params(profile, parse_assignments(assignments))
@@ -187,9 +177,9 @@ def open_study(profile: str, assignments: Sequence[str] = ()) -> Study:
     return Study(params, run_dir)
 
 
-def _main(task: str, arguments: Sequence[str]) -> None:
-    options = _parser(task).parse_args(arguments)
-    opened_by = options.profile, tuple(options.assignments)
+def work(task: str, options: Namespace) -> None:
+    """Do "draw" or "train" with the options of the command line; UnitsError lists what failed."""
+    opened_by = options.profile, options.set
     study = open_study(*opened_by)
     if options.engine == "ray":
         if options.part != (1, 1):
@@ -204,21 +194,3 @@ def _main(task: str, arguments: Sequence[str]) -> None:
         if any("out of memory" in error for error in errors):  # a batch is never made smaller
             foot += " With generation.batch_size or training.batch_size lower they may fit."
         raise UnitsError("\n".join([head, *(f"  {error}" for error in errors), foot]))
-
-
-def _parser(task: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"diffcore {task}", description=TASKS[task].__doc__)
-    add = parser.add_argument
-    add("--profile", default="demo", help="file in params/, or path of one")
-    add("--set", "-s", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
-    add("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts, from 1")
-    add("--engine", choices=("local", "ray"), default="local", help="ray: all of a cluster")
-    add("--address", help="of a Ray cluster; without one Ray is started on this machine")
-    return parser
-
-
-def _part(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; write 3/64 for the third of 64")
-    return int(part), int(parts)

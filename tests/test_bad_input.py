@@ -14,7 +14,7 @@ import papermill
 import pytest
 import torch
 from filelock import FileLock
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 from safetensors.torch import save_file
 
 from diffcore.cli import main
@@ -74,9 +74,8 @@ def pickled(path):
 
 def deep_tiff(path, bits):
     path.parent.mkdir(parents=True, exist_ok=True)
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
     values = np.full((64, 64), 70000, np.int32) if bits == 32 else np.full((64, 64), 1e6, "f4")
-    Image.fromarray(values).save(path, tiffinfo=tags)
+    Image.fromarray(values).save(path)
 
 
 def bomb(path):
@@ -133,14 +132,10 @@ CASES = {
     "text for a number": (None, settings("training.lr=fast"), "training.lr is 'fast'; should be a"),
     "out of range": (None, settings("training.crop_scale=2"), "less than or equal to 1"),
     "not a number": (None, settings("training.lr=.nan"), "training.lr is nan; should be a finite"),
-    "infinite": (None, settings("training.lr=1e999"), "training.lr is inf; should be a finite"),
     "a switch for a word": (None, settings("training.precision=no"), "is 'no'; should be 'auto'"),
     "sexagesimal": (None, settings("training.epochs=1:30"), "training.epochs is '1:30'; should be"),
-    "a fraction of an image": (None, settings("generation.batch_size=1.5"), "valid integer"),
     "no multiple of 8": (None, settings("generation.image_size=65"), "should be a multiple of 8"),
     "one seed": (None, settings("runs.seeds=1"), "greater than or equal to 2"),
-    "quantile 0": (None, settings("filtering.quantile=0"), "filtering.quantile is 0; should be gr"),
-    "threshold 2": (None, settings("filtering.threshold=2"), "less than or equal to 1"),
     "no context": (None, settings("prompts.contexts=[]"), "prompts.contexts is []; "),
     "one for a list": (None, settings("prompts.contexts=garden"), "prompts.contexts is 'garden';"),
     "a section for a number": (None, settings("data=3"), "data is 3; should be a valid dictionary"),
@@ -269,10 +264,6 @@ CASES = {
     ),
     "a damaged test photograph": (
         image("test/wren/x.jpg", lambda path: jpeg(path, keep=800)), photos(),
-        "test/wren/x.jpg is damaged or no image",
-    ),
-    "a text called a photograph": (
-        image("test/wren/x.jpg", lambda path: path.write_text("hello")), photos(),
         "test/wren/x.jpg is damaged or no image",
     ),
     "32 bits": (

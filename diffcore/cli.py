@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         add("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts")
         add("--engine", choices=("local", "ray"), default="local", help="ray: all of a cluster")
         add("--address", help="of a Ray cluster; without one Ray is started on this machine")
+        add("--workers", type=int, help="of Ray, at most; by default one per GPU, else per core")
     commands.choices["study"].add_argument("--notebook", action="append", help="only these")
     commands.choices["tune"].add_argument("--methods", nargs="+", help="only these")
     return parser

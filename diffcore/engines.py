@@ -104,11 +104,13 @@ def run_here(task: str, study: Study, part: int, parts: int) -> list[str]:
     return [error for error in tqdm(done, task, len(jobs), unit="unit") if error]
 
 
-def run_on_ray(task: str, study: Study, opened_by: tuple, address: str | None) -> list[str]:
+def run_on_ray(
+    task: str, study: Study, opened_by: tuple, address: str | None, workers: int | None
+) -> list[str]:
     """Do all units of a task on a Ray cluster; list what failed, and why.
 
-    `opened_by` is what the workers call `open_study` with; there is one per GPU or, without GPUs,
-    one per core. Without an address the cluster is this machine.
+    `opened_by` is what the workers call `open_study` with. Without `address` the cluster is this
+    machine; without `workers` there is one per GPU or, where there is none, one per core.
     """
     ray = _start_ray(address)
     records = _begin(task, study, range(len(TASKS[task](study))))
@@ -122,7 +124,7 @@ def run_on_ray(task: str, study: Study, opened_by: tuple, address: str | None) -
         batch_size=1,
         num_cpus=1,
         num_gpus=min(gpus, 1),
-        concurrency=min(gpus or cores, len(records)),
+        concurrency=min(workers or gpus or cores, len(records)),
     )
     rows = tqdm(done.iter_rows(), f"{task} on Ray", len(records), unit="unit")
     return [row["error"] for row in rows if row["error"]]
@@ -184,7 +186,7 @@ def work(task: str, options: Namespace) -> None:
     if options.engine == "ray":
         if options.part != (1, 1):
             raise UnitsError("--part is for --engine local: Ray deals the units out by itself")
-        errors = run_on_ray(task, study, opened_by, options.address)
+        errors = run_on_ray(task, study, opened_by, options.address, options.workers)
     else:
         errors = run_here(task, study, *options.part)
     if errors:

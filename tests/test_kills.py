@@ -141,9 +141,15 @@ def test_two_at_once_make_what_one_makes(start, undisturbed, tmp_path, monkeypat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes end otherwise there")
 def test_nothing_is_at_work_ten_seconds_after_the_command_was_killed(study_folder):
-    train = """from diffcore.study import Study
+    train = """from diffcore.data.pairs import PairedDataset
+from diffcore.methods import method_of
+from diffcore.study import Study
+from diffcore.training.runs import Run
 study = Study.open("01_toy", "smoke", {"training.steps": 10**6})
-study.train_classifiers()"""
+pairs, vanilla = PairedDataset(study.train), method_of("vanilla", study.params)
+study.train_classifiers([
+    Run(vanilla, seed, pairs, study.tests, study.params.training) for seed in (0, 1)
+])"""
     cells = [new_markdown_cell("# A toy"), new_code_cell(train)]
     nbformat.write(new_notebook(cells=cells), study_folder / "notebooks" / "01_toy.ipynb")
     command = [sys.executable, "-m", "diffcore", "study", "--profile=smoke", "--notebook=01_toy"]

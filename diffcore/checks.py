@@ -1,8 +1,8 @@
 """What a study can know, and what it lacks to start: reported at once, before any work.
 
 What only some data sets let us measure is a *capability*. A notebook's cell that needs one has the
-tag ``needs-<capability>`` and is left out where it is lacking. Files are looked for without loading
-a model or asking the network; each gap comes with the command that fills it.
+tag ``needs-<capability>`` and is left out where it is lacking. Nothing is loaded or fetched to find
+gaps; each comes with the command that fills it.
 """
 
 import json
@@ -27,7 +27,6 @@ from diffcore.data.weights import check_model_name, find_weights, is_file_name, 
 from diffcore.methods import method_of, study_methods
 from diffcore.params import (
     EncoderSpec,
-    PipelineSpec,
     StudyParams,
     UserError,
     is_hub_id,
@@ -65,6 +64,8 @@ _FETCHED_FROM = {
 _CONFIG_FILES = '--include "*.json" --include "*.txt"'
 _MODEL_FILES = f'{_CONFIG_FILES} --include "*/*.safetensors" --exclude "*.fp16.safetensors"'
 _LISTED = 10  # images that cannot be used, at most
+_MODEL = "text-to-image model"
+_NETWORKS = ("Model", "Projection", "KL")  # ends of the names of classes that have weights
 _CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -133,8 +134,8 @@ def _git_revision() -> str:
 def require(params: StudyParams, run_dir: Path) -> None:
     """Resolve all that a profile names, and read every photograph, before any work begins.
 
-    ParamsError for the prompts and the methods; MissingFilesError lists everything `missing`, and
-    PhotosError the photographs that cannot be used.
+    Raises ParamsError for prompts and methods, MissingFilesError for all that is `missing`, and
+    PhotosError for photographs that cannot be used.
     """
     choose_prompt_set(params.prompts)
     if params.generation.can_draw:
@@ -143,8 +144,7 @@ def require(params: StudyParams, run_dir: Path) -> None:
     for name in study_methods(params):
         method_of(name, params)
     if gaps := missing(params):
-        count = "1 thing is" if len(gaps) == 1 else f"{len(gaps)} things are"
-        head = f"{params.profile} cannot start: {count} missing or wrong"
+        head = f"{params.profile} cannot start; missing or wrong:"
         lines = [f"{place}. {gap}" for place, gap in enumerate(gaps, 1)]
         foot = f"Paths without a leading / begin in {Path.cwd()}."
         raise MissingFilesError("\n".join([head, *lines, foot]))
@@ -155,16 +155,14 @@ def require(params: StudyParams, run_dir: Path) -> None:
 
 def _read_photographs(params: StudyParams, run_dir: Path) -> None:
     """Read and keep every image that the study will use; PhotosError lists what cannot be used."""
-    problems, splits = [], {}
-    names = ["train", *find_dataset(params.data.dataset).tests.values()]
-    if params.generation.pipeline.kind == "substitute":
-        names.append("spare")
-    for split in names:
+    problems, splits = [], {"spare": None}
+    spare = ["spare"] if params.generation.pipeline.kind == "substitute" else []
+    for split in ["train", *find_dataset(params.data.dataset).tests.values(), *spare]:
         with _collecting(problems):
             splits[split] = load_split(params, split, run_dir)
-    if not params.generation.can_draw and len(splits) == len(names):
+    if not params.generation.can_draw and not problems:
         with _collecting(problems):
-            problems += _read_external(params, splits["train"], splits.get("spare"), run_dir)
+            problems += _read_external(params, splits["train"], splits["spare"], run_dir)
     if problems:
         more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         head = f"{params.profile} cannot start: these images cannot be used"
@@ -201,134 +199,87 @@ def missing(params: StudyParams) -> list[str]:
     """Return one message for everything that a profile needs and this machine lacks."""
     published = PUBLISHED.get(params.data.dataset)
     fetched = params.data.download and published is not None and published.files
-    gaps = [] if fetched else find_dataset(params.data.dataset).missing(params.data)
-    gaps += _pipeline_gaps(params.generation.pipeline)
-    gaps += _encoder_gaps(params.filtering.encoder)
-    return gaps + _choices(params)
-
-
-# --------------------------------------------------------------------------------------- the checks
-def _choices(params: StudyParams) -> list[str]:
-    """Resolve devices and networks by their names; nothing is built or loaded."""
-    from diffcore.training.networks import check_classifier  # slow to import
-
-    training, encoder, problems = params.training, params.filtering.encoder, []
-    devices = {"filtering.encoder.device": encoder.device}
-    if params.generation.can_draw:
-        devices["generation.pipeline.device"] = params.generation.pipeline.device
-    for setting, wanted in devices.items():
+    problems = [] if fetched else find_dataset(params.data.dataset).missing(params.data)
+    for check in (
+        *(_check_model, _check_configuration, _check_autoencoder, _check_encoder),
+        *(_check_devices, _check_classifier),
+    ):
         with _collecting(problems):
-            resolve_device(wanted, setting)
-    with _collecting(problems):
-        device = resolve_device(training.device, "training.device")
-        resolve_precision(training.precision, device)
-    lacking = []
-    if training.weights:
-        lacking = [*_weights_gaps("weights to start from", "training.weights", training.weights)]
-    problems += lacking
-    with _collecting(problems):
-        if not lacking:
-            check_classifier(training)
-    with _collecting(problems):
-        if encoder.kind == "timm":
-            check_model_name(encoder.model_name, "filtering.encoder.model_name")
-        elif is_file_name(encoder.pretrained or ""):
-            refuse_torchscript(Path(encoder.pretrained))
-    return [*dict.fromkeys(problems)]
+            check(params)
+    return problems
 
 
-def _pipeline_gaps(spec: PipelineSpec) -> Iterator[str]:
-    """Look for the text-to-image model, its configuration and its autoencoder."""
-    setting = "generation.pipeline"
+# -------------------------------------------------------- the checks: ValueError says what is wrong
+def _check_model(params: StudyParams) -> None:
+    """Look for the text-to-image model, or for the images that take its place."""
+    spec, setting = params.generation.pipeline, "generation.pipeline.location"
     if spec.kind == "import":
-        yield from _import_gaps(Path(spec.location), f"{setting}.location")
-    elif spec.kind == "folder":
-        yield from _folder_gaps(spec.location, f"{setting}.location", spec.vae is None)
+        root = Path(spec.location)
+        if not root.is_dir() or not any("/" in file for file in find_images(root)):
+            raise ValueError(
+                f"generated images: {root} holds no folder with images; put them there, one folder "
+                f"per class, or set {setting} to where they are"
+            )
     elif spec.kind == "hub":
-        yield from _hub_gap("text-to-image model", spec.location, "model_index.json", _MODEL_FILES)
+        _check_files(_MODEL, spec.location, ["model_index.json"], setting, _MODEL_FILES)
+    elif spec.kind == "folder":
+        folder = locate(spec.location)
+        index, wanted = folder / "model_index.json", ["model_index.json"]
+        parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+        for name, part in parts.items():
+            network = isinstance(part, list) and str(part[-1]).endswith(_NETWORKS)
+            if network and (name != "vae" or spec.vae is None):
+                wanted += [f"{name}/config.json", f"{name}/*.safetensors"]
+        _check_files(_MODEL, folder, wanted, setting, _MODEL_FILES)
     elif spec.kind == "single_file":
-        yield from _single_file_gaps(spec)
-    if spec.vae is not None and spec.kind not in {"import", "substitute"}:
-        files = "config.json diffusion_pytorch_model.safetensors"
-        if is_hub_id(spec.vae):
-            yield from _hub_gap("autoencoder", spec.vae, "config.json", files)
-        else:
-            wanted = ("config.json", "*.safetensors")
-            yield from _files_gap("autoencoder", Path(spec.vae), wanted, f"{setting}.vae", files)
+        path = Path(spec.location)
+        if path.suffix != ".safetensors":
+            raise ValueError(
+                f"{_MODEL}: {path} is no .safetensors file; others can run code when opened. Set "
+                f"{setting} to one that is"
+            )
+        if not path.is_file():
+            raise ValueError(
+                f"{_MODEL}: {path} does not exist; {_fetch(path.parent, path.name, path.name)}set "
+                f"{setting} to a checkpoint of SDXL's family, or generation.pipeline.kind to "
+                "import or substitute, which need none"
+            )
+        _check_tensors(_MODEL, path, "model.diffusion_model.")
 
 
-def _import_gaps(root: Path, setting: str) -> Iterator[str]:
-    gap = f"{root} holds no folder with images; put them there, one folder per class, or set "
-    gap += f"{setting} to where they are"
-    try:
-        if root.is_dir() and any("/" in file for file in find_images(root)):
-            return
-    except ValueError as error:
-        gap = str(error)
-    yield f"generated images: {gap}"
+def _check_configuration(params: StudyParams) -> None:
+    spec, setting = params.generation.pipeline, "generation.pipeline.config"
+    if spec.kind == "single_file":
+        place, what = spec.config or _SDXL, f"configuration of the {_MODEL}"
+        _check_files(what, place, ["model_index.json"], setting, _CONFIG_FILES)
 
 
-def _single_file_gaps(spec: PipelineSpec) -> Iterator[str]:
-    path, setting = Path(spec.location), "generation.pipeline.location"
-    if path.suffix != ".safetensors":
-        yield (
-            f"text-to-image model: {path} is no .safetensors file; others can run code when "
-            f"opened. Set {setting} to one that is"
-        )
-    elif not path.is_file():
-        remedy = f"set {setting} to a checkpoint of SDXL's family, or generation.pipeline.kind to "
-        remedy += "import or substitute, which need none"
-        yield f"text-to-image model: {path} does not exist; {_fetch(path, path.name)}{remedy}"
-    else:
-        yield from _damage("text-to-image model", path, "model.diffusion_model.")
-    what = "configuration of the text-to-image model"
-    if spec.config is None:
-        yield from _hub_gap(what, _SDXL, "model_index.json", _CONFIG_FILES)
-    else:
-        place, wanted = Path(spec.config), ("model_index.json",)
-        setting = "generation.pipeline.config"
-        yield from _files_gap(what, place, wanted, setting, _CONFIG_FILES)
+def _check_autoencoder(params: StudyParams) -> None:
+    vae, setting = params.generation.pipeline.vae, "generation.pipeline.vae"
+    if vae is not None and params.generation.can_draw:
+        fetched = "config.json diffusion_pytorch_model.safetensors"
+        _check_files("autoencoder", vae, ["config.json", "*.safetensors"], setting, fetched)
 
 
-def _folder_gaps(location: str, setting: str, needs_vae: bool) -> Iterator[str]:
-    """Name what the folder of a pipeline lacks, part by part as its index lists them."""
-    what = "text-to-image model"
-    try:
-        folder = locate(location)
-    except (FileNotFoundError, ValueError) as error:
-        yield f"{what}: {setting}: {error}"
-        return
-    index, wanted = folder / "model_index.json", ["model_index.json"]
-    parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    for name, entry in parts.items():
-        network = isinstance(entry, list) and str(entry[-1]).endswith(("Model", "Projection", "KL"))
-        if network and (name != "vae" or needs_vae):
-            wanted += [f"{name}/config.json", f"{name}/*.safetensors"]
-    gaps = [*_files_gap(what, folder, wanted, setting, _MODEL_FILES)]
-    for path in [] if gaps else sorted(folder.glob("*/*.safetensors")):
-        gaps += _damage(what, path)
-    yield from gaps
-
-
-def _encoder_gaps(spec: EncoderSpec) -> Iterator[str]:
-    setting = "filtering.encoder.pretrained"
+def _check_encoder(params: StudyParams) -> None:
+    """Look for the encoder, without building it."""
+    spec, setting = params.filtering.encoder, "filtering.encoder"
     local = spec.model_name.startswith(("local-dir:", PACKAGE))
-    if spec.kind == "timm" or (not local and is_file_name(spec.pretrained or "")):
-        yield from _weights_gaps("encoder", setting, spec.pretrained)
+    if spec.kind == "timm":
+        check_model_name(spec.model_name, f"{setting}.model_name")
+        _find_weights(spec.pretrained, f"{setting}.pretrained")
     elif local:
         folder = locate(spec.model_name.removeprefix("local-dir:"))
-        wanted = ("open_clip_config.json", "*.safetensors")
-        setting = "filtering.encoder.model_name"
-        yield from _files_gap("encoder", folder, wanted, setting, "")
-        for file in sorted(folder.glob("*.safetensors")):
-            yield from _damage("encoder", file)
+        wanted = ["open_clip_config.json", "*.safetensors"]
+        _check_files("encoder", folder, wanted, f"{setting}.model_name")
+    elif is_file_name(spec.pretrained or ""):
+        refuse_torchscript(_find_weights(spec.pretrained, f"{setting}.pretrained"))
     elif repository := _clip_repository(spec):
-        if not any(_cached(repository, file) for file in _CLIP_WEIGHTS):
-            yield from _hub_gap("encoder", repository, _CLIP_WEIGHTS[0], "")
+        _check_files("encoder", repository, _CLIP_WEIGHTS, f"{setting}.model_name")
     else:
-        yield (
+        raise ValueError(
             f"encoder: open_clip has no weights {spec.pretrained!r} of {spec.model_name}; set "
-            "filtering.encoder.model_name and pretrained to a pair of open_clip.list_pretrained()"
+            f"{setting}.model_name and pretrained to a pair of open_clip.list_pretrained()"
         )
 
 
@@ -342,60 +293,70 @@ def _clip_repository(spec: EncoderSpec) -> str | None:
     return "/".join(config.get("hf_hub", "").split("/")[:2]) or None
 
 
-def _weights_gaps(what: str, setting: str, weights: str | None) -> Iterator[str]:
+def _check_devices(params: StudyParams) -> None:
+    resolve_device(params.filtering.encoder.device, "filtering.encoder.device")
+    if params.generation.can_draw:
+        resolve_device(params.generation.pipeline.device, "generation.pipeline.device")
+    device = resolve_device(params.training.device, "training.device")
+    resolve_precision(params.training.precision, device)
+
+
+def _check_classifier(params: StudyParams) -> None:
+    from diffcore.training.networks import check_classifier  # slow to import
+
+    if params.training.weights:
+        _find_weights(params.training.weights, "training.weights")
+    check_classifier(params.training)
+
+
+# ----------------------------------------------------------------------- files, and the hub's cache
+def _find_weights(weights: str | None, setting: str) -> Path:
     try:
-        if weights is None:
-            raise ValueError("null names none; name a file or package:<name>")
-        find_weights(weights)
+        return find_weights(weights or "")
     except (FileNotFoundError, ValueError) as error:
-        yield f"{what}: {setting}: {error}"
+        raise ValueError(f"{setting}: {error}") from None
 
 
-# --------------------------------------------------------------------------- folders, and the hub
-def _files_gap(
-    what: str, folder: Path, wanted: Sequence[str], setting: str, files: str
-) -> Iterator[str]:
-    """Name the files that a folder lacks, and how to fill the gap."""
-    lacking = [pattern for pattern in wanted if not any(folder.glob(pattern))]
-    if lacking:
+def _check_files(
+    what: str, place: str | Path, wanted: Sequence[str], setting: str, fetched: str = ""
+) -> None:
+    """Look for files in a folder, or for one of them in the cache of a repository of the hub."""
+    if isinstance(place, str) and is_hub_id(place):
+        cached = any(isinstance(try_to_load_from_cache(place, file), str) for file in wanted)
+        if constants.HF_HUB_OFFLINE and not cached:
+            raise ValueError(
+                f"{what}: {place} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch "
+                f"it; where there is a network, run `{f'hf download {place} {fetched}'.strip()}`"
+            )
+        return
+    folder = Path(place)
+    for path in (path for pattern in wanted for path in sorted(folder.glob(pattern))):
+        if path.suffix == ".safetensors":
+            _check_tensors(what, path)
+    if lacking := [pattern for pattern in wanted if not any(folder.glob(pattern))]:
         state = f"lacks {', '.join(lacking[:3])}" if folder.is_dir() else "does not exist"
-        fetch = _fetch(folder, files)
-        yield f"{what}: the folder {folder} {state}; {fetch}set {setting} to another"
+        remedy = f"{_fetch(folder, folder.name, fetched)}set {setting} to another"
+        raise ValueError(f"{what}: the folder {folder} {state}; {remedy}")
 
 
-def _damage(what: str, path: Path, start: str = "") -> Iterator[str]:
-    """Name a file that is no safetensors file, or whose tensors have other names."""
+def _check_tensors(what: str, path: Path, start: str = "") -> None:
+    """Reject a file that is no safetensors file, or whose tensors have other names."""
     try:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
     except Exception as error:  # the library's own kind is not public
-        yield f"{what}: {path} is damaged or no safetensors file ({error}); fetch it anew"
-    else:
-        if not any(name.startswith(start) for name in names):
-            held = f"tensors such as {names[0]!r}" if names else "nothing"
-            yield f"{what}: {path} holds {held}, and none that starts with {start!r}; name another"
-
-
-def _fetch(path: Path, files: str) -> str:
-    """Say how a known file or folder is fetched to where it is looked for."""
-    repository = _FETCHED_FROM.get(path.name)
-    if repository is None:
-        return ""
-    folder = path.parent if path.suffix else path
-    command = " ".join(filter(None, ["hf download", repository, files, f"--local-dir {folder}"]))
-    licence = " (if that is refused, accept the licence on the model's page first)"
-    return f"run `{command}`{licence if path.suffix else ''}, or "
-
-
-def _hub_gap(what: str, repository: str, file: str, files: str) -> Iterator[str]:
-    """Name a repository that is not in the hub's cache where the hub may not be asked."""
-    if constants.HF_HUB_OFFLINE and not _cached(repository, file):
-        command = f"hf download {repository} {files}".strip()
-        yield (
-            f"{what}: {repository} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch "
-            f"it; where there is a network, run `{command}`"
+        problem = f"is damaged or no safetensors file ({error}); fetch it anew"
+        raise ValueError(f"{what}: {path} {problem}") from None
+    if not any(name.startswith(start) for name in names):
+        held = f"tensors such as {names[0]!r}" if names else "nothing"
+        raise ValueError(
+            f"{what}: {path} holds {held}, and none that starts with {start!r}; name another"
         )
 
 
-def _cached(repository: str, file: str) -> bool:
-    return isinstance(try_to_load_from_cache(repository, file), str)
+def _fetch(folder: Path, known: str, files: str) -> str:
+    """Say how a known file or folder is fetched to where it is looked for."""
+    if known not in _FETCHED_FROM:
+        return ""
+    command = f"hf download {_FETCHED_FROM[known]} {files} --local-dir {folder}"
+    return f"run `{command}` (if refused, accept the licence on the model's page first), or "

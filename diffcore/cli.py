@@ -22,16 +22,13 @@ from diffcore.store import write_text, written_whole
 from diffcore.study import Study
 from diffcore.sweeps import pairs_at
 
-#: Commands that parse their options themselves.
-_ELSEWHERE = {"draw": engines.draw, "train": engines.train, "estimate": estimate.main}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 after printing why it did not work."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if words and words[0] in _ELSEWHERE:
-            return _ELSEWHERE[words[0]](words[1:]) or 0
+        if words[:1] == ["estimate"]:  # which parses its options itself
+            return estimate.main(words[1:])
         options = _parser().parse_args(words)
         return options.run(options) or 0
     except UserError as error:  # a person's mistake needs no stack
@@ -41,11 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _study(options: argparse.Namespace) -> None:
     """Run one notebook of a profile, or all of them and the index."""
-    overrides = parse_assignments(options.set or ())
+    overrides = parse_assignments(options.set)
     for name in options.notebook or notebooks():
         print(run_notebook(name, options.profile, overrides))
     if not options.notebook:
         print(build_index(load_params(options.profile, overrides).profile))
+
+
+def _draw(options: argparse.Namespace) -> None:
+    """Draw the images of a study, embed them, and filter where rejected ones are drawn again."""
+    engines.work("draw", options)
+
+
+def _train(options: argparse.Namespace) -> None:
+    """Train the classifiers of a study, of the main table and the sweeps; draw first."""
+    engines.work("train", options)
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -91,15 +98,28 @@ def _parser() -> argparse.ArgumentParser:
     """Describe all commands, so that ``--help`` lists them by the first lines of docstrings."""
     parser = argparse.ArgumentParser(prog="diffcore", description="A study of DiffCoRe-Mix.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="<command>")
-    for run in (_study, _index, _verify, _publish, _tune):
+    for run in (_study, _draw, _train, _index, _verify, _publish, _tune):
         command = commands.add_parser(run.__name__.strip("_"), help=run.__doc__)
         command.add_argument("--profile", default="demo", help="file in params/, or path of one")
         command.set_defaults(run=run)
-    study, tune = commands.choices["study"], commands.choices["tune"]
-    study.add_argument("--notebook", action="append", help="only this one; can be repeated")
+    commands.add_parser("estimate", help=estimate.main.__doc__)
     text = "change one parameter, such as generation.guidance_scale=4; can be repeated"
-    study.add_argument("--set", "-s", action="append", metavar="KEY=VALUE", help=text)
-    tune.add_argument("--methods", nargs="+", help="only these")
-    for name, run in _ELSEWHERE.items():
-        commands.add_parser(name, help=run.__doc__.splitlines()[0])
+    for name in ("study", "draw", "train"):
+        add = commands.choices[name].add_argument
+        add("--set", "-s", action="append", default=[], metavar="KEY=VALUE", help=text)
+    for name in ("draw", "train"):
+        add = commands.choices[name].add_argument
+        add("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts")
+        add("--engine", choices=("local", "ray"), default="local", help="ray: all of a cluster")
+        add("--address", help="of a Ray cluster; without one Ray is started on this machine")
+        add("--workers", type=int, help="of Ray, at most; by default one per GPU, else per core")
+    commands.choices["study"].add_argument("--notebook", action="append", help="only these")
+    commands.choices["tune"].add_argument("--methods", nargs="+", help="only these")
     return parser
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; write 3/64 for the third of 64")
+    return int(part), int(parts)

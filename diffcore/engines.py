@@ -10,11 +10,11 @@ filtered; one of training is one classifier. A unit may be done twice, or be kil
 One that fails is tried three times; its last error stands in ``runs/<profile>/failures/``.
 """
 
-import argparse
 import logging
 import os
 import socket
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -93,30 +93,24 @@ def attempt(work: Unit, record: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------ engines
-def run_here(task: str, study: Study, part: int = 1, parts: int = 1) -> list[str]:
+def run_here(task: str, study: Study, part: int, parts: int) -> list[str]:
     """Do every `parts`-th unit of a task from the `part`-th on; list what failed, and why."""
     units = TASKS[task](study)
-    mine = range(part - 1, len(units), parts)
-    records = _begin(task, study, mine)
+    records = _begin(task, study, range(part - 1, len(units), parts))
     jobs = [partial(attempt, units[number], record) for number, record in records.items()]
     done = (job() for job in jobs)  # drawing has this process's device to itself, trainings share
     if task == "train" and jobs:
         done = side_by_side(jobs, resolve_device(study.params.training.device, "training.device"))
-    return _errors(tqdm(done, task, len(jobs), unit="unit"))
+    return [error for error in tqdm(done, task, len(jobs), unit="unit") if error]
 
 
 def run_on_ray(
-    task: str,
-    study: Study,
-    opened_by: tuple,
-    address: str | None = None,
-    workers: int | None = None,
+    task: str, study: Study, opened_by: tuple, address: str | None, workers: int | None
 ) -> list[str]:
-    """Do all units of a task on a Ray cluster, without an address one of this machine alone.
+    """Do all units of a task on a Ray cluster; list what failed, and why.
 
-    Args:
-        opened_by: arguments of `open_study`, for the workers.
-        workers: at most so many; by default one per GPU or, where there is none, one per core.
+    `opened_by` is what the workers call `open_study` with. Without `address` the cluster is this
+    machine; without `workers` there is one per GPU or, where there is none, one per core.
     """
     ray = _start_ray(address)
     records = _begin(task, study, range(len(TASKS[task](study))))
@@ -132,8 +126,8 @@ def run_on_ray(
         num_gpus=min(gpus, 1),
         concurrency=min(workers or gpus or cores, len(records)),
     )
-    errors = (row["error"] for row in done.iter_rows())
-    return _errors(tqdm(errors, f"{task} on Ray", len(records), unit="unit"))
+    rows = tqdm(done.iter_rows(), f"{task} on Ray", len(records), unit="unit")
+    return [row["error"] for row in rows if row["error"]]
 
 
 def _start_ray(address: str | None) -> Any:
@@ -160,12 +154,8 @@ class _Worker:
         self.units = TASKS[task](self.study)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        numbers = batch["item"].tolist()
-        records = [_record(self.task, self.study, number) for number in numbers]
-        errors = [
-            attempt(self.units[n], record) for n, record in zip(numbers, records, strict=True)
-        ]
-        return {"error": errors}
+        (number,) = batch["item"].tolist()
+        return {"error": [attempt(self.units[number], _record(self.task, self.study, number))]}
 
 
 def _begin(task: str, study: Study, numbers: Iterable[int]) -> dict[int, Path]:
@@ -180,22 +170,7 @@ def _record(task: str, study: Study, number: int) -> Path:
     return study.run_dir / "failures" / f"{task}-{number:06d}.txt"
 
 
-def _errors(errors: Iterable[str]) -> list[str]:
-    """Wait for all units, and keep the errors of those that failed."""
-    return [error for error in errors if error]
-
-
-# ----------------------------------------------------------------------------------------- commands
-def draw(arguments: Sequence[str] | None = None) -> int:
-    """Draw the images of a study, embed them, and filter where rejected ones are drawn again."""
-    return _main("draw", arguments)
-
-
-def train(arguments: Sequence[str] | None = None) -> int:
-    """Train the classifiers of a study, of the main table and the sweeps; draw first."""
-    return _main("train", arguments)
-
-
+# ---------------------------------------------------------------------------------------- the whole
 def open_study(profile: str, assignments: Sequence[str] = ()) -> Study:
     """Open a study without a notebook; raises as `diffcore.study.Study.open`."""
     params = load_params(profile, parse_assignments(assignments))
@@ -204,9 +179,9 @@ def open_study(profile: str, assignments: Sequence[str] = ()) -> Study:
     return Study(params, run_dir)
 
 
-def _main(task: str, arguments: Sequence[str] | None) -> int:
-    options = _parser(task).parse_args(arguments)
-    opened_by = options.profile, tuple(options.assignments)
+def work(task: str, options: Namespace) -> None:
+    """Do "draw" or "train" with the options of the command line; UnitsError lists what failed."""
+    opened_by = options.profile, options.set
     study = open_study(*opened_by)
     if options.engine == "ray":
         if options.part != (1, 1):
@@ -221,28 +196,3 @@ def _main(task: str, arguments: Sequence[str] | None) -> int:
         if any("out of memory" in error for error in errors):  # a batch is never made smaller
             foot += " With generation.batch_size or training.batch_size lower they may fit."
         raise UnitsError("\n".join([head, *(f"  {error}" for error in errors), foot]))
-    return 0
-
-
-def _parser(task: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"diffcore {task}", description=TASKS[task].__doc__)
-    add = parser.add_argument
-    add("--profile", default="demo", help="file in params/, or path of one")
-    add("--set", "-s", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
-    add("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts, from 1")
-    add("--engine", choices=("local", "ray"), default="local", help="ray: all of a cluster")
-    add("--address", help="of a Ray cluster; without one Ray is started on this machine")
-    add("--workers", type=int, help="of Ray, at most; by default one per GPU, else per core")
-    return parser
-
-
-def _part(text: str) -> tuple[int, int]:
-    """Read K/N.
-
-    >>> _part("3/64")
-    (3, 64)
-    """
-    part, _, parts = text.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; write 3/64 for the third of 64")
-    return int(part), int(parts)

@@ -2,9 +2,8 @@
 
 The defaults are the settings that the paper's authors released with their code (CosXL, EDM Euler,
 guidance 12, 50 steps, 512 x 512, generated share 0.3). A profile is a YAML file in ``params/``: it
-holds what differs from its ``base`` and says why. Overrides come last, from a notebook's
-``parameters`` cell or from the command line. A mistake is reported with its place, the value, what
-pydantic says of it and the nearest key that exists.
+holds what differs from its ``base`` and says why. Overrides come last, from a notebook or the
+command line. A mistake is reported with its place, its value and what would be legal.
 
 >>> load_params("demo", {"generation.guidance_scale": 4.0}).generation.guidance_scale
 4.0
@@ -15,7 +14,9 @@ from __future__ import annotations
 import difflib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -256,19 +257,13 @@ def load_params(
 ) -> StudyParams:
     """Read a profile with its bases, lay the overrides over it and check the whole.
 
-    Args:
-        profile_or_path: the name of a file in ``params/``, or the path of any ``.yaml`` file; the
-            ``params.yaml`` beside a report is one too, and reproduces that report's parameters.
-        overrides: nested (``{"generation": {"batch_size": 4}}``) or with dotted keys
-            (``{"generation.batch_size": 4}``).
-
-    Raises:
-        ParamsError: for a profile that does not exist and for any key or value that is not legal.
+    A profile is the name of a file in ``params/`` or the path of any ``.yaml`` file, such as the
+    ``params.yaml`` beside a report. Overrides have dotted keys (``{"generation.batch_size": 4}``)
+    or are nested. Raises ParamsError for a profile that does not exist and for all that is illegal.
     """
     path = _find_profile(profile_or_path)
     start = (_short(path), {"profile": path.stem})
-    changes = (OVERRIDES, _expand({} if overrides is None else overrides))
-    layers = [start, *_read_layers(path), changes]
+    layers = [start, *_read_layers(path), (OVERRIDES, _expand(overrides or {}))]
     params = _validate(layers)
     for at in params.runs.shares:  # checked now, or it would fail hours later
         change_params(params, {"runs.shares": [], **at.changes})
@@ -304,9 +299,6 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
     >>> parse_assignments(["generation.guidance_scale=4.0", "runs.steps=[5, 10]"])
     {'generation.guidance_scale': 4.0, 'runs.steps': [5, 10]}
-
-    Raises:
-        ParamsError: for a text without ``=`` and a value that is not YAML.
     """
     overrides = {}
     for assignment in assignments:
@@ -318,10 +310,9 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def project_root() -> Path:
-    """Where runs and reports go: the nearest folder with profiles, from the working directory up.
+    """Return where runs and reports go: the nearest folder with profiles, from here upwards.
 
-    Without one it is the clone that holds this package or, installed without a clone, the working
-    directory.
+    Without one it is the clone that holds this package or, without a clone, the working directory.
     """
     start, clone = Path.cwd(), Path(__file__).resolve().parents[1]
     with_profiles = (f for f in (start, *start.parents, clone) if any(f.glob("params/*.yaml")))
@@ -329,7 +320,7 @@ def project_root() -> Path:
 
 
 def list_profiles() -> dict[str, Path]:
-    """Files of all profiles by name: the project's or, without any, the package's."""
+    """Return the files of all profiles by name."""
     return {file.stem: file for file in project_files("params/*.yaml", "profiles")}
 
 
@@ -342,8 +333,7 @@ def project_files(pattern: str, packaged: str) -> list[Path]:
 def resolve_device(wanted: str, setting: str) -> str:
     """Turn "auto", "cpu" or "cuda" into where to run: "cuda" if there is a GPU and it may be used.
 
-    An Apple GPU is left alone, as nothing was ever tested on one. Raises ValueError, naming the
-    setting, for a GPU that this machine lacks.
+    An Apple GPU is left alone. ValueError names the setting for a GPU that this machine lacks.
     """
     import torch  # slow to import, and only needed where something runs
 
@@ -357,7 +347,7 @@ def resolve_precision(wanted: str, device: str) -> str:
     """Turn "auto" into "bfloat16" where a device has instructions for it, and else into "float32".
 
     Where bfloat16 is emulated, it is several times slower than float32 (docs/performance.md).
-    Raises ValueError for float16 on a CPU, where a training would stay in float32 silently.
+    ValueError for float16 on a CPU, where a training would stay in float32 silently.
     """
     import torch
 
@@ -405,7 +395,7 @@ def _find_profile(profile_or_path: str | Path) -> Path:
         return path
     known = list_profiles()
     if path.name not in known:
-        nearest = max(known, key=lambda name: _similarity(path.name, name))
+        (nearest,) = difflib.get_close_matches(path.name, known, n=1, cutoff=0)
         listed = ", ".join(known)
         raise ParamsError(f"no profile {path.name!r}; nearest: {nearest!r}; there are: {listed}")
     return known[path.name]
@@ -426,10 +416,9 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[_Layer]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file; an empty file is an empty mapping."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        values = _parse_yaml(path.read_text(encoding="utf-8-sig"), _short(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{_short(path)} cannot be read as a text in UTF-8: {error}") from None
-    values = _parse_yaml(text, _short(path))
     if not isinstance(values, dict | None):
         raise ParamsError(f"{_short(path)}: expected 'key: value' lines, found {values!r}")
     return values or {}
@@ -461,23 +450,10 @@ def _expand(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ParamsError(f'{OVERRIDES} must be a dict such as {{"seed": 3}}, not {values!r}')
     nested: dict[str, Any] = {}
     for key, value in values.items():
-        item = _expand(value) if isinstance(value, Mapping) else value
         for part in reversed(str(key).split(".")):
-            item = {part: item}
-        if twice := _shared(nested, item):
-            raise ParamsError(f"{twice} is given twice, once with its section before a dot")
-        nested = _merge(nested, item)
+            value = {part: value}
+        nested = _merge(nested, value)
     return nested
-
-
-def _shared(one: Any, other: Any) -> str:
-    """Name a key that two nested mappings both give a value, if there is one."""
-    for key in one.keys() & other.keys():
-        if not (isinstance(one[key], Mapping) and isinstance(other[key], Mapping)):
-            return str(key)
-        if below := _shared(one[key], other[key]):
-            return f"{key}.{below}"
-    return ""
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -496,14 +472,9 @@ def _explain(problem: Mapping[str, Any], layers: Sequence[_Layer]) -> str:
     index = "".join(f"[{part}]" for part in problem["loc"] if isinstance(part, int))
     key, place, value = ".".join(names), _place(names, layers), repr(problem["input"])
     if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key {key} (value {value}); nearest valid key: {nearest_key(key)}"
+        return f"{place}: unknown key {key} (value {value}); nearest valid key: {_nearest(key)}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{place}: {key}{index} is {value}; {message}"
-
-
-def nearest_key(key: str) -> str:
-    """Return the parameter whose dotted key is most like a wrong one."""
-    return max(parameter_keys(), key=lambda known: _similarity(key, known))
 
 
 def parameter_keys(model: type[BaseModel] = StudyParams, prefix: str = "") -> Iterator[str]:
@@ -517,25 +488,18 @@ def parameter_keys(model: type[BaseModel] = StudyParams, prefix: str = "") -> It
 
 def _place(names: list[str], layers: Sequence[_Layer]) -> str:
     """Name the uppermost layer that holds a key; the profile's file where none does."""
-    for place, node in reversed(layers):
-        for name in names:
-            if not (isinstance(node, Mapping) and name in node):
-                break
-            node = node[name]
-        else:
+    for place, values in reversed(layers):
+        with suppress(KeyError, TypeError):
+            reduce(getitem, names, values)
             return place
     return layers[0][0]
 
 
-def _similarity(wrong: str, known: str) -> float:
-    """Score how alike two dotted keys are: as a whole, in the last parts, and in the section."""
+def _nearest(wrong: str) -> str:
+    """Return the parameter whose dotted key is most like a wrong one, as a whole and at its end."""
 
-    def ratio(a: str, b: str) -> float:
-        return difflib.SequenceMatcher(None, a, b).ratio()
+    def likeness(known: str) -> float:
+        ends = wrong.rpartition(".")[2], known.rpartition(".")[2]
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((wrong, known), ends))
 
-    (place, _, last), (known_place, _, known_last) = wrong.rpartition("."), known.rpartition(".")
-    # `steps` is short for `num_inference_steps`, however few letters they share, and for the first
-    # of several; and whoever names a section that exists most likely means one of its keys.
-    short, in_place = known_last.endswith(f"_{last}"), 1.5 * (place == known_place != "")
-    alike = 2.4 if short else ratio(wrong, known) + 2 * ratio(last, known_last)
-    return alike + (last in known_last) + in_place
+    return max(parameter_keys(), key=likeness)

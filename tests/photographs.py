@@ -6,7 +6,6 @@ Tiny ImageNet. The others are Paperbirds, a species a class, in the same folders
 
 import os
 from collections import defaultdict
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -82,7 +81,7 @@ def shoot(label: int, number: int) -> Rendering:
     """Render a picture of a class, the contexts by turns; from `_MIRRORED` on, mirrored ones."""
     if number >= _MIRRORED:
         picture = shoot(label, number - _MIRRORED)
-        return replace(picture, image=picture.image[:, ::-1], mask=picture.mask[:, ::-1])
+        return picture._replace(image=picture.image[:, ::-1], mask=picture.mask[:, ::-1])
     context = CONTEXTS[number % len(CONTEXTS)]
     return render(SPECIES[label], context, (label, number), style=0.7)
 

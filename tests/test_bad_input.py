@@ -14,7 +14,7 @@ import papermill
 import pytest
 import torch
 from filelock import FileLock
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 from safetensors.torch import save_file
 
 from diffcore.cli import main
@@ -74,9 +74,8 @@ def pickled(path):
 
 def deep_tiff(path, bits):
     path.parent.mkdir(parents=True, exist_ok=True)
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
     values = np.full((64, 64), 70000, np.int32) if bits == 32 else np.full((64, 64), 1e6, "f4")
-    Image.fromarray(values).save(path, tiffinfo=tags)
+    Image.fromarray(values).save(path)
 
 
 def bomb(path):
@@ -133,21 +132,18 @@ CASES = {
     "text for a number": (None, settings("training.lr=fast"), "training.lr is 'fast'; should be a"),
     "out of range": (None, settings("training.crop_scale=2"), "less than or equal to 1"),
     "not a number": (None, settings("training.lr=.nan"), "training.lr is nan; should be a finite"),
-    "infinite": (None, settings("training.lr=1e999"), "training.lr is inf; should be a finite"),
     "a switch for a word": (None, settings("training.precision=no"), "is 'no'; should be 'auto'"),
     "sexagesimal": (None, settings("training.epochs=1:30"), "training.epochs is '1:30'; should be"),
-    "a fraction of an image": (None, settings("generation.batch_size=1.5"), "valid integer"),
     "no multiple of 8": (None, settings("generation.image_size=65"), "should be a multiple of 8"),
     "one seed": (None, settings("runs.seeds=1"), "greater than or equal to 2"),
-    "quantile 0": (None, settings("filtering.quantile=0"), "filtering.quantile is 0; should be gr"),
-    "threshold 2": (None, settings("filtering.threshold=2"), "less than or equal to 1"),
     "no context": (None, settings("prompts.contexts=[]"), "prompts.contexts is []; "),
     "one for a list": (None, settings("prompts.contexts=garden"), "prompts.contexts is 'garden';"),
     "a section for a number": (None, settings("data=3"), "data is 3; should be a valid dictionary"),
     "no assignment": (None, settings("seed"), "'seed' is not of the form key=value"),
+    "no key": (None, settings("=3"), "'=3' is not of the form key=value"),
     "no YAML": (None, settings("seed=[1"), "overrides: seed, line 1: "),
     "a number without end": (None, settings("seed=" + "9" * 5000), "overrides: seed: Exceeds"),
-    "nested without end": (None, settings("seed=" + "[" * 3000), "overrides: seed: maximum recur"),
+    "nested without end": (None, settings("seed=" + "[" * 500), "overrides: seed: maximum recur"),
     "another's profile": (None, settings("profile=demo"), "profile is 'demo', whose report would"),
     "a path for a profile": (None, settings("profile=../x"), "profile is '../x'; String should ma"),
     "no root": (None, settings("data.dataset=folder", "data.options={}"), "data.root must"),
@@ -190,14 +186,12 @@ CASES = {
     # Profiles
     "unknown profile": (None, ["study", "--profile", "smok"], "no profile 'smok'; nearest: 'smoke"),
     "absent file": (None, ["study", "--profile", "a/b.yaml"], "no parameter file a/b.yaml"),
+    "values of no notebook": (None, settings()[:5], "unknown key 01_generation.guidance_scales"),
     "unknown notebook": (None, [*settings()[:4], "09_x"], "no notebook 09_x; there are: 01_toy"),
     "UTF-16": (profile("seed: 1\n", "utf-16"), settings(), "smoke.yaml cannot be read as a text i"),
     "no text": (profile("\0\1"), settings(), "smoke.yaml: unacceptable character"),
     "a list": (profile("- seed\n"), settings(), "expected 'key: value' lines, found ['seed']"),
     "a key twice": (profile("seed: 1\nseed: 2\n"), settings(), 'line 2: found duplicate key'),
-    "a key in two ways": (
-        profile("data.root: a\ndata: {root: b}\n"), settings(), "data.root is given twice"
-    ),
     # Models and weights
     "no folder": (None, settings(f"{MODEL}.kind=folder", f"{MODEL}.location=m"), "folder m does n"),
     "no checkpoint": (
@@ -231,7 +225,7 @@ CASES = {
     "an unknown tag": (
         None, settings(f"{ENCODER}.model_name=RN50", f"{ENCODER}.pretrained=me"), "no weights 'me'"
     ),
-    "no weights of an encoder": (None, settings(*TIMM, f"{ENCODER}.pretrained=null"), "names none"),
+    "no weights of an encoder": (None, settings(*TIMM, f"{ENCODER}.pretrained=null"), "neither pa"),
     "an unknown encoder": (
         None, settings(TIMM[0], f"{ENCODER}.model_name=vitt"), "model_name: timm has no model 'vitt"
     ),
@@ -270,10 +264,6 @@ CASES = {
     ),
     "a damaged test photograph": (
         image("test/wren/x.jpg", lambda path: jpeg(path, keep=800)), photos(),
-        "test/wren/x.jpg is damaged or no image",
-    ),
-    "a text called a photograph": (
-        image("test/wren/x.jpg", lambda path: path.write_text("hello")), photos(),
         "test/wren/x.jpg is damaged or no image",
     ),
     "32 bits": (
@@ -367,6 +357,7 @@ def test_a_second_study_is_refused(study_folder, capsys):
     (study_folder / "runs" / "smoke").mkdir(parents=True)
     with FileLock(study_folder / "runs" / "smoke" / ".lock"):
         assert main(settings()) == 1
+        assert not (study_folder / "runs" / "smoke" / "report").exists()
     assert "another study of smoke is at work" in capsys.readouterr().err
 
 

@@ -9,6 +9,8 @@ from diffcore import checks
 from diffcore.params import load_params
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+TIMM = {"filtering.encoder.kind": "timm", "filtering.encoder.model_name": "resnet10t",
+        "filtering.encoder.pretrained": None}  # fmt: skip
 CLIP = "timm/vit_base_patch32_clip_224.openai"
 
 
@@ -22,9 +24,8 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def cub200(**changes):
-    return load_params(
-        "cub200", {"data.download": True, "training.precision": "auto"} | changes
-    )  # float16 needs a GPU
+    start = {"data.download": True, "training.precision": "auto"}  # float16 needs a GPU
+    return load_params("cub200", start | changes)
 
 
 def cache(folder, repository, name):
@@ -39,7 +40,7 @@ def test_everything_that_is_missing_is_message_at_once_with_its_remedy(nowhere):
     with pytest.raises(checks.MissingFilesError) as error:
         checks.require(cub200(**{"data.download": False}), nowhere / "runs")
     head, *gaps, foot = str(error.value).splitlines()
-    assert head == "cub200 cannot start: 5 things are missing or wrong"
+    assert head == "cub200 cannot start; missing or wrong:"
     assert foot == f"Paths without a leading / begin in {nowhere}."
     data, model, config, vae, clip = gaps
     assert "CUB_200_2011.tgz" in data
@@ -90,26 +91,19 @@ def test_a_folder_of_a_pipeline_is_looked_through_part_by_part(nowhere):
         ({"generation.pipeline.location": "a.ckpt"}, "others can run code when opened"),
         ({"generation.pipeline.kind": "import"}, "generated images: "),
         ({"generation.pipeline.vae": "checkpoints/x"}, "autoencoder: the folder checkpoints/x"),
-        ({"training.weights": "a/b.safetensors"}, "weights to start from: training.weights: "),
+        (
+            {"training.weights": "a/b.safetensors"},
+            "training.weights: a/b.safetensors does not",
+        ),
         ({"filtering.encoder.pretrained": "nothing"}, "open_clip has no weights 'nothing'"),
         ({"filtering.encoder.model_name": "local-dir:here"}, "the folder here does not exist"),
-        ({"filtering.encoder.kind": "timm", "filtering.encoder.pretrained": None}, "names none"),
+        (TIMM, "filtering.encoder.pretrained: '' is neither package:"),
     ],
 )
 def test_each_gap_is_message_in_words(nowhere, changes, message):
     assert any(message in gap for gap in checks.missing(cub200(**changes)))
 
 
-# ------------------------------------------------------------------------------------- capabilities
-def test_photographs_without_a_model_know_what_was_injected():
-    has = checks.capabilities(load_params("photos", {"data.root": "here"}))
-    assert {"truth", "substitutes"} <= has
-    assert not {"renders", "pipeline", "texts", "sweeps"} & has
-
-
-def test_the_paper_s_profiles_cannot_know_the_truth():
+def test_capabilities_follow_from_the_data_the_model_and_the_encoder():
     assert checks.capabilities(cub200()) == {"pipeline", "masks", "texts"}
-
-
-def test_what_a_study_lacks_is_message_in_words():
-    assert str(checks.CapabilityError("masks")).endswith("it needs " + checks.CAPABILITIES["masks"])
+    assert checks.capabilities(load_params("photos")) == {"truth", "substitutes", "masks"}

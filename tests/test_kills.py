@@ -24,7 +24,7 @@ SETTINGS = {
     "generation.generated_share": 2.0, "filtering.max_attempts": 2, "training.steps": 40,
 }  # fmt: skip
 STAGES = ("generated", "edits", "decisions", "training")  # drawing, editing, embedding, training
-KILLS = 6  # of each, at most; on a machine that has become faster a stage ends before
+KILLS = 4  # of each, at most; on a machine that has become faster a stage ends before
 
 
 def work(folder, stage):
@@ -97,11 +97,10 @@ def results(folder):
         table = found.metadata[["sample_id", "prompt", "model_hash"]].itertuples(index=False)
         images |= {tuple(row): image for row, image in zip(table, found.images, strict=True)}
     decisions = {path.name: pd.read_parquet(path) for path in home.glob("decisions/[!.]*")}
-    trained = {
-        path.stem: (json.loads(path.read_text())["hits"],
-                    path.with_suffix(".safetensors").read_bytes())
-        for path in home.glob("training/*.json")
-    }  # fmt: skip
+    trained = {}
+    for path in home.glob("training/*.json"):
+        weights = path.with_suffix(".safetensors").read_bytes()
+        trained[path.stem] = (json.loads(path.read_text())["hits"], weights)
     return images, decisions, trained
 
 
@@ -115,7 +114,7 @@ def assert_equal(found, expected):
     assert len(expected[2]) == 6
 
 
-def test_twenty_kills_change_nothing(start, undisturbed, tmp_path, monkeypatch):
+def test_kills_change_nothing(start, undisturbed, tmp_path, monkeypatch):
     folder, rng, hit = make_study(tmp_path, monkeypatch), random.Random(0), []
     expected, seconds = undisturbed
     for stage in STAGES:
@@ -126,7 +125,7 @@ def test_twenty_kills_change_nothing(start, undisturbed, tmp_path, monkeypatch):
             process.kill()
             process.join()
         finish(start, folder, stage)
-    assert sum(hit) >= 20, hit
+    assert sum(hit) >= 12, hit
     assert_equal(results(folder), expected)
 
 
@@ -146,18 +145,17 @@ def test_nothing_is_at_work_ten_seconds_after_the_command_was_killed(study_folde
 from diffcore.methods import method_of
 from diffcore.study import Study
 from diffcore.training.runs import Run
-study = Study.open("01_toy", profile, {"training.steps": 10**6})
+study = Study.open("01_toy", "smoke", {"training.steps": 10**6})
 pairs, vanilla = PairedDataset(study.train), method_of("vanilla", study.params)
 study.train_classifiers([
     Run(vanilla, seed, pairs, study.tests, study.params.training) for seed in (0, 1)
 ])"""
-    parameters = new_code_cell('profile = "smoke"\noverrides = {}',
-                               metadata={"tags": ["parameters"]})  # fmt: skip
-    cells = [new_markdown_cell("# A toy"), parameters, new_code_cell(train)]
+    cells = [new_markdown_cell("# A toy"), new_code_cell(train)]
     nbformat.write(new_notebook(cells=cells), study_folder / "notebooks" / "01_toy.ipynb")
     command = [sys.executable, "-m", "diffcore", "study", "--profile=smoke", "--notebook=01_toy"]
+    command.append("--set=notebooks={}")  # those of others
     process = psutil.Process(subprocess.Popen(command, stderr=subprocess.DEVNULL).pid)
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not list(study_folder.glob("runs/smoke/training/*/checkpoint.pt")):
         assert time.time() < deadline
         time.sleep(0.2)

@@ -2,8 +2,6 @@
 
 import pytest
 from conftest import PROJECT
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from pydantic import ValidationError
 
@@ -59,7 +57,8 @@ def test_defaults_are_the_settings_that_the_authors_released():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_profile_is_legal_and_survives_being_dumped(name, tmp_path):
-    params = load_params(name, {"seed": 7})
+    numbers = {"seed": 7, "generation.guidance_scale": 1 / 0.3}
+    params = load_params(name, numbers)
     assert (params.profile, params.seed) == (name, 7)
     assert load_params(write(tmp_path / "params.yaml", dump_params(params))) == params
 
@@ -78,24 +77,10 @@ def test_parameters_cannot_be_changed_afterwards():
     assert isinstance(params.runs.pixel_shares, tuple)
 
 
-@settings(max_examples=20)
-@given(st.floats(1, 50), st.integers(0, 2**31 - 1))
-def test_any_legal_number_survives_being_dumped(tmp_path_factory, guidance, seed):
-    params = load_params("demo", {"generation.guidance_scale": guidance, "seed": seed})
-    path = tmp_path_factory.getbasetemp() / "params.yaml"
-    assert load_params(write(path, dump_params(params))) == params
-
-
 def test_assignments_are_read_as_yaml():
-    texts = ["seed=3", "prompts.template=a {class_name}, = ", "generation.pipeline.vae=null"]
-    template, vae = "prompts.template", "generation.pipeline.vae"
-    expected = {"seed": 3, template: "a {class_name}, =", vae: None}
-    assert parse_assignments(texts) == expected
-
-
-@pytest.mark.parametrize(("text", "number"), [("1e-3", 0.001), ("010", 10), ("1_0.5", 10.5)])
-def test_a_number_is_one_of_yaml_1_2(text, number):
-    assert parse_assignments([f"training.lr={text}"]) == {"training.lr": number}
+    texts = ["seed=3", "a.b=a {class_name}, = ", "c=null", "d=1e-3", "e=010", "f=no"]
+    values = {"seed": 3, "a.b": "a {class_name}, =", "c": None, "d": 0.001, "e": 10, "f": "no"}
+    assert parse_assignments(texts) == values  # of YAML 1.2
 
 
 def test_the_root_is_found_from_below_and_from_elsewhere(study_folder, monkeypatch, tmp_path):
@@ -131,12 +116,13 @@ def test_a_profile_holds_what_differs_from_its_base(study_folder):
     assert load_params("top", {"seed": 9}).seed == 9
 
 
-def test_a_mistake_is_placed_in_the_base_that_holds_it(study_folder):
-    path = chain(study_folder, lower="seed: -1\n", upper="base: lower\ntraining: {lr: -2.0}\n")
-    lines = error_of(path).splitlines()
-    assert [line.split(": ")[:2] for line in lines] == [
-        ["params/lower.yaml", "seed is -1; should be greater than or equal to 0"],
-        ["params/upper.yaml", "training.lr is -2.0; should be greater than 0"],
+def test_all_mistakes_are_reported_at_once_with_their_place(study_folder):
+    path = chain(study_folder, lower="seed: -1\n", upper="base: lower\ndata: {stile: 0.5}\n")
+    lines = error_of(path, {"generation": {"batch_size": 0}}).splitlines()
+    assert sorted(lines) == [
+        "overrides: generation.batch_size is 0; should be greater than or equal to 1",
+        "params/lower.yaml: seed is -1; should be greater than or equal to 0",
+        "params/upper.yaml: unknown key data.stile (value 0.5); nearest valid key: data.image_size",
     ]
 
 
@@ -153,7 +139,7 @@ def test_a_base_is_another_profile_that_exists(study_folder):
         ("generation.guidence_scale", "generation.guidance_scale"),
         ("guidance_scale", "generation.guidance_scale"),
         ("promts", "prompts"),
-        ("generation.steps", "generation.num_inference_steps"),
+        ("lr", "training.lr"),
     ],
 )
 def test_a_misspelt_key_is_answered_with_the_nearest_of_all_sections(key, nearest):
@@ -165,14 +151,8 @@ def test_a_misspelt_key_is_answered_with_the_nearest_of_all_sections(key, neares
     ("key", "value", "legal"),
     [
         ("generation.guidance_scale", 60, "should be less than or equal to 50"),
-        ("generation.guidance_scale", float("nan"), "should be a finite number"),
-        ("generation.guidance_scale", "4", "should be a valid number"),
-        ("generation.num_inference_steps", 20.5, "should be a valid integer"),
-        ("generation.image_size", 60, "should be a multiple of 8"),
-        ("runs.methods", [], "Tuple should have at least 1 item"),
         ("data.download", "maybe", "should be a valid boolean"),
         ("prompts.domain", None, "should be a valid string"),
-        ("generation.pipeline", 3, "should be a valid dictionary or instance of PipelineSpec"),
         ("training.precision", "bf16", "should be 'auto', 'float32', 'bfloat16' or 'float16'"),
     ],
 )
@@ -184,41 +164,15 @@ def test_an_illegal_item_is_counted_in_its_list():
     assert "runs.noise_shares[1] is 1.5;" in error_of("demo", {"runs.noise_shares": [1, 1.5]})
 
 
-def test_settings_of_a_smaller_share_are_checked_at_once():
-    def at(share, **changes):
-        return {"runs.shares": [{"share": share, "changes": changes}]}
-
-    assert "unknown key mixing.alhpa" in error_of("demo", at(0.3, **{"mixing.alhpa": 1.0}))
-    assert "9 must be below generated_share, 8.5" in error_of("demo", at(9.0))
-
-
 def test_a_changed_parameter_is_checked_like_one_of_a_profile():
     with pytest.raises(ParamsError, match=r"demo: unknown key mixing\.alhpa"):
         change_params(load_params("demo"), {"mixing.alhpa": 1.0})
 
 
-def test_a_report_of_another_profile_is_not_replaced():
-    assert "take a name that no profile has" in error_of("demo", {"profile": "smoke"})
-
-
-def test_all_mistakes_are_reported_at_once_with_their_place(tmp_path):
-    path = write(tmp_path / "mine.yaml", "seed: -1\ndata: {stile: 0.5}\n")
-    lines = error_of(path, {"generation": {"batch_size": 0}}).splitlines()
-    place = f"{tmp_path.name}/mine.yaml: "
-    starts = {place + "seed is -1;", place + "unknown key data.stile (value 0.5);"}
-    starts.add("overrides: generation.batch_size is 0;")
-    assert len(lines) == 3
-    assert all(any(line.startswith(start) for line in lines) for start in starts)
-
-
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("seed: 1\nseed: 2\n", "mine.yaml, line 2: found duplicate key"),
-        ("seed: 1\na.b: 2\na: {b: 3}\n", "is given twice"),
         ("seed: [1\n", "mine.yaml, line 2: "),
-        ("- seed\n", "mine.yaml: expected 'key: value' lines"),
-        ("seed: \x00\n", "mine.yaml: "),
         ("1: 2\n", "mine.yaml: unknown key 1 (value 2)"),
     ],
 )
@@ -236,19 +190,6 @@ def test_an_unknown_profile_is_answered_with_those_that_exist():
 @pytest.mark.parametrize("overrides", [["seed=3"], "seed=3", 3])
 def test_overrides_must_be_a_mapping(overrides):
     assert error_of("demo", overrides).startswith("overrides must be a dict such as")
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("seed", "is not of the form key=value"),
-        ("=3", "is not of the form key=value"),
-        ("seed=[1", r"^overrides: seed, line 1: "),
-    ],
-)
-def test_an_assignment_needs_a_key_and_a_value_in_yaml(text, problem):
-    with pytest.raises(ParamsError, match=problem):
-        parse_assignments([text])
 
 
 def test_a_notebook_shows_the_message_alone(capsys):

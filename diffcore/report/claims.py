@@ -1,8 +1,4 @@
-"""What became of each claim: the numbers of all notebooks, judged by rules that can be read.
-
-``claims.yaml`` has the claims, each with its rule in words and the text of what was measured. Here
-are the functions that apply the rules to what the notebooks recorded.
-"""
+"""What became of each claim: ``claims.yaml`` has rules in words; here they are applied."""
 
 import math
 from collections import ChainMap
@@ -42,18 +38,16 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
 def judge_claims(metrics: Mapping[str, Numbers]) -> pd.DataFrame:
     """Judge all claims: claim, source, measured, verdict, rule, notebook, figure."""
     columns = ["claim", "source", "measured", "verdict", "rule", "notebook", "figure"]
-    rows = []
-    for name, claim in CLAIMS.items():
-        verdict, measured = _judge(name, claim, metrics)
-        place = {} if "figure" in claim else {"notebook": "", "figure": ""}
-        rows.append({**claim, **place, "measured": measured, "verdict": verdict})
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame([{**claim, **_judge(name, metrics)} for name, claim in CLAIMS.items()])
+    table.loc[table["figure"].isna(), ["notebook", "figure"]] = ""
+    return table[columns]
 
 
-def _judge(name: str, claim: Mapping[str, Any], metrics: Mapping[str, Numbers]) -> tuple[str, str]:
+def _judge(name: str, metrics: Mapping[str, Numbers]) -> dict[str, str]:
     """Return the verdict on a claim, and what was measured."""
+    claim = CLAIMS[name]
     if claim["notebook"] not in metrics:
-        return NOT_RUN, f"no {claim['notebook']}"
+        return {"verdict": NOT_RUN, "measured": f"no {claim['notebook']}"}
     substitutes = metrics.get("04_training", {}).get("counterparts") == "substitute"
     numbers = {"substitutes": substitutes} | metrics[claim["notebook"]]
     text = '{% from "numbers.j2" import share, points %}' + claim["measured"]
@@ -64,13 +58,15 @@ def _judge(name: str, claim: Mapping[str, Any], metrics: Mapping[str, Numbers]) 
     except (KeyError, UndefinedError):
         conditions, measured = [], "this data set does not have what the rule needs"
     if substitutes and claim.get("needs_generated", True):
-        return UNTESTED, f"{measured} (photographs stood in for generated images)"
-    return _verdict(conditions) if conditions else UNTESTED, measured
+        conditions, measured = [], f"{measured} (photographs stood in for generated images)"
+    return {"verdict": _verdict(conditions), "measured": measured}
 
 
 def _verdict(conditions: list[Met]) -> str:
     """All met, none met, some met and others not; where none of these is clear, not decided."""
     met = set(conditions)
+    if not met:
+        return UNTESTED
     if met in ({True}, {False}):
         return HOLDS if True in met else FAILS
     return PARTLY if {True, False} <= met else UNDECIDED
@@ -108,9 +104,8 @@ def results_table(folder: Path) -> str:
 # -------------------------------------------------------------------------------------- conditions
 def _row(numbers: Numbers, name: str) -> dict[str, float]:
     """Gather a row that was recorded as several numbers with one beginning of their names."""
-    parts = {key: f"{name}_{key}" for key in ("low", "high", "p_holm")}
-    ends = {key: numbers[part] for key, part in parts.items() if part in numbers}
-    return {"value": numbers[name], **ends}
+    keys = [key for key in ("low", "high", "p_holm") if f"{name}_{key}" in numbers]
+    return {"value": numbers[name], **{key: numbers[f"{name}_{key}"] for key in keys}}
 
 
 def _within(row: Numbers, least: float = -math.inf, most: float = math.inf) -> Met:

@@ -54,13 +54,12 @@ def run_notebook(name: str, profile: str, overrides: Mapping[str, Any] | None = 
         run_dir = folder.parents[1]
         require(params, run_dir)
         check_values(params.notebooks, paths)
-        values = params.notebooks.get(name, {})
-        values = {**values, "profile": profile, "overrides": dict(overrides or {})}
+        start = {"profile": profile, "overrides": dict(overrides or {})}
+        values = {**params.notebooks.get(name, {}), **start}
         full = nbformat.read(paths[name], as_version=4)
         notebook = fit(full, params.profile, capabilities(params))
         with _alone(run_dir), written_whole(folder, folder=True) as aside:
-            with _report_in(aside):
-                executed = _execute(notebook, values, aside, folder)
+            executed = _execute(notebook, values, aside, folder)
             write_text(aside / f"{name}.html", notebook_page(executed))
             write_text(aside / f"{name}.ipynb", nbformat.writes(executed) + "\n")
     return folder / f"{name}.ipynb"
@@ -72,10 +71,8 @@ def check_values(values: Mapping[str, dict[str, Any]], paths: Mapping[str, Path]
     defaults = _read_defaults(paths) if changes else {}
     for key, value in changes.items():
         if key not in defaults:
-            nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0)
-            raise ParamsError(
-                f"notebooks: unknown key {key}; nearest: {''.join(nearest) or 'none'}"
-            )
+            nearest = "".join(difflib.get_close_matches(key, defaults, n=1, cutoff=0)) or "none"
+            raise ParamsError(f"notebooks: unknown key {key}; nearest: {nearest}")
         if not _fits(value, defaults[key]):
             like = f"it must be of the type of its default, {defaults[key]!r}"
             raise ParamsError(f"notebooks: {key} is {value!r}; {like}")
@@ -114,18 +111,6 @@ def fit(notebook: NotebookNode, profile: str, has: Collection[str]) -> NotebookN
 
 
 @contextlib.contextmanager
-def _report_in(folder: Path) -> Iterator[None]:
-    """Name the folder that `Study.open` takes for the report, while the block runs."""
-    before = dict(os.environ)
-    os.environ["DIFFCORE_REPORT"] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
 def _alone(run_dir: Path) -> Iterator[None]:
     """Refuse a second study of a profile, whose report would replace that of the first."""
     with naming_folder(run_dir):
@@ -144,6 +129,7 @@ def _execute(notebook: NotebookNode, values: dict, aside: Path, folder: Path) ->
     """Execute a notebook in the working directory; return it without papermill's bookkeeping."""
     running = aside / f"{folder.name}.ipynb"  # saved after every cell, so it shows how far it came
     kernel = {"kernel_name": "python3", "language": "python", "config": _ENCRYPTED}
+    os.environ["DIFFCORE_REPORT"] = str(aside)  # which the kernel inherits
     try:
         executed = papermill.execute_notebook(
             notebook, running, values, cwd=Path.cwd(), coalesce_streams=True, **kernel
@@ -158,6 +144,8 @@ def _execute(notebook: NotebookNode, values: dict, aside: Path, folder: Path) ->
             text = " ".join(error.evalue.split())
             reason = f", cell [{error.exec_count}]: {error.ename}: {text}"
         raise NotebookError(f"{folder.name}{reason}; see {failed}") from None
+    finally:
+        del os.environ["DIFFCORE_REPORT"]
     executed.metadata["duration_seconds"] = round(executed.metadata.pop("papermill")["duration"], 1)
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)

@@ -22,7 +22,7 @@ def share(value, reach=0.01, **more):
 
 def over(name, *rows):
     """What notebook 04 recorded of differences, on the shifted test."""
-    return {name: [share(value, test="shifted", p_holm=p, **told) for value, p, told in rows]}
+    return {name: [share(value, test="shifted", p_holm=p, **more) for value, p, more in rows]}
 
 
 def best(*values):
@@ -167,14 +167,13 @@ def test_substitutes_say_nothing_of_generated_images():
     tested = table[table["verdict"] != UNTESTED]
     assert tested["verdict"].tolist() == [HOLDS, HOLDS]  # of the filter, and of mixing or adding
     assert "injected" in tested["measured"].iloc[0]
-    told = table.loc[NAMES.index("accuracy"), "measured"]
-    assert "(photographs stood in" in told
+    assert "(photographs stood in" in table.loc[NAMES.index("accuracy"), "measured"]
 
 
 def test_effects_have_their_intervals():
-    table = claims.effects(GOOD)
-    row = table[table["effect"] == "top-1, shifted, above the best other, 8.5 images"].iloc[0]
-    assert (row["value"], row["low"], row["high"]) == pytest.approx((0.05, 0.04, 0.06))
+    table = claims.effects(GOOD).set_index("effect")
+    row = table.loc["top-1, shifted, above the best other, 8.5 images"]
+    assert row.tolist() == pytest.approx([0.05, 0.04, 0.06])
     assert claims.effects({}).empty
 
 

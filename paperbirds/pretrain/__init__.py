@@ -1,1 +1,1 @@
-"""Trains the models of the embedded world, from seeds: `diffcore pretrain`."""
+"""Trains the models of the embedded world, from seeds: `python -m paperbirds pretrain`."""

@@ -1,5 +1,5 @@
 # The study's build graph. `make study` and `make test` set everything up by themselves.
-# Change the profile or single parameters:  make study PROFILE=smoke SET="seed=3 data.style=0.8"
+# Change the profile or single parameters:  make study PROFILE=smoke SET="seed=3 data.options.style=0.8"
 
 PROFILE ?= demo
 # Parameters that differ from the profile's, as key=value, separated by spaces.

@@ -1,11 +1,10 @@
 """Every interval and test of the study: a row of ``value, low, high, n`` and, of tests, ``p``.
 
-All intervals are 95 %. A docstring says what an interval is over; for trained classifiers it is a
-column, ``interval over``: replicates, each a training set with its own generated images and test
-images; or, within one replicate, seeds and test images.
+All intervals are 95 %. A docstring says what an interval is over; for trained classifiers the
+column ``interval over`` does. A replicate is a training set with its own generated and test images.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -48,16 +47,15 @@ def reduction(without: Values, with_: Values) -> Row:
     """How many times rarer an event becomes over N pairs, with an exact conditional interval.
 
     Both say for the same pairs, (N,) bool, whether the event happened. Of x events without and y
-    with, x is binomial given x + y, and its odds are the ratio. The interval is Clopper and
-    Pearson's (1934) for the share x / (x + y), turned into odds. It is exact where no pair has the
-    event both times (McNemar, 1947), and too wide elsewhere. With y = 0 `value` is the lower end,
-    to be read "at least", and `high` is infinite.
+    with, x is binomial given x + y: the interval is Clopper and Pearson's (1934) for x / (x + y),
+    turned into odds. It is too wide where a pair has the event both times (McNemar, 1947). With
+    y = 0 `value` is the lower end, to be read "at least", and `high` is infinite.
 
     >>> {key: round(value, 1) for key, value in reduction([True] * 66, [False] * 66).items()}
     {'value': 17.4, 'low': 17.4, 'high': inf, 'n': 66}
     """
     before, after = (int(np.sum(np.asarray(hits, bool))) for hits in (without, with_))
-    if not before + after:  # nothing happened, and nothing is known
+    if not before + after:
         return _row(0.0, 0.0, np.inf, len(without))
     ends = stats.binomtest(before, before + after).proportion_ci(CONFIDENCE, method="exact")
     low, high = (share / (1 - share) if share < 1 else np.inf for share in ends)
@@ -67,9 +65,8 @@ def reduction(without: Values, with_: Values) -> Row:
 def entropy_within(names: Sequence[str] | np.ndarray, groups: Sequence | np.ndarray) -> Row:
     """Entropy of the names within a group in bits, averaged over groups by size.
 
-    A sample is less varied than its population, by about (K - 1) / (2 n ln 2) bits for K names
-    among n (Miller, Note on the bias of information estimates, 1955). This is added to each group;
-    our choice: up to log2 of the number of all names. The interval is the normal one of the plug-in
+    Each group gets Miller's correction (1955), (K - 1) / (2 n ln 2) bits for K names among n; our
+    choice: up to log2 of the number of all names. The interval is the normal one of the plug-in
     estimate (Basharin, 1959), as resampled names would be less varied than the sample.
 
     >>> entropy_within(["snow", "rain", "snow", "snow"], ["jay", "jay", "wren", "wren"])["value"]
@@ -95,7 +92,8 @@ def mean(values: Values) -> Row:
     >>> {key: round(value, 2) for key, value in mean([0.8, 0.9, 1.0]).items()}
     {'value': 0.9, 'low': 0.65, 'high': 1.15, 'n': 3}
     """
-    return _without_p(crossed(values, range(len(values))))
+    row = crossed(values, range(len(values)))
+    return {name: row[name] for name in ("value", "low", "high", "n")}
 
 
 def crossed(values: Values, *factors: Sequence | np.ndarray) -> Row:
@@ -103,8 +101,8 @@ def crossed(values: Values, *factors: Sequence | np.ndarray) -> Row:
 
     A factor says what each value belongs to, such as its seed or its image. The variances of the
     factors are added (Cameron, Gelbach & Miller, Robust inference with multiway clustering, 2011).
-    Our choice: what they share is not subtracted, so that the interval is rather too wide. A factor
-    with a single level is left out, as its variance is not known; ValueError if none has two.
+    Our choice: what they share is not subtracted, so that the interval is rather too wide.
+    ValueError if no factor has two levels.
     """
     values = np.asarray(values, float)
     codes = [pd.factorize(np.asarray(factor))[0] for factor in factors]
@@ -125,17 +123,11 @@ def crossed(values: Values, *factors: Sequence | np.ndarray) -> Row:
     return _row(value, value - reach, value + reach, len(values)) | {"p": float(p)}
 
 
-def _without_p(row: Row) -> Row:
-    """Leave out the p of a row, where nobody asks whether its mean is 0."""
-    return {name: value for name, value in row.items() if name != "p"}
-
-
 def over_runs(runs: pd.DataFrame, column: str) -> Row:
     """Mean over runs of one setting, its p, and in ``interval over`` what its interval is over.
 
-    With several replicates (a column) each counts once, whatever its number of seeds: Student's
-    interval over replicates. Within one replicate it is over seeds and, where the runs say which
-    images they got right (a column `column` + " hits", (N,) each), over these too (`crossed`).
+    It is over replicates, each counting once, if the column "replicate" has several. Else it is
+    over seeds and, with a column `column` + " hits" ((N,) each), over test images too (`crossed`).
     """
     values = np.stack(list(runs.get(f"{column} hits", runs[[column]].to_numpy()))).astype(float)
     replicates = runs["replicate"].to_numpy() if "replicate" in runs else np.zeros(len(runs))
@@ -151,9 +143,8 @@ def over_runs(runs: pd.DataFrame, column: str) -> Row:
 def paired(runs: pd.DataFrame, method: str, baseline: str, column: str) -> Row:
     """Difference of two methods over the seeds and replicates that both have, as `over_runs`.
 
-    From one seed they share initial weights, order of images and crops, so that their differences
-    vary less than they do themselves. p is 1 where the two do not differ at all. Takes one row per
-    method and seed; ValueError if the two do not share two seeds or more.
+    From one seed they share initial weights, order of images and crops. Takes one row per method
+    and seed; ValueError if the two do not share two seeds or more.
     """
     by = [name for name in ("replicate", "seed") if name in runs]
     columns = [name for name in (column, f"{column} hits") if name in runs]
@@ -165,10 +156,7 @@ def paired(runs: pd.DataFrame, method: str, baseline: str, column: str) -> Row:
 
 
 def gains(runs: pd.DataFrame, baseline: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Every method against one baseline, tidy: method, test, columns of `paired`, p_holm.
-
-    ``p_holm`` is corrected after Holm for the number of methods, on each test set apart.
-    """
+    """Every method against one baseline: method, test, columns of `paired`, p_holm per test."""
     methods = [name for name in runs["method"].unique() if name != baseline]
     tables = []
     for column in columns:
@@ -198,11 +186,9 @@ def over_points(runs: pd.DataFrame, tests: Sequence[str]) -> pd.DataFrame:
 def fit_gains(runs: pd.DataFrame, factors: Sequence[str], test: str) -> pd.DataFrame:
     """Fit gains over vanilla by factors and their products of two, each scaled to [-1/2, 1/2].
 
-    Ordinary least squares over cells, each the mean of its seeds. A factor's effect is the change
-    of the gain from its first to its last value, with the others half way between theirs. The
-    effect of a product is how much one factor's effect changes over the other's range.
-
-    Returns one row per method and factor: method, factor, value, low, high, n, p, r2.
+    Least squares over cells, each the mean of its seeds. A factor's effect is the change of the
+    gain over its range, with the others half way; that of a product is how much one factor's effect
+    changes over the other's range. One row per method and factor, with p and r2.
     """
     wide = runs.pivot(index=[*factors, "seed"], columns="method", values=test)
     gains = wide.drop(columns="vanilla").sub(wide["vanilla"], axis=0)
@@ -222,10 +208,7 @@ def fit_gains(runs: pd.DataFrame, factors: Sequence[str], test: str) -> pd.DataF
 
 
 def best_method(runs: pd.DataFrame, among: Sequence[str], column: str) -> str:
-    """Name the method with the highest mean, where each replicate counts once.
-
-    It looks better than it is, as it was chosen for its result.
-    """
+    """Name the method with the highest mean, where each replicate counts once."""
     some = runs[runs["method"].isin(among)]
     by = [name for name in ("method", "replicate") if name in runs]
     means = some.groupby(by, sort=False)[column].mean().groupby("method", sort=False).mean()
@@ -235,12 +218,10 @@ def best_method(runs: pd.DataFrame, among: Sequence[str], column: str) -> str:
 def median_ratio(above: Values, below: Values) -> Row:
     """Median over repeats of the ratio of two times, with the interval of order statistics.
 
-    A repeat's two times stay together: what slows the machine down for a while slows both. The
-    interval assumes no distribution (Conover, Practical Nonparametric Statistics, 1999): the k-th
-    smallest to the k-th largest of N ratios miss the median as seldom as a fair coin falls on one
-    side less than k times. With fewer than six repeats it is their range, which holds the median
-    in 1 - 2^(1 - N) of all cases, 75 % with three. ValueError if the repeats differ in number, or
-    are fewer than two.
+    A repeat's two times stay together, as what slows the machine down slows both. The interval
+    assumes no distribution (Conover, Practical Nonparametric Statistics, 1999). With fewer than six
+    repeats it is their range, which holds the median in 1 - 2^(1 - N) of all cases, 75 % with
+    three. ValueError if the repeats differ in number, or are fewer than two.
 
     >>> median_ratio([1.0, 1.0, 9.0], [4.0, 4.0, 4.0])
     {'value': 0.25, 'low': 0.25, 'high': 2.25, 'n': 3}
@@ -260,10 +241,7 @@ def tabulate(
     statistic: Callable[[pd.Series], Row] = mean,
     name: str = "measure",
 ) -> pd.DataFrame:
-    """Compute a statistic of columns within groups: the columns of `by`, `name`, and of a row.
-
-    The groups keep the table's order. `name` is the column that holds the names of `columns`.
-    """
+    """Compute a statistic within groups: columns of `by`, `name` (a column's), and of a row."""
     return pd.DataFrame(
         {**group, name: column} | statistic(rows[column])
         for group, rows in _groups(table, by)
@@ -273,11 +251,12 @@ def tabulate(
 
 def accuracies(runs: pd.DataFrame, by: str | Sequence[str], tests: Iterable[str]) -> pd.DataFrame:
     """Mean accuracy of runs within groups, tidy: the columns of `by`, test, and of `over_runs`."""
-    return pd.DataFrame(
-        {**group, "test": test} | _without_p(over_runs(rows, test))
-        for group, rows in _groups(runs, by)
+    rows = [
+        {**group, "test": test} | over_runs(table, test)
+        for group, table in _groups(runs, by)
         for test in tests
-    )
+    ]
+    return pd.DataFrame(rows).drop(columns="p")
 
 
 def _groups(table: pd.DataFrame, by: str | Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
@@ -287,15 +266,7 @@ def _groups(table: pd.DataFrame, by: str | Sequence[str]) -> Iterator[tuple[dict
         yield dict(zip(by, group, strict=True)), rows
 
 
-def gain_over(runs: pd.DataFrame, method: str, baseline: str, column: str) -> pd.DataFrame:
-    """A paired difference at each point of a sweep, tidy: point, value, low, high, n, p."""
-    return pd.DataFrame(
-        {"point": point, **paired(rows, method, baseline, column)}
-        for point, rows in runs.groupby("point")
-    )
-
-
-def flatten(name: str, row: Mapping[str, float]) -> dict[str, float]:
+def flatten(name: str, row: Row) -> dict[str, float]:
     """Spell a row as numbers for a report: `name`, and `name` with ``_low``, ``_high``, ``_p``.
 
     >>> flatten("drop", {"value": 0.2, "low": 0.1, "high": 0.3, "n": 9})

@@ -223,14 +223,10 @@ def test_few_repeats_have_their_range_which_holds_the_median_less_often():
             stats.median_ratio(above, few)
 
 
-def test_groups_and_points_keep_apart(runs):
+def test_groups_keep_apart(runs):
     table = stats.tabulate(runs, "method", ["matched", "shifted"], name="test")
     row = table.set_index(["method", "test"]).loc["b", "shifted"]
     assert row["value"] == pytest.approx(np.mean(SCORES["b"]) / 2)
-    both = pd.concat([runs.assign(point=0.2, matched=0.5), runs.assign(point=0.1)])
-    gain = stats.gain_over(both, "b", "a", "matched")
-    assert gain["point"].tolist() == [0.1, 0.2]
-    assert gain["value"].tolist() == pytest.approx([0.05, 0.0])
 
 
 # ----------------------------------------------------------------------- runs, hits and replicates

@@ -496,10 +496,12 @@ def _place(names: list[str], layers: Sequence[_Layer]) -> str:
 
 
 def _nearest(wrong: str) -> str:
-    """Return the parameter whose dotted key is most like a wrong one, as a whole and at its end."""
+    """Return the parameter most like a wrong key, of the same section if there is one of its name."""
 
     def likeness(known: str) -> float:
         ends = wrong.rpartition(".")[2], known.rpartition(".")[2]
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((wrong, known), ends))
 
-    return max(parameter_keys(), key=likeness)
+    section = wrong.rpartition(".")[0]
+    in_section = [key for key in parameter_keys() if section and key.startswith(f"{section}.")]
+    return max(in_section or parameter_keys(), key=likeness)

@@ -140,6 +140,7 @@ def test_a_base_is_another_profile_that_exists(study_folder):
         ("guidance_scale", "generation.guidance_scale"),
         ("promts", "prompts"),
         ("lr", "training.lr"),
+        ("generation.steps", "generation.num_inference_steps"),
     ],
 )
 def test_a_misspelt_key_is_answered_with_the_nearest_of_all_sections(key, nearest):

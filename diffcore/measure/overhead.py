@@ -3,16 +3,14 @@
 The paper's Figure 4 shows overhead (CUB, batches of 16) beside accuracy. Here overhead is
 (T_method - T_vanilla) / T_vanilla, with T the seconds of a step of `diffcore.training`, its images
 in memory. Our choice: what a method adds is timed by itself, as it would be lost in the spread of
-whole steps, which are a check; what is paid once, before training, is spread over the epochs
-(`Budget`). Times differ between machines and minutes; ratios of jobs in turn can be compared.
+whole steps, which are a check; what is paid once, before training, is spread over the epochs.
 """
 
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,18 +20,20 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
-from tqdm.auto import tqdm
+from tqdm.auto import trange
 
 from diffcore.data.images import as_pixels
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
+from diffcore.filtering import rules
+from diffcore.filtering.encoders import load_encoder
 from diffcore.filtering.image_filter import ImageFilter
 from diffcore.generation.draw import GeneratedSet, generate
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.generation.restyle import plan_restyled, restyle_images
 from diffcore.measure.mixing import first_pairs
 from diffcore.methods import METHODS, method_of, study_methods
-from diffcore.params import GenerationParams, StudyParams, TrainingParams
+from diffcore.params import StudyParams, TrainingParams
 from diffcore.stats import median_ratio
 from diffcore.store import decode_png, encode_png
 from diffcore.training.networks import build_classifier
@@ -42,7 +42,6 @@ from diffcore.training.train import Step
 VANILLA, OURS = "vanilla", "diffcoremix"
 STEP_PARTS = ("real images", "counterparts", "method", "forward", "backward", "update")
 REST = "text and files"  # what drawing does outside the networks, where our code can save time
-EPOCHS = (1, 10, 100, 1000, 10000)  # over which is spread what is paid once
 _CLASSES = 200  # of the large network; CUB's
 _ADDED = 3  # times that what a method adds is run within a repeat
 
@@ -67,14 +66,16 @@ def gpu_gigabytes() -> float:
     return most
 
 
+def clock(job: Callable[[], Any]) -> float:
+    """Run a job, and return the seconds that it took."""
+    start = now()
+    job()
+    return now() - start
+
+
 def laps(parts: Jobs) -> Seconds:
     """Run the parts of one job in order: part -> seconds that it took."""
-    seconds = {}
-    for name, part in parts.items():
-        start = now()
-        part()
-        seconds[name] = now() - start
-    return seconds
+    return {name: clock(part) for name, part in parts.items()}
 
 
 def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time") -> pd.DataFrame:
@@ -83,52 +84,29 @@ def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time"
     They change their order, so that whatever else the machine does meets all alike.
     """
     rng, rows = np.random.default_rng(seed), []
-    with tqdm(total=repeats * len(jobs), desc=describe, unit="job") as bar:
-        for repeat in range(repeats):
-            runs = {}
-            for name in rng.permutation(list(jobs)).tolist():
-                runs[name] = jobs[name]()
-                bar.update()
-            rows += [(repeat, name, *part) for name in jobs for part in runs[name].items()]
+    for repeat in trange(repeats, desc=describe):
+        runs = {name: jobs[name]() for name in rng.permutation(list(jobs)).tolist()}
+        rows += [(repeat, name, *part) for name in jobs for part in runs[name].items()]
     return pd.DataFrame(rows, columns=["repeat", "job", "part", "seconds"])
 
 
 def time_drawing(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> Seconds:
     """Time a function that draws with a pipeline: in its two networks, and besides (`REST`)."""
-    spent = {"UNet": 0.0, "autoencoder": 0.0}
-    watched = ("UNet", pipeline.unet, "forward"), ("autoencoder", pipeline.vae, "decode")
-    with _clocked(spent, *watched[0]), _clocked(spent, *watched[1]):
-        total = laps({"all": draw})["all"]
-    return spent | {REST: total - sum(spent.values())}
+    networks = {"UNet": pipeline.unet, "autoencoder": pipeline.vae.decoder}
+    spent, hooks = dict.fromkeys(networks, 0.0), []
 
+    def count(part: str, sign: int, *_: Any) -> None:
+        spent[part] += sign * now()
 
-@contextmanager
-def _clocked(spent: Seconds, part: str, network: nn.Module, name: str) -> Iterator[None]:
-    """Add the seconds of a network's method to a part while the block runs."""
-    method = getattr(network, name)
-
-    def clocked(*args: Any, **kwargs: Any) -> Any:
-        start = now()
-        result = method(*args, **kwargs)
-        spent[part] += now() - start
-        return result
-
-    setattr(network, name, clocked)  # on the instance, which hides the method of its class
+    for part, network in networks.items():
+        hooks.append(network.register_forward_pre_hook(partial(count, part, -1)))
+        hooks.append(network.register_forward_hook(partial(count, part, 1)))
     try:
-        yield
+        total = clock(draw)
     finally:
-        delattr(network, name)
-
-
-def time_generation(
-    plan: pd.DataFrame, pipeline: LazyPipeline, settings: GenerationParams
-) -> Seconds:
-    """Time the drawing of a plan from nothing, after a first small batch as a warm-up."""
-    sampler = settings.sampler
-    with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
-        generate(plan.head(2), pipeline, warm, **sampler, progress=False)
-        draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)
-        return time_drawing(pipeline.load(), draw)
+        for hook in hooks:
+            hook.remove()
+    return spent | {REST: total - sum(spent.values())}
 
 
 # -------------------------------------------------------------------------------------------- steps
@@ -158,37 +136,34 @@ def make_settings(
 
     What an image shows hardly changes a time: small ones are enlarged, and stand for restyled ones.
     """
-    side = pairs.real.shape[2]
+    training, classes, side = params.training, len(pairs.classes), pairs.real.shape[2]
     every, few = first_pairs(pairs)[:3], first_pairs(pairs, images)[:3]
-    settings = [
-        _make_setting("this study", params.training, len(pairs.classes), side, every, params)
-    ]
-    for name, device in (("CPU", "cpu"), ("GPU", "cuda"))[: 1 + torch.cuda.is_available()]:
-        large = TrainingParams(model=model, batch_size=batch_size, device=device)
-        settings.append(_make_setting(name, large, _CLASSES, size, few, params))
+    settings = [_make_setting("this study: {}", training, classes, side, every, params)]
+    for name, device in (("{}, CPU", "cpu"), ("{}, GPU", "cuda"))[: 1 + torch.cuda.is_available()]:
+        training = TrainingParams(model=model, batch_size=batch_size, device=device)
+        settings.append(_make_setting(name, training, _CLASSES, size, few, params))
     return settings
 
 
 def _make_setting(
-    place: str,
+    name: str,
     training: TrainingParams,
     num_classes: int,
     size: int,
-    images: Sequence[Tensor],
+    images_and_labels: Sequence[Tensor],
     params: StudyParams,
 ) -> Setting:
-    *images, labels = images
+    *images, labels = images_and_labels
     square = {"size": (size, size), "mode": "bilinear", "antialias": True}
     real, generated = (torch.from_numpy(as_pixels(interpolate(x, **square))) for x in images)
-    what = f"{training.model}, {size} × {size}, batch {training.batch_size}"
     return Setting(
-        name=f"{place}: {what}" if place == "this study" else f"{what}, {place}",
-        training=training,
-        classifier=build_classifier(training, num_classes, params.seed),
-        methods={name: method_of(name, params).step(num_classes) for name in study_methods(params)},
-        real=real,
-        generated=generated,
-        labels=labels % num_classes,
+        name.format(f"{training.model}, {size} × {size}, batch {training.batch_size}"),
+        training,
+        build_classifier(training, num_classes, params.seed),
+        {method: method_of(method, params).step(num_classes) for method in study_methods(params)},
+        real,
+        generated,
+        labels % num_classes,
     )
 
 
@@ -281,17 +256,23 @@ def time_images(
     without a pipeline images are filtered only. Nothing on the disk is used, or left there. Tidy:
     kind ("counterpart" or "edit"), repeat, part, seconds for one image.
     """
-    shown = replace(generated, images=generated.images[:])  # not in shards, which hold embeddings
+    pixels, reference = generated.images[:], image_filter.reference  # no embeddings beside them
 
     def counterpart() -> Seconds:
-        fresh = ImageFilter(params.filtering, lambda: train)  # that has embedded nothing yet
-        ready = {"reference": image_filter.reference, "threshold": image_filter.threshold}
-        vars(fresh).update(encoder=fresh.encoder, **ready)
-        scored = laps({"filter": partial(fresh.similarity, shown)})
-        scored["filter"] /= len(generated)
+        encoder = load_encoder(params.filtering.encoder)  # that has embedded nothing yet
+
+        def compare() -> None:
+            embedded = rules.embed(generated.metadata, pixels, encoder)
+            rules.cosine_to_reference(embedded, reference, params.filtering.rule)
+
+        scored = {"filter": clock(compare) / len(generated)}
         if pipeline is None:
             return scored
-        spent = time_generation(plan, pipeline, params.generation)
+        sampler = params.generation.sampler
+        with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
+            generate(plan.head(2), pipeline, warm, **sampler, progress=False)
+            draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)
+            spent = time_drawing(pipeline.load(), draw)
         return {part: seconds / len(plan) for part, seconds in spent.items()} | scored
 
     def restyle() -> Seconds:
@@ -372,15 +353,6 @@ def make_budgets(
     }
 
 
-def amortise(budgets: Mapping[str, Budget], epochs: Sequence[float]) -> pd.DataFrame:
-    """Overhead of each method over the epochs, tidy: method, epochs, value."""
-    return pd.DataFrame(
-        {"method": method, "epochs": count, "value": budget.overhead(count)}
-        for method, budget in budgets.items()
-        for count in epochs
-    )
-
-
 def break_even(budgets: Mapping[str, Budget]) -> pd.DataFrame:
     """Epochs after which ours costs no more (or inf): columns against, overhead, epochs.
 
@@ -400,9 +372,8 @@ def time_decoding(setting: Setting, step_ms: float, images: int) -> dict[str, An
     second batch adds to a step of `step_ms` if the training process does it by itself.
     """
     files = [encode_png(image) for image in setting.generated[:images].numpy()]
-    decode = {"decode": lambda: [decode_png(file) for file in files]}
-    times = take_repeats({"decode": partial(laps, decode)}, 5, describe="decode")
-    ms = 1000 * times["seconds"].median() / len(files)
+    seconds = [clock(lambda: [decode_png(file) for file in files]) for _ in range(5)]
+    ms = 1000 * float(np.median(seconds)) / len(files)
     return {
         "setting": setting.name, "size": setting.generated.shape[1],
         "kilobytes": float(np.mean([*map(len, files)])) / 1000, "ms": ms,

@@ -29,17 +29,14 @@ Loader = Callable[..., nn.Module]  # weights of a table of runs -> classifier in
 Maps = Tensor | np.ndarray  # (N, H, W)
 Tests = Mapping[str, Split]
 
-#: Share of the energy in the mask, that minus its centre-bias baseline, whether the maximum is in.
-MEASURES = ("energy", "beyond", "hit")
-_LEVELS = ("energy", "elsewhere", "hit", "empty")
-_BY = ("split", "method")
+_MEASURES = ["energy", "beyond", "hit"]  # which methods are compared by
 _BATCH = 64
 
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, min_cells: int = 7) -> Tensor:
     """Explain the scores of target classes by Grad-CAM at the stage of `find_layer`.
 
-    A map has maximum 1, or is 0 everywhere if nothing supports the target.
+    A map (H, W) has maximum 1, or is 0 everywhere if nothing supports the target.
     """
 
     def attribute(batch: Tensor, target: Tensor) -> Tensor:
@@ -149,7 +146,7 @@ def survey(
     """Explain test images with masks to every classifier, and place the maps on the objects.
 
     Explains the "true" class of all images or, of wrong answers alone, the class "answered".
-    Returns one row per image and classifier: the columns of `measure`, split, method, seed.
+    Returns one row per image and classifier: the columns of `measure`, split, method and seed.
     """
     # Loaded here, as whatever loads them need not travel to other processes.
     jobs = (
@@ -157,8 +154,10 @@ def survey(
         for place, weights in enumerate(runs["weights"])
     )
     tables = dict(side_by_side(jobs, "cuda" if torch.cuda.is_available() else "cpu"))
-    named = enumerate(zip(runs["method"], runs["seed"], strict=True))
-    rows = [tables[place].assign(method=method, seed=seed) for place, (method, seed) in named]
+    rows = [
+        tables[place].assign(method=method, seed=seed)
+        for place, (method, seed) in enumerate(zip(runs["method"], runs["seed"], strict=True))
+    ]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -227,11 +226,13 @@ def examples(
 
 
 def levels(
-    table: pd.DataFrame, by: Sequence[str] = _BY, columns: Sequence[str] = _LEVELS
+    table: pd.DataFrame,
+    by: Sequence[str] = ("split", "method"),
+    columns: Sequence[str] = ("energy", "elsewhere", "hit", "empty"),
 ) -> pd.DataFrame:
     """Mean columns within groups of two images or more: `by`, measure, and of `stats.crossed`."""
     rows = [
-        dict(zip([*by, "measure"], [*group, name], strict=True))
+        {**dict(zip(by, group, strict=True)), "measure": name}
         | stats.crossed(images[name], images["seed"], images["source_id"])
         for group, images in table.groupby(list(by), sort=False)
         for name in (columns if len(images) > 1 else ())
@@ -246,11 +247,10 @@ def gains(table: pd.DataFrame, baselines: Sequence[str]) -> pd.DataFrame:
     """
     keys, tables = ["split", "seed", "source_id"], []
     for over in baselines:
-        base = table.loc[table["method"] == over, [*keys, *MEASURES]]
+        base = table.loc[table["method"] == over, [*keys, *_MEASURES]]
         pairs = table[table["method"] != over].merge(base, on=keys, suffixes=("", "_base"))
-        for name in MEASURES:
-            pairs[name] -= pairs[f"{name}_base"]
-        tables.append(levels(pairs, columns=MEASURES).assign(over=over))
+        pairs[_MEASURES] -= pairs[[f"{name}_base" for name in _MEASURES]].to_numpy()
+        tables.append(levels(pairs, columns=_MEASURES).assign(over=over))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -272,8 +272,7 @@ def randomise(
         for part, cam in compared.items():
             row = {"seed": run_seed, "source_id": split.metadata["source_id"].to_numpy()}
             row |= {"part": part, "energy": energy_in_mask(cam, masks)}
-            row["correlation"] = rank_correlation(cam, cams[place])
-            rows.append(pd.DataFrame(row))
+            rows.append(pd.DataFrame(row).assign(correlation=rank_correlation(cam, cams[place])))
     return pd.concat(rows, ignore_index=True)
 
 

@@ -48,7 +48,7 @@ def encoder_accuracy(
     """Accuracy of the encoder alone, tidy: by, test, value, low, high, n, over test images.
 
     By the nearest text of a class ("zero-shot", if there are texts) and by logistic regression on
-    the training images ("linear probe"), whose strength is chosen on these alone.
+    the training images alone ("linear probe").
     """
     folds = min(5, train["class_name"].value_counts().min())
     probe = LogisticRegressionCV(Cs=np.logspace(-1, 4, 6), cv=folds, max_iter=2000)
@@ -114,15 +114,6 @@ def pair_cosines(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"cosine": cosines, "shared": pd.Categorical.from_codes(kind, SHARED)})
 
 
-def rejection_over(values: Scores, thresholds: np.ndarray) -> pd.DataFrame:
-    """Share below each threshold, tidy: kind, threshold, rate."""
-    tables = []
-    for kind, similarity in values.items():
-        rate = np.searchsorted(np.sort(similarity), thresholds) / len(similarity)
-        tables.append(pd.DataFrame({"kind": kind, "threshold": thresholds, "rate": rate}))
-    return pd.concat(tables, ignore_index=True)
-
-
 def gallery(
     similarity: np.ndarray, threshold: float, judged: pd.DataFrame, count: int
 ) -> dict[str, np.ndarray]:
@@ -182,7 +173,7 @@ def auc_table(
 
     The bootstrap draws images, or `sources` (of N images) with all of their images, since what is
     drawn for one real image is compared with the same. Where all images are right or all wrong,
-    nothing is known: the interval is 0 to 1.
+    the interval is 0 to 1.
     """
     known, rows = wrong.any() and not wrong.all(), []
     together = np.arange(len(wrong)) if sources is None else np.asarray(sources)
@@ -204,14 +195,15 @@ def auc_by_cause(
     scores: Scores, truth: pd.DataFrame, seed: int, sources: Sequence[str]
 ) -> pd.DataFrame:
     """AUC for each kind of fault, against the right images: `auc_table` and cause."""
-    tables = [pd.DataFrame(columns=["rule", "value", "low", "high", "n", "wrong", "cause"])]
+    tables = []
     for cause in sorted(set(truth["fault"]) - {""}):
         hit = (truth["fault"] == cause).to_numpy()
         used = hit | ~truth["wrong"].to_numpy()
         chosen = {rule: values[used] for rule, values in scores.items()}
         table = auc_table(chosen, hit[used], seed, np.asarray(sources)[used])
         tables.append(table.assign(cause=cause))
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+    columns = ["rule", "value", "low", "high", "n", "wrong", "cause"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def auc_injected(right: Scores, injected: Scores, seed: int) -> pd.DataFrame:
@@ -239,11 +231,11 @@ def roc_table(scores: Scores, wrong: np.ndarray) -> pd.DataFrame:
 
     Without right or without wrong images there are none.
     """
-    columns, tables = ["false_alarms", "caught"], []
+    tables = [pd.DataFrame(columns=["false_alarms", "caught", "rule"])]
     for rule, values in scores.items() if wrong.any() and not wrong.all() else ():
-        points = np.stack(roc_curve(wrong, -values)[:2], axis=1)
-        tables.append(pd.DataFrame(points, columns=columns).assign(rule=rule))
-    return pd.concat(tables or [pd.DataFrame(columns=["rule", *columns])], ignore_index=True)
+        alarms, caught, _ = roc_curve(wrong, -values)
+        tables.append(pd.DataFrame({"false_alarms": alarms, "caught": caught, "rule": rule}))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def detection(wrong: np.ndarray, accepted: np.ndarray) -> dict[str, stats.Row]:

@@ -76,8 +76,8 @@ def nearest(queries: Vectors, references: Vectors | None = None) -> pd.DataFrame
 def copy_thresholds(training: Vectors, share: float = 0.01) -> dict[str, float]:
     """Distance in each space below which an image counts as a near-copy of a training image.
 
-    That of the nearest other training image, at its quantile `share`: about that share of new real
-    images falls below it. A quantile of *all* pairs would flag many more.
+    About a `share` of new real images falls below this quantile of the distances of training images
+    to the nearest other one.
     """
     apart = nearest(training).groupby("space", sort=False)["distance"]
     return {space: float(values) for space, values in apart.quantile(share).items()}
@@ -146,11 +146,10 @@ def balance(sets: Mapping[str, pd.DataFrame], contexts: Sequence[str]) -> pd.Dat
         pairs = scenes.groupby(classes).nunique().sum() / (classes.nunique() * len(contexts))
         row = {"set": name, "images": len(table), "class_entropy": overall["value"]}
         row["smallest_class"] = float(classes.value_counts(normalize=True).min())
-        row |= {f"context_{key}": within[key] for key in ("value", "low", "high")}
-        rows.append(
-            row | {"pairs": pairs, "tie": float(adjusted_mutual_info_score(classes, scenes))}
-        )
-    return pd.DataFrame(rows).rename(columns={"context_value": "context_entropy"})
+        row |= stats.flatten("context", within)
+        row |= {"pairs": pairs, "tie": float(adjusted_mutual_info_score(classes, scenes))}
+        rows.append(row)
+    return pd.DataFrame(rows).rename(columns={"context": "context_entropy"})
 
 
 def data_card(

@@ -79,8 +79,8 @@ def _explain(
 def find_layer(model: nn.Module, images: Tensor, min_cells: int = 7) -> nn.Module:
     """Find the deepest stage of a timm model whose map has at least `min_cells` cells per side.
 
-    For ResNet-50 at 224 x 224 that is the last stage, as is usual; at 64 x 64 it is the one at an
-    eighth of the side. Raises ValueError if there is no timm model, or no stage with such a map.
+    For ResNet-50 at 224 x 224 that is the last stage, as is usual. Raises ValueError if there is no
+    timm model, or no stage with such a map.
     """
     network, shapes = _timm_part(model), stage_shapes(model, images)
     channels = {stage["module"]: stage["num_chs"] for stage in network.feature_info}

@@ -39,7 +39,7 @@ SDXL, SDXL_WEIGHTS = KNOWN["sdxl"], KNOWN["sdxl_weights"]
 
 
 class DataSize(NamedTuple):
-    """How much a profile's data set holds: images, classes, pixels, gigabytes to fetch."""
+    """What a data set holds: images, classes, pixels per side, gigabytes to fetch."""
 
     train: int
     test: int

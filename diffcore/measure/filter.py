@@ -79,11 +79,9 @@ def mismatched(
     """Pass images off as another class, `copies` times each: pairs that a filter has to reject.
 
     Each claims a random `real` image of another class as its source; if `alike`, of the class with
-    the most similar mean. ValueError if there is one class only.
+    the most similar mean.
     """
     classes = real["class_name"].unique()
-    if len(classes) < 2:
-        raise ValueError("label-mismatched pairs need two classes")
     rng, taken = np.random.default_rng(seed), images.iloc[np.tile(np.arange(len(images)), copies)]
     means = rules.class_means(real)
     apart = means.to_numpy() @ means.to_numpy().T

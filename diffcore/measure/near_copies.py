@@ -115,11 +115,10 @@ def known_copies(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def closer_shares(tests: Vectors, training: Vectors, others: Mapping[str, Vectors]) -> pd.DataFrame:
-    """How often a test image is nearer to another set than to the training set.
+    """How often a test image is nearer to another set than to the training set: 1/2 by chance.
 
-    Generated images that had seen the test set would lie too close to it. A set as near as the
-    training set has 1/2: images, space, value, low, high, n. The nearest of more images is nearer,
-    so ValueError for sets of another size than the training set.
+    Returns images, space, value, low, high, n. The nearest of more images is nearer, so ValueError
+    for sets of another size than the training set.
     """
     base, rows = nearest(tests, training), []
     for name, vectors in others.items():
@@ -160,10 +159,9 @@ def data_card(
     copies: pd.DataFrame,
     wrong: float | None = None,
 ) -> DatasetCard:
-    """Write the card of a study's generated images; its `save` and `push_to_hub` are the hub's.
+    """Write the card of generated images, from their metadata, decisions and `copy_rates`.
 
-    Takes their metadata, the filter's decisions on all that was drawn, near-copies of `copy_rates`
-    and the share of images that are wrong, None if it is not known.
+    `wrong` is the share of wrong images, None if it is not known.
     """
     known = copies["images"].str.startswith("copy: ")
     searched = copies[known & (copies["space"] == "either")].sort_values("value", kind="stable")

@@ -9,7 +9,7 @@ whole steps, which are a check; what is paid once, before training, is spread ov
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,7 +42,6 @@ from diffcore.training.train import Step
 VANILLA, OURS = "vanilla", "diffcoremix"
 STEP_PARTS = ("real images", "counterparts", "method", "forward", "backward", "update")
 REST = "text and files"  # what drawing does outside the networks, where our code can save time
-_CLASSES = 200  # of the large network; CUB's
 _ADDED = 3  # times that what a method adds is run within a repeat
 
 Jobs = Mapping[str, Callable[[], Any]]  # or the parts of one
@@ -79,10 +78,7 @@ def laps(parts: Jobs) -> Seconds:
 
 
 def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time") -> pd.DataFrame:
-    """Run jobs that return their `Seconds` in turns: a tidy table of repeat, job, part, seconds.
-
-    They change their order, so that whatever else the machine does meets all alike.
-    """
+    """Run jobs that return `Seconds`, in changing order: tidy repeat, job, part and seconds."""
     rng, rows = np.random.default_rng(seed), []
     for repeat in trange(repeats, desc=describe):
         runs = {name: jobs[name]() for name in rng.permutation(list(jobs)).tolist()}
@@ -124,47 +120,26 @@ class Setting:
 
 
 def make_settings(
-    pairs: PairedDataset,
-    params: StudyParams,
-    *,
-    model: str,
-    size: int,
-    batch_size: int,
-    images: int,
+    pairs: PairedDataset, params: StudyParams, model: str, size: int, batch_size: int, images: int
 ) -> list[Setting]:
     """Return the study's setting; then the paper's, on the CPU and, where there is one, a GPU.
 
     What an image shows hardly changes a time: small ones are enlarged, and stand for restyled ones.
     """
-    training, classes, side = params.training, len(pairs.classes), pairs.real.shape[2]
-    every, few = first_pairs(pairs)[:3], first_pairs(pairs, images)[:3]
-    settings = [_make_setting("this study: {}", training, classes, side, every, params)]
-    for name, device in (("{}, CPU", "cpu"), ("{}, GPU", "cuda"))[: 1 + torch.cuda.is_available()]:
+    cases = [("this study: {}", params.training, pairs.real.shape[2], first_pairs(pairs))]
+    few, classes = first_pairs(pairs, images), len(pairs.classes)
+    for title, device in (("{}, CPU", "cpu"), ("{}, GPU", "cuda"))[: 1 + torch.cuda.is_available()]:
         training = TrainingParams(model=model, batch_size=batch_size, device=device)
-        settings.append(_make_setting(name, training, _CLASSES, size, few, params))
+        cases.append((title, training, size, few))
+    settings = []
+    for title, training, side, (*both, labels, _, _) in cases:
+        square = {"size": (side, side), "mode": "bilinear", "antialias": True}
+        shown = [torch.from_numpy(as_pixels(interpolate(each, **square))) for each in both]
+        name = title.format(f"{training.model}, {side} × {side}, batch {training.batch_size}")
+        classifier = build_classifier(training, classes, params.seed)
+        methods = {each: method_of(each, params).step(classes) for each in study_methods(params)}
+        settings.append(Setting(name, training, classifier, methods, *shown, labels))
     return settings
-
-
-def _make_setting(
-    name: str,
-    training: TrainingParams,
-    num_classes: int,
-    size: int,
-    images_and_labels: Sequence[Tensor],
-    params: StudyParams,
-) -> Setting:
-    *images, labels = images_and_labels
-    square = {"size": (size, size), "mode": "bilinear", "antialias": True}
-    real, generated = (torch.from_numpy(as_pixels(interpolate(x, **square))) for x in images)
-    return Setting(
-        name.format(f"{training.model}, {size} × {size}, batch {training.batch_size}"),
-        training,
-        build_classifier(training, num_classes, params.seed),
-        {method: method_of(method, params).step(num_classes) for method in study_methods(params)},
-        real,
-        generated,
-        labels % num_classes,
-    )
 
 
 def step_phases(setting: Setting, step: Step, method: str, generator: Generator) -> Jobs:
@@ -187,7 +162,6 @@ def step_phases(setting: Setting, step: Step, method: str, generator: Generator)
 def time_steps(setting: Setting, repeats: int, seed: int = 0) -> pd.DataFrame:
     """Time whole steps, without augmentation and of DiffCoRe-Mix, and what each method adds.
 
-    They take turns, after a warm-up of each; what a method adds is the mean of a few runs.
     Tidy: setting, run ("step" or "own"), method, repeat, part, seconds, gpu_gigabytes (the most).
     """
     gpu_gigabytes()
@@ -216,9 +190,9 @@ def _time_added(phases: Jobs, runs: int) -> Seconds:
 def step_overheads(times: pd.DataFrame, run: str = "own") -> pd.DataFrame:
     """Overhead of each method, as a fraction of a step without augmentation, from `time_steps`.
 
-    Of what it adds, timed by itself (`run` is "own"), or of the difference of whole steps ("step"),
-    below 0 where they were faster by chance; less what "vanilla" does, labels to targets. Columns:
-    setting, method, value, low, high, n (repeats), own_ms, step_ms (vanilla's), gpu_gigabytes.
+    Of what it adds to "vanilla", timed by itself (`run` is "own"), or of whole steps ("step").
+    Columns: setting, method, value, low, high, n (repeats), own_ms, step_ms (vanilla's),
+    gpu_gigabytes.
     """
     rows, keys = [], ["run", "repeat", "method"]
     for (setting, gigabytes), table in times.groupby(["setting", "gpu_gigabytes"], sort=False):
@@ -253,8 +227,8 @@ def time_images(
     """Time, in turns, the making of images that is paid for before training.
 
     Counterparts of a plan are drawn, `generated` ones are filtered, and training images restyled;
-    without a pipeline images are filtered only. Nothing on the disk is used, or left there. Tidy:
-    kind ("counterpart" or "edit"), repeat, part, seconds for one image.
+    without a pipeline images are filtered only. Tidy: kind ("counterpart" or "edit"), repeat, part,
+    seconds for one image.
     """
     pixels, reference = generated.images[:], image_filter.reference  # no embeddings beside them
 
@@ -354,9 +328,9 @@ def make_budgets(
 
 
 def break_even(budgets: Mapping[str, Budget]) -> pd.DataFrame:
-    """Epochs after which ours costs no more (or inf): columns against, overhead, epochs.
+    """Epochs after which ours costs no more than methods that pay nothing before training, or inf.
 
-    Against methods that pay nothing before training: theirs is the same at any number of epochs.
+    Columns: against, overhead (the same at any number of epochs), epochs.
     """
     return pd.DataFrame(
         {"against": other, "overhead": budget.own, "epochs": budgets[OURS].epochs_to(budget.own)}
@@ -369,13 +343,11 @@ def time_decoding(setting: Setting, step_ms: float, images: int) -> dict[str, An
     """Time the decoding of stored counterparts, as where they are not kept in memory.
 
     Returns a row: setting, size, kilobytes and ms for one image, and overhead: what decoding a
-    second batch adds to a step of `step_ms` if the training process does it by itself.
+    second batch adds to a step of `step_ms`.
     """
     files = [encode_png(image) for image in setting.generated[:images].numpy()]
     seconds = [clock(lambda: [decode_png(file) for file in files]) for _ in range(5)]
     ms = 1000 * float(np.median(seconds)) / len(files)
-    return {
-        "setting": setting.name, "size": setting.generated.shape[1],
-        "kilobytes": float(np.mean([*map(len, files)])) / 1000, "ms": ms,
-        "overhead": ms * setting.training.batch_size / step_ms,
-    }  # fmt: skip
+    row = {"setting": setting.name, "size": setting.generated.shape[1]}
+    row |= {"kilobytes": float(np.mean([*map(len, files)])) / 1000, "ms": ms}
+    return row | {"overhead": ms * setting.training.batch_size / step_ms}

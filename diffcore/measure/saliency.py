@@ -2,8 +2,8 @@
 
 Techniques, by captum: Grad-CAM (arXiv 1610.02391) and integrated gradients (1703.01365). Measures:
 the share of a map's energy in the object's mask (Wang et al., 1910.01279) and the pointing game
-(Zhang et al., 1608.00507). Our choice: all of these, `find_layer` for Grad-CAM, and that a map
-without energy counts as a uniform one. Intervals (`stats.crossed`) are over seeds and images.
+(Zhang et al., 1608.00507). Our choice: all of these, `find_layer`, and that a map without energy
+counts as a uniform one. Intervals (`stats.crossed`) are over seeds and images.
 """
 
 import copy
@@ -112,9 +112,8 @@ def _timm_part(model: nn.Module) -> nn.Module:
 def energy_in_mask(cam: Maps, mask: Maps) -> Tensor:
     """Share of each map's energy that lies in the mask, (N,); without energy, the mask's share."""
     cam, mask = _checked(cam, mask)
-    energy, inside = cam.sum(dim=(1, 2)), (cam * mask).sum(dim=(1, 2))
-    chance = mask.double().mean(dim=(1, 2))
-    return torch.where(energy > 0, inside / torch.where(energy > 0, energy, 1), chance)
+    cam = torch.where(cam.sum(dim=(1, 2), keepdim=True) > 0, cam, 1)
+    return (cam * mask).sum(dim=(1, 2)) / cam.sum(dim=(1, 2))
 
 
 def pointing_game(cam: Maps, mask: Maps) -> Tensor:
@@ -154,10 +153,8 @@ def survey(
         for place, weights in enumerate(runs["weights"])
     )
     tables = dict(side_by_side(jobs, "cuda" if torch.cuda.is_available() else "cpu"))
-    rows = [
-        tables[place].assign(method=method, seed=seed)
-        for place, (method, seed) in enumerate(zip(runs["method"], runs["seed"], strict=True))
-    ]
+    named = enumerate(runs.itertuples())
+    rows = [tables[place].assign(method=run.method, seed=run.seed) for place, run in named]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -241,10 +238,7 @@ def levels(
 
 
 def gains(table: pd.DataFrame, baselines: Sequence[str]) -> pd.DataFrame:
-    """Gain of each method over each baseline, paired by seed and image: `levels` and over.
-
-    Rows without a partner do not count: of right answers, only images that both got right do.
-    """
+    """Gain of each method over each baseline, paired by seed and image: `levels` and over."""
     keys, tables = ["split", "seed", "source_id"], []
     for over in baselines:
         base = table.loc[table["method"] == over, [*keys, *_MEASURES]]
@@ -294,8 +288,8 @@ def randomised_cascade(model: nn.Module, seed: int) -> Iterator[tuple[str, nn.Mo
 def sanity_check(table: pd.DataFrame) -> dict[str, float | bool]:
     """Judge whether maps show what was learned, from the table of `randomise` for several seeds.
 
-    Our choice: ``passes`` if, with all weights shuffled, less energy lies on the object, and maps
-    are less like those as trained than maps of another seed are, both clear of zero.
+    Our choice: ``passes`` if, with all weights shuffled, clearly less energy is on the object, and
+    maps are clearly less like those as trained than maps of another seed are.
     """
     shuffled, row = table["part"].unique()[-1], {}
     for column, part in (("energy", "as trained"), ("correlation", "other seed")):

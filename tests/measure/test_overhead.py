@@ -129,20 +129,6 @@ def test_an_overhead_is_what_a_method_adds_to_a_vanilla_step(setting):
     assert ms["vanilla"]["counterparts"] == 0
 
 
-def test_a_method_costs_the_mean_of_its_runs(setting, clock):
-    prices = iter([9.0] + [1.0, 2.0, 3.0] * 3)  # the first warms up
-    vanilla = setting.methods["vanilla"]
-
-    def varying(*batch):
-        clock.work(next(prices) - COSTS["vanilla"])
-        return vanilla(*batch)
-
-    setting.methods["mixup"] = varying
-    times = evaluate.time_steps(setting, repeats=3)
-    own = times[(times["run"] == "own") & (times["method"] == "mixup")]
-    assert own["seconds"].tolist() == [2.0, 2.0, 2.0]
-
-
 def test_the_step_that_is_timed_is_the_one_that_trains(setting, monkeypatch):
     # It once was another, without the scaling of fp16's gradients.
     scaled, backward = [], Accelerator.backward

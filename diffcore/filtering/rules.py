@@ -1,9 +1,9 @@
 """Filtration: keep a generated image only if it is enough like real images of its class.
 
 The paper's hard-cosine filtration: the cosine of the CLIP embeddings of a generated image and its
-real counterpart has to reach a threshold. The authors' released code compares with the first file
-of the class folder instead (`class_first`) and draws nothing again. Our choice: for any encoder but
-the paper's the threshold is a quantile, fixed in advance, of similarities of *real* images.
+real counterpart has to reach a threshold. The authors' code compares with the first file of the
+class folder instead (`class_first`) and draws nothing again. Our choice: for any encoder but the
+paper's the threshold is a quantile, fixed in advance, of similarities of *real* images.
 
 Tables of images have one row per image and the columns ``class_name``, ``source_id`` (a real
 image's own id, a generated one's that of its counterpart) and ``embedding`` (unit vectors, (D,)).
@@ -93,7 +93,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-#: rule -> function from (N, D) generated and (K, D) real embeddings of one class to (N,)
+#: rule -> function of (N, D) generated and (K, D) real embeddings of one class: (N,)
 _TO_CLASS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "class_mean": lambda generated, real: cosine(generated, _unit(real.mean(axis=0))),
     "class_nearest": lambda generated, real: (generated @ real.T).max(axis=1),
@@ -114,8 +114,6 @@ def calibrate_threshold(real: np.ndarray, quantile: float) -> float:
     >>> calibrate_threshold(np.array([0.5, 0.6, 0.7, 0.8, 0.9]), quantile=0.25)
     0.6
     """
-    if not 0 < quantile < 1:
-        raise ValueError(f"quantile is {quantile}; it must be between 0 and 1")
     return float(np.quantile(real, quantile, method="lower"))
 
 

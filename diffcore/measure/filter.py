@@ -207,8 +207,8 @@ def auc_by_cause(
 def auc_injected(right: Scores, injected: Scores, seed: int) -> pd.DataFrame:
     """AUC for injected errors, by their similarities and those of right images: `auc_table`."""
     scores = {rule: np.concatenate([injected[rule], right[rule]]) for rule in right}
-    first = np.arange(len(next(iter(scores.values())))) < len(next(iter(injected.values())))
-    return auc_table(scores, first, seed)
+    wrong = np.repeat([True, False], [len(injected["source"]), len(right["source"])])
+    return auc_table(scores, wrong, seed)
 
 
 def conditions(
@@ -216,8 +216,7 @@ def conditions(
 ) -> dict[str, np.ndarray]:
     """Which of N images each condition keeps: name -> (N,) bool.
 
-    ``no filter``; ``at random``, which rejects as many as the rule `in_use`; each rule of `scores`
-    at its limit; and ``the oracle``, which rejects what is wrong and nothing else.
+    ``at random`` rejects as many as the rule `in_use`, and ``the oracle`` what is wrong.
     """
     by_rule = {rule: hard_filter(values, limits[rule]) for rule, values in scores.items()}
     blind = np.random.default_rng(seed).permutation(by_rule[in_use])
@@ -237,11 +236,7 @@ def roc_table(scores: Scores, wrong: np.ndarray) -> pd.DataFrame:
 
 
 def detection(wrong: np.ndarray, accepted: np.ndarray) -> dict[str, stats.Row]:
-    """The filter as a detector of wrong images: measure -> value, low, high, n.
-
-    Measures are rejection_rate, precision (of the rejected, how many are wrong), recall (of the
-    wrong, how many are rejected), and wrong_rate of all and wrong_rate_kept of the kept.
-    """
+    """The filter as a detector of wrong images: measure -> value, low, high, n."""
     questions = {
         "rejection_rate": ~accepted,
         "precision": wrong[~accepted],

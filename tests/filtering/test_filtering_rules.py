@@ -74,8 +74,8 @@ def test_each_rule_agrees_with_its_definition_in_any_order(generated, real, rule
 def test_what_cannot_be_compared_is_named(generated, real):
     with pytest.raises(ValueError, match="no class has two real images"):
         rules.real_similarities(real.drop_duplicates("class_name"), "source")
-    with pytest.raises(ValueError, match="must be between 0 and 1"):
-        rules.calibrate_threshold(np.ones(3), 1)
+    with pytest.raises(ValueError, match="must be in the range"):
+        rules.calibrate_threshold(np.ones(3), 1.1)
     with pytest.raises(ValueError, match="unknown rule 'nearest'; known: source, class_mean"):
         cosine_to_reference(generated, real, "nearest")
     with pytest.raises(ValueError, match="the reference has no source_id '5'"):

@@ -189,7 +189,7 @@ def test_causes_are_compared_with_right_images_alone():
     assert table["wrong"].tolist() == [2, 1]
     none = judged.assign(fault="", wrong=False)
     assert measured.auc_by_cause(scores, none, 0, list("abcde")).empty
-    right, injected = {"a": np.array([0.8, 0.9, 0.3])}, {"a": np.array([0.5, 0.1])}
+    right, injected = {"source": np.array([0.8, 0.9, 0.3])}, {"source": np.array([0.5, 0.1])}
     (row,) = measured.auc_injected(right, injected, seed=0).to_dict("records")
     assert (row["value"], row["wrong"], row["n"]) == (pytest.approx(5 / 6), 2, 5)
 

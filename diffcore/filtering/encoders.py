@@ -41,8 +41,7 @@ class Encoder:
         """Take what open_clip loads; without `cache_dir`, embeddings live as long as this does."""
         # Last channels first made a ResNet a third faster on a CPU; a transformer does not mind.
         self.model = model.eval().to(device, memory_format=torch.channels_last)
-        self.preprocess, self._tokenizer = preprocess, tokenizer  # preprocess: to (3, H, W)
-        self.device = device
+        self.preprocess, self._tokenizer, self.device = preprocess, tokenizer, device
         self.model_hash = _hash_model(model)  # of weights and image preprocessing
         self.reads_texts = tokenizer is not None  # whether `embed_texts` works
         self._folder = None if cache_dir is None else Path(cache_dir) / self.model_hash
@@ -51,9 +50,8 @@ class Encoder:
     def embed_images(self, images: Iterable[np.ndarray]) -> np.ndarray:
         """Embed N images (H, W, 3) uint8, of one size or several: (N, D) float32, unit length.
 
-        Images that are read lazily are read once, in order, and a batch of them is held at a time;
-        of those in shards the embeddings beside them are taken, if this encoder made them.
-        Raises ValueError for one of another type or shape, FloatingPointError for NaN.
+        Lazy images are read once, in order, a batch at a time; images in shards may have their
+        embeddings beside them. ValueError for another type or shape, FloatingPointError for NaN.
         """
         held = images.embeddings(self.model_hash) if isinstance(images, ShardImages) else None
         if held is not None:
@@ -151,10 +149,7 @@ def _image_key(image: np.ndarray) -> str:
 
 
 def _hash_model(model: nn.Module) -> str:
-    """Hash all that turns prepared pixels or tokens into embeddings, and how pixels are prepared.
-
-    The libraries' versions are left out: one that changed results would be the exception.
-    """
+    """Hash all that decides about embeddings, but for the versions of libraries."""
     state = sorted(model.state_dict().items())
     tensors = (np.atleast_1d(tensor.cpu().numpy()) for _, tensor in state)
     architecture = str(model), [name for name, _ in state]  # its activations have no weights
@@ -162,22 +157,16 @@ def _hash_model(model: nn.Module) -> str:
 
 
 def load_encoder(spec: EncoderSpec, cache_dir: str | Path | None = None) -> Encoder:
-    """Load an encoder on its device, with its own preprocessing and, if it has one, tokenizer.
+    """Load an encoder on its device; encoders may share a `cache_dir`.
 
-    Embeddings are kept in `cache_dir`, which encoders may share, or else in memory. Raises
-    ValueError for an absent GPU and weights that cannot be used, FileNotFoundError for a folder,
-    file or package that is not there, and open_clip's RuntimeError for names it does not know.
+    Raises ValueError for an absent GPU and weights that cannot be used, FileNotFoundError for a
+    folder, file or package that is not there, and open_clip's RuntimeError for unknown names.
     """
     device = resolve_device(spec.device, "filtering.encoder.device")
     if spec.kind == "timm":
         parts = _load_timm(spec)
-    else:  # a local folder holds both model and weights
-        name = spec.model_name
-        if name.startswith(store.PACKAGE):
-            folder = store.locate(name)
-            store.verify_sums(folder)
-            name = f"local-dir:{folder}"
-        parts = _load_clip(name, None if ":" in name else spec.pretrained)
+    else:
+        parts = _load_clip(spec.model_name, spec.pretrained)
     return Encoder(*parts, device, cache_dir)
 
 
@@ -189,9 +178,8 @@ class _ImageTower(nn.Module):
         self.visual = net
         self.visual.preprocess_cfg = preprocess_cfg
 
-    def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
-        features = self.visual(pixels)
-        return nn.functional.normalize(features, dim=-1) if normalize else features
+    def encode_image(self, pixels: Tensor, normalize: bool) -> Tensor:
+        return nn.functional.normalize(self.visual(pixels), dim=-1)
 
 
 def _load_timm(spec: EncoderSpec) -> tuple:
@@ -206,7 +194,13 @@ def _load_timm(spec: EncoderSpec) -> tuple:
 
 def _load_clip(name: str, pretrained: str | None) -> tuple:
     """Load a model of open_clip with its preprocessing and tokenizer."""
-    if pretrained is not None and weights.is_file_name(pretrained):
+    if name.startswith(store.PACKAGE):
+        folder = store.locate(name)
+        store.verify_sums(folder)
+        name = f"local-dir:{folder}"
+    if ":" in name:  # a folder or a repository holds both model and weights
+        pretrained = None
+    elif pretrained is not None and weights.is_file_name(pretrained):
         path = weights.find_weights(pretrained)
         weights.refuse_torchscript(path)
         pretrained = str(path)

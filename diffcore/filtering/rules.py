@@ -1,9 +1,9 @@
 """Filtration: keep a generated image only if it is enough like real images of its class.
 
 The paper's hard-cosine filtration: the cosine of the CLIP embeddings of a generated image and its
-real counterpart has to reach a threshold. The authors' released code compares with the first file
-of the class folder instead (`class_first`) and draws nothing again. Our choice: for any encoder but
-the paper's the threshold is a quantile, fixed in advance, of similarities of *real* images.
+real counterpart has to reach a threshold. The authors' code compares with the first file of the
+class folder instead (`class_first`) and draws nothing again. Our choice: for any encoder but the
+paper's the threshold is a quantile, fixed in advance, of similarities of *real* images.
 
 Tables of images have one row per image and the columns ``class_name``, ``source_id`` (a real
 image's own id, a generated one's that of its counterpart) and ``embedding`` (unit vectors, (D,)).
@@ -26,7 +26,7 @@ MOST_COMPARED = 200
 
 
 def embed(table: pd.DataFrame, images: Iterable[np.ndarray], encoder: Encoder) -> pd.DataFrame:
-    """Make a table of images from N rows of metadata and their images (H, W, 3) uint8, in order."""
+    """Make a table of images from N rows of metadata and their images (H, W, 3) uint8."""
     kept = [name for name in ("class_name", "source_id", "context") if name in table]
     return table[kept].assign(embedding=list(encoder.embed_images(images)))
 
@@ -37,8 +37,8 @@ def cosine_to_reference(
     """Cosine similarity of N generated images to what a rule compares them with: (N,) in [-1, 1].
 
     That of `margin` is a difference of two, in [-2, 2]: what an image's context adds to both is in
-    neither. The order of the reference decides for `class_first` alone. Raises ValueError for an
-    unknown rule, for a source or class that the reference lacks, and for the margin of one class.
+    neither. Raises ValueError for an unknown rule, for a source or class that the reference lacks,
+    and for the margin of one class.
     """
     _check_rule(rule)
     column = "source_id" if rule == "source" else "class_name"
@@ -93,7 +93,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-#: rule -> function from (N, D) generated and (K, D) real embeddings of one class to (N,)
+#: rule -> function of (N, D) generated and (K, D) real embeddings of one class: (N,)
 _TO_CLASS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "class_mean": lambda generated, real: cosine(generated, _unit(real.mean(axis=0))),
     "class_nearest": lambda generated, real: (generated @ real.T).max(axis=1),
@@ -114,8 +114,6 @@ def calibrate_threshold(real: np.ndarray, quantile: float) -> float:
     >>> calibrate_threshold(np.array([0.5, 0.6, 0.7, 0.8, 0.9]), quantile=0.25)
     0.6
     """
-    if not 0 < quantile < 1:
-        raise ValueError(f"quantile is {quantile}; it must be between 0 and 1")
     return float(np.quantile(real, quantile, method="lower"))
 
 
@@ -123,8 +121,8 @@ def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
     """Apply a rule to real images as if each had been drawn for the others of its class.
 
     Of K images of a class, `source` gives K (K - 1) values, `class_first` K - 1, the others K, each
-    against the rest. Only the first `MOST_COMPARED` of a class count. Raises ValueError for an
-    unknown rule, and if no class has two images.
+    against the rest. Only the first `MOST_COMPARED` of a class count. ValueError if no class has
+    two images.
     """
     _check_rule(rule)
     few = reference.groupby("class_name", sort=False).head(MOST_COMPARED)
@@ -135,7 +133,7 @@ def real_similarities(reference: pd.DataFrame, rule: str) -> np.ndarray:
     groups = [rows for _, rows in few.groupby("class_name", sort=False)]
     values = np.concatenate([_within_class(stack(rows), within) for rows in groups]).clip(-1, 1)
     if rule == "margin":
-        values = _margins(pd.concat(groups), class_means(reference), values)
+        return _margins(pd.concat(groups), class_means(reference), values)
     return values
 
 
@@ -179,29 +177,25 @@ def resample(
 ) -> pd.DataFrame:
     """Decide on every sample of a plan, and draw what is rejected again until it passes.
 
-    Args:
-        plan: from `diffcore.prompts.plan_generation`, attempt 0.
-        replan: attempt -> the same plan for that attempt, of which only the rows are drawn whose
-            (source, copy) is still without an accepted image; empty if nothing can be drawn.
-        draw_and_score: plan -> its similarities (`score`), one row each in the plan's order.
-        max_attempts: rounds of drawing again; 0 leaves rejected images unreplaced.
-
-    Returns all samples that were drawn, round by round: the plan's columns, the scores, attempt,
-    rule, similarity, threshold and accepted.
+    `replan` makes the plan of an attempt (empty if nothing can be drawn), of which only the rows
+    are drawn whose source and copy have no accepted image; `draw_and_score` returns its `score`.
+    `max_attempts` rounds follow the first. Returns all samples that were drawn, round by round: the
+    plan's columns, the scores, attempt, rule, similarity, threshold and accepted.
     """
-    _check_rule(rule)
     rounds, rows = [], plan
     for attempt in range(max_attempts + 1):
         rows = rows.reset_index(drop=True)
         scores = draw_and_score(rows).reset_index(drop=True)
         similarity = scores[f"cosine_{rule}"]
-        if (unknown := rows.loc[similarity.isna(), "sample_id"]).size:
-            raise ValueError(f"the cosine of sample {unknown.iloc[0]!r} by {rule} is NaN")
-        decided = pd.concat([rows, scores], axis=1).assign(attempt=attempt, rule=rule)
-        accepted = hard_filter(similarity, threshold)
-        decided = decided.assign(similarity=similarity, threshold=threshold, accepted=accepted)
+        decided = pd.concat([rows, scores], axis=1).assign(
+            attempt=attempt,
+            rule=rule,
+            similarity=similarity,
+            threshold=threshold,
+            accepted=hard_filter(similarity, threshold),
+        )
         rounds.append(decided)
-        rejected = _places(decided[~accepted], attempt)
+        rejected = _places(decided[~decided["accepted"]], attempt)
         if rejected.empty or attempt == max_attempts:
             break
         replacements = replan(attempt + 1)
@@ -212,10 +206,7 @@ def resample(
 
 
 def never_passed(decisions: pd.DataFrame) -> pd.DataFrame:
-    """List what is still without an accepted image.
-
-    Columns: sample_id (of the first attempt), class_name, source_id, tries, best (of similarities).
-    """
+    """List what was never accepted: sample_id (the first), class_name, source_id, tries, best."""
     place = pd.concat(_places(rows, attempt) for attempt, rows in decisions.groupby("attempt"))
     by_place = decisions.groupby(place, sort=False)
     table = by_place[["sample_id", "class_name", "source_id"]].first()

@@ -39,7 +39,7 @@ SDXL, SDXL_WEIGHTS = KNOWN["sdxl"], KNOWN["sdxl_weights"]
 
 
 class DataSize(NamedTuple):
-    """How much a profile's data set holds: images, classes, pixels, gigabytes to fetch."""
+    """What a data set holds: images, classes, pixels per side, gigabytes to fetch."""
 
     train: int
     test: int
@@ -86,10 +86,7 @@ def training_flops(settings: TrainingParams, num_classes: int, size: int) -> tup
 
 
 def data_size(params: StudyParams) -> DataSize:
-    """Count a profile's data set if it is there; else return its published size.
-
-    Raises ParamsError for a set that is not there and was not published, or without an image size.
-    """
+    """Count a profile's data set, or return its published size; ParamsError if neither is there."""
     data, published = params.data, PUBLISHED.get(params.data.dataset)
     dataset = find_dataset(data.dataset)
     if not (missing := dataset.missing(data)):
@@ -104,7 +101,7 @@ def data_size(params: StudyParams) -> DataSize:
     counts = images, published.images - images
     limits = data.train_images_per_class, data.test_images_per_class
     train, test = (
-        count if limit is None else min(count, limit * published.classes)
+        min(count, count if limit is None else limit * published.classes)
         for count, limit in zip(counts, limits, strict=True)
     )
     return DataSize(train, test, published.classes, side, gigabytes)
@@ -115,9 +112,8 @@ def estimate(
 ) -> dict[str, Any]:
     """Estimate what a profile will need: one row of the table, by column.
 
-    By default for an A100, whose data sheet states a half-precision peak of 312 TFLOP/s. Drawing,
-    of large matrix products, reaches more of it than training, where layers between convolutions
-    wait for memory. Raises as `data_size`.
+    By default for an A100, whose data sheet states a half-precision peak of 312 TFLOP/s. Training
+    reaches less of it than drawing, as layers between convolutions wait for memory.
     """
     size, generation, training = data_size(params), params.generation, params.training
     methods, imported = study_methods(params), generation.pipeline.kind == "import"
@@ -159,10 +155,8 @@ def drawing_flops(params: StudyParams, drawn: int, restyled: int, side: int) -> 
         image = image_flops(generation.pipeline.location, generation.image_size)
         flops += drawn * (passes * steps * image["denoise"] + image["decode"])
     if restyled:
-        image, steps = (
-            image_flops(generation.pipeline.location, side),
-            int(params.mixing.edit_strength * steps),
-        )
+        image = image_flops(generation.pipeline.location, side)
+        steps = int(params.mixing.edit_strength * steps)
         flops += restyled * (passes * steps * image["denoise"] + image["encode"] + image["decode"])
     return flops
 

@@ -48,7 +48,7 @@ def encoder_accuracy(
     """Accuracy of the encoder alone, tidy: by, test, value, low, high, n, over test images.
 
     By the nearest text of a class ("zero-shot", if there are texts) and by logistic regression on
-    the training images ("linear probe"), whose strength is chosen on these alone.
+    the training images alone ("linear probe").
     """
     folds = min(5, train["class_name"].value_counts().min())
     probe = LogisticRegressionCV(Cs=np.logspace(-1, 4, 6), cv=folds, max_iter=2000)
@@ -79,11 +79,9 @@ def mismatched(
     """Pass images off as another class, `copies` times each: pairs that a filter has to reject.
 
     Each claims a random `real` image of another class as its source; if `alike`, of the class with
-    the most similar mean. ValueError if there is one class only.
+    the most similar mean.
     """
     classes = real["class_name"].unique()
-    if len(classes) < 2:
-        raise ValueError("label-mismatched pairs need two classes")
     rng, taken = np.random.default_rng(seed), images.iloc[np.tile(np.arange(len(images)), copies)]
     means = rules.class_means(real)
     apart = means.to_numpy() @ means.to_numpy().T
@@ -112,15 +110,6 @@ def pair_cosines(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     kind = (2 * ~same_class + ~same_context)[~same_source]
     cosines = (stack(left) @ stack(right).T)[~same_source]
     return pd.DataFrame({"cosine": cosines, "shared": pd.Categorical.from_codes(kind, SHARED)})
-
-
-def rejection_over(values: Scores, thresholds: np.ndarray) -> pd.DataFrame:
-    """Share below each threshold, tidy: kind, threshold, rate."""
-    tables = []
-    for kind, similarity in values.items():
-        rate = np.searchsorted(np.sort(similarity), thresholds) / len(similarity)
-        tables.append(pd.DataFrame({"kind": kind, "threshold": thresholds, "rate": rate}))
-    return pd.concat(tables, ignore_index=True)
 
 
 def gallery(
@@ -182,7 +171,7 @@ def auc_table(
 
     The bootstrap draws images, or `sources` (of N images) with all of their images, since what is
     drawn for one real image is compared with the same. Where all images are right or all wrong,
-    nothing is known: the interval is 0 to 1.
+    the interval is 0 to 1.
     """
     known, rows = wrong.any() and not wrong.all(), []
     together = np.arange(len(wrong)) if sources is None else np.asarray(sources)
@@ -204,21 +193,22 @@ def auc_by_cause(
     scores: Scores, truth: pd.DataFrame, seed: int, sources: Sequence[str]
 ) -> pd.DataFrame:
     """AUC for each kind of fault, against the right images: `auc_table` and cause."""
-    tables = [pd.DataFrame(columns=["rule", "value", "low", "high", "n", "wrong", "cause"])]
+    tables = []
     for cause in sorted(set(truth["fault"]) - {""}):
         hit = (truth["fault"] == cause).to_numpy()
         used = hit | ~truth["wrong"].to_numpy()
         chosen = {rule: values[used] for rule, values in scores.items()}
         table = auc_table(chosen, hit[used], seed, np.asarray(sources)[used])
         tables.append(table.assign(cause=cause))
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+    columns = ["rule", "value", "low", "high", "n", "wrong", "cause"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def auc_injected(right: Scores, injected: Scores, seed: int) -> pd.DataFrame:
     """AUC for injected errors, by their similarities and those of right images: `auc_table`."""
     scores = {rule: np.concatenate([injected[rule], right[rule]]) for rule in right}
-    first = np.arange(len(next(iter(scores.values())))) < len(next(iter(injected.values())))
-    return auc_table(scores, first, seed)
+    wrong = np.repeat([True, False], [len(injected["source"]), len(right["source"])])
+    return auc_table(scores, wrong, seed)
 
 
 def conditions(
@@ -226,8 +216,7 @@ def conditions(
 ) -> dict[str, np.ndarray]:
     """Which of N images each condition keeps: name -> (N,) bool.
 
-    ``no filter``; ``at random``, which rejects as many as the rule `in_use`; each rule of `scores`
-    at its limit; and ``the oracle``, which rejects what is wrong and nothing else.
+    ``at random`` rejects as many as the rule `in_use`, and ``the oracle`` what is wrong.
     """
     by_rule = {rule: hard_filter(values, limits[rule]) for rule, values in scores.items()}
     blind = np.random.default_rng(seed).permutation(by_rule[in_use])
@@ -239,19 +228,15 @@ def roc_table(scores: Scores, wrong: np.ndarray) -> pd.DataFrame:
 
     Without right or without wrong images there are none.
     """
-    columns, tables = ["false_alarms", "caught"], []
+    tables = [pd.DataFrame(columns=["false_alarms", "caught", "rule"])]
     for rule, values in scores.items() if wrong.any() and not wrong.all() else ():
-        points = np.stack(roc_curve(wrong, -values)[:2], axis=1)
-        tables.append(pd.DataFrame(points, columns=columns).assign(rule=rule))
-    return pd.concat(tables or [pd.DataFrame(columns=["rule", *columns])], ignore_index=True)
+        alarms, caught, _ = roc_curve(wrong, -values)
+        tables.append(pd.DataFrame({"false_alarms": alarms, "caught": caught, "rule": rule}))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def detection(wrong: np.ndarray, accepted: np.ndarray) -> dict[str, stats.Row]:
-    """The filter as a detector of wrong images: measure -> value, low, high, n.
-
-    Measures are rejection_rate, precision (of the rejected, how many are wrong), recall (of the
-    wrong, how many are rejected), and wrong_rate of all and wrong_rate_kept of the kept.
-    """
+    """The filter as a detector of wrong images: measure -> value, low, high, n."""
     questions = {
         "rejection_rate": ~accepted,
         "precision": wrong[~accepted],

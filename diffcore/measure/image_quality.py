@@ -4,17 +4,14 @@ Whatever judges the images, here are only tables of its judgements; nothing filt
 them. Distance and diversity need embeddings alone, so that a sampler's setting may rest on them.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.linalg import sqrtm
 
 from diffcore import stats
-from diffcore.generation.draw import GeneratedSet
 from diffcore.prompts.prompt_set import PromptSet, negatives_for, write_prompt
-
-SWEPT = ("species_right", "context_right", "wellformed", "wrong")  # measures of a sweep
 
 
 def ablations(
@@ -39,35 +36,11 @@ def without_context(plan: pd.DataFrame, prompt_set: PromptSet) -> pd.DataFrame:
     )
 
 
-def sweep(
-    plan: pd.DataFrame,
-    draw: Callable[..., GeneratedSet],
-    judge: Callable[[GeneratedSet], pd.DataFrame],
-    points: Mapping[str, Sequence[float]],
-) -> pd.DataFrame:
-    """Draw a plan at several values of each setting, and return the judged images of all.
-
-    One setting is changed at a time, and named with its value in the columns setting and point.
-    """
-    return pd.concat(
-        judge(draw(plan, **{setting: point})).assign(setting=setting, point=point)
-        for setting, values in points.items()
-        for point in values
-    )
-
-
-def compare(tables: Mapping[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
-    """Rates of measures under several conditions, tidy: condition, measure, value, low, high, n."""
-    named = pd.concat(table.assign(condition=name) for name, table in tables.items())
-    return stats.tabulate(named, "condition", measures, stats.proportion)
-
-
 def context_statistics(judged: Mapping[str, pd.DataFrame], training: pd.DataFrame) -> pd.DataFrame:
     """How varied contexts are, and how many pairs of class and context the training set lacks.
 
-    Takes tables of judgements by condition. Returns a tidy table: condition, the training set
-    first, measure ("entropy" of the contexts within a class in bits, or "new_pairs", a share),
-    value, low, high, n.
+    Tidy: condition ("training set" and those of `judged`), measure ("entropy" of the contexts
+    within a class in bits, or "new_pairs", a share), value, low, high, n.
     """
     tables = {"training set": training.assign(seen_context=training["context"]), **judged}
     known, rows = set(zip(training["class_name"], training["context"], strict=True)), []

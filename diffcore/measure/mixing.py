@@ -1,7 +1,4 @@
-"""What mixing does to images: galleries over λ, and the λ that results.
-
-What needs the objects' masks or a judge of the images is measured by the data set's package.
-"""
+"""What mixing does to images: galleries over λ, and the λ that results."""
 
 from collections.abc import Callable, Sequence
 from itertools import product

@@ -76,8 +76,8 @@ def nearest(queries: Vectors, references: Vectors | None = None) -> pd.DataFrame
 def copy_thresholds(training: Vectors, share: float = 0.01) -> dict[str, float]:
     """Distance in each space below which an image counts as a near-copy of a training image.
 
-    That of the nearest other training image, at its quantile `share`: about that share of new real
-    images falls below it. A quantile of *all* pairs would flag many more.
+    About a `share` of new real images falls below this quantile of the distances of training images
+    to the nearest other one.
     """
     apart = nearest(training).groupby("space", sort=False)["distance"]
     return {space: float(values) for space, values in apart.quantile(share).items()}
@@ -115,11 +115,10 @@ def known_copies(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def closer_shares(tests: Vectors, training: Vectors, others: Mapping[str, Vectors]) -> pd.DataFrame:
-    """How often a test image is nearer to another set than to the training set.
+    """How often a test image is nearer to another set than to the training set: 1/2 by chance.
 
-    Generated images that had seen the test set would lie too close to it. A set as near as the
-    training set has 1/2: images, space, value, low, high, n. The nearest of more images is nearer,
-    so ValueError for sets of another size than the training set.
+    Returns images, space, value, low, high, n. The nearest of more images is nearer, so ValueError
+    for sets of another size than the training set.
     """
     base, rows = nearest(tests, training), []
     for name, vectors in others.items():
@@ -146,11 +145,10 @@ def balance(sets: Mapping[str, pd.DataFrame], contexts: Sequence[str]) -> pd.Dat
         pairs = scenes.groupby(classes).nunique().sum() / (classes.nunique() * len(contexts))
         row = {"set": name, "images": len(table), "class_entropy": overall["value"]}
         row["smallest_class"] = float(classes.value_counts(normalize=True).min())
-        row |= {f"context_{key}": within[key] for key in ("value", "low", "high")}
-        rows.append(
-            row | {"pairs": pairs, "tie": float(adjusted_mutual_info_score(classes, scenes))}
-        )
-    return pd.DataFrame(rows).rename(columns={"context_value": "context_entropy"})
+        row |= stats.flatten("context", within)
+        row |= {"pairs": pairs, "tie": float(adjusted_mutual_info_score(classes, scenes))}
+        rows.append(row)
+    return pd.DataFrame(rows).rename(columns={"context": "context_entropy"})
 
 
 def data_card(
@@ -161,10 +159,9 @@ def data_card(
     copies: pd.DataFrame,
     wrong: float | None = None,
 ) -> DatasetCard:
-    """Write the card of a study's generated images; its `save` and `push_to_hub` are the hub's.
+    """Write the card of generated images, from their metadata, decisions and `copy_rates`.
 
-    Takes their metadata, the filter's decisions on all that was drawn, near-copies of `copy_rates`
-    and the share of images that are wrong, None if it is not known.
+    `wrong` is the share of wrong images, None if it is not known.
     """
     known = copies["images"].str.startswith("copy: ")
     searched = copies[known & (copies["space"] == "either")].sort_values("value", kind="stable")

@@ -3,16 +3,14 @@
 The paper's Figure 4 shows overhead (CUB, batches of 16) beside accuracy. Here overhead is
 (T_method - T_vanilla) / T_vanilla, with T the seconds of a step of `diffcore.training`, its images
 in memory. Our choice: what a method adds is timed by itself, as it would be lost in the spread of
-whole steps, which are a check; what is paid once, before training, is spread over the epochs
-(`Budget`). Times differ between machines and minutes; ratios of jobs in turn can be compared.
+whole steps, which are a check; what is paid once, before training, is spread over the epochs.
 """
 
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,18 +20,20 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
-from tqdm.auto import tqdm
+from tqdm.auto import trange
 
 from diffcore.data.images import as_pixels
 from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
+from diffcore.filtering import rules
+from diffcore.filtering.encoders import load_encoder
 from diffcore.filtering.image_filter import ImageFilter
 from diffcore.generation.draw import GeneratedSet, generate
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.generation.restyle import plan_restyled, restyle_images
 from diffcore.measure.mixing import first_pairs
 from diffcore.methods import METHODS, method_of, study_methods
-from diffcore.params import GenerationParams, StudyParams, TrainingParams
+from diffcore.params import StudyParams, TrainingParams
 from diffcore.stats import median_ratio
 from diffcore.store import decode_png, encode_png
 from diffcore.training.networks import build_classifier
@@ -42,8 +42,6 @@ from diffcore.training.train import Step
 VANILLA, OURS = "vanilla", "diffcoremix"
 STEP_PARTS = ("real images", "counterparts", "method", "forward", "backward", "update")
 REST = "text and files"  # what drawing does outside the networks, where our code can save time
-EPOCHS = (1, 10, 100, 1000, 10000)  # over which is spread what is paid once
-_CLASSES = 200  # of the large network; CUB's
 _ADDED = 3  # times that what a method adds is run within a repeat
 
 Jobs = Mapping[str, Callable[[], Any]]  # or the parts of one
@@ -67,68 +65,44 @@ def gpu_gigabytes() -> float:
     return most
 
 
+def clock(job: Callable[[], Any]) -> float:
+    """Run a job, and return the seconds that it took."""
+    start = now()
+    job()
+    return now() - start
+
+
 def laps(parts: Jobs) -> Seconds:
     """Run the parts of one job in order: part -> seconds that it took."""
-    seconds = {}
-    for name, part in parts.items():
-        start = now()
-        part()
-        seconds[name] = now() - start
-    return seconds
+    return {name: clock(part) for name, part in parts.items()}
 
 
 def take_repeats(jobs: Jobs, repeats: int, seed: int = 0, describe: str = "time") -> pd.DataFrame:
-    """Run jobs that return their `Seconds` in turns: a tidy table of repeat, job, part, seconds.
-
-    They change their order, so that whatever else the machine does meets all alike.
-    """
+    """Run jobs that return `Seconds`, in changing order: tidy repeat, job, part and seconds."""
     rng, rows = np.random.default_rng(seed), []
-    with tqdm(total=repeats * len(jobs), desc=describe, unit="job") as bar:
-        for repeat in range(repeats):
-            runs = {}
-            for name in rng.permutation(list(jobs)).tolist():
-                runs[name] = jobs[name]()
-                bar.update()
-            rows += [(repeat, name, *part) for name in jobs for part in runs[name].items()]
+    for repeat in trange(repeats, desc=describe):
+        runs = {name: jobs[name]() for name in rng.permutation(list(jobs)).tolist()}
+        rows += [(repeat, name, *part) for name in jobs for part in runs[name].items()]
     return pd.DataFrame(rows, columns=["repeat", "job", "part", "seconds"])
 
 
 def time_drawing(pipeline: DiffusionPipeline, draw: Callable[[], Any]) -> Seconds:
     """Time a function that draws with a pipeline: in its two networks, and besides (`REST`)."""
-    spent = {"UNet": 0.0, "autoencoder": 0.0}
-    watched = ("UNet", pipeline.unet, "forward"), ("autoencoder", pipeline.vae, "decode")
-    with _clocked(spent, *watched[0]), _clocked(spent, *watched[1]):
-        total = laps({"all": draw})["all"]
-    return spent | {REST: total - sum(spent.values())}
+    networks = {"UNet": pipeline.unet, "autoencoder": pipeline.vae.decoder}
+    spent, hooks = dict.fromkeys(networks, 0.0), []
 
+    def count(part: str, sign: int, *_: Any) -> None:
+        spent[part] += sign * now()
 
-@contextmanager
-def _clocked(spent: Seconds, part: str, network: nn.Module, name: str) -> Iterator[None]:
-    """Add the seconds of a network's method to a part while the block runs."""
-    method = getattr(network, name)
-
-    def clocked(*args: Any, **kwargs: Any) -> Any:
-        start = now()
-        result = method(*args, **kwargs)
-        spent[part] += now() - start
-        return result
-
-    setattr(network, name, clocked)  # on the instance, which hides the method of its class
+    for part, network in networks.items():
+        hooks.append(network.register_forward_pre_hook(partial(count, part, -1)))
+        hooks.append(network.register_forward_hook(partial(count, part, 1)))
     try:
-        yield
+        total = clock(draw)
     finally:
-        delattr(network, name)
-
-
-def time_generation(
-    plan: pd.DataFrame, pipeline: LazyPipeline, settings: GenerationParams
-) -> Seconds:
-    """Time the drawing of a plan from nothing, after a first small batch as a warm-up."""
-    sampler = settings.sampler
-    with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
-        generate(plan.head(2), pipeline, warm, **sampler, progress=False)
-        draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)
-        return time_drawing(pipeline.load(), draw)
+        for hook in hooks:
+            hook.remove()
+    return spent | {REST: total - sum(spent.values())}
 
 
 # -------------------------------------------------------------------------------------------- steps
@@ -146,50 +120,26 @@ class Setting:
 
 
 def make_settings(
-    pairs: PairedDataset,
-    params: StudyParams,
-    *,
-    model: str,
-    size: int,
-    batch_size: int,
-    images: int,
+    pairs: PairedDataset, params: StudyParams, model: str, size: int, batch_size: int, images: int
 ) -> list[Setting]:
     """Return the study's setting; then the paper's, on the CPU and, where there is one, a GPU.
 
     What an image shows hardly changes a time: small ones are enlarged, and stand for restyled ones.
     """
-    side = pairs.real.shape[2]
-    every, few = first_pairs(pairs)[:3], first_pairs(pairs, images)[:3]
-    settings = [
-        _make_setting("this study", params.training, len(pairs.classes), side, every, params)
-    ]
-    for name, device in (("CPU", "cpu"), ("GPU", "cuda"))[: 1 + torch.cuda.is_available()]:
-        large = TrainingParams(model=model, batch_size=batch_size, device=device)
-        settings.append(_make_setting(name, large, _CLASSES, size, few, params))
+    cases = [("this study: {}", params.training, pairs.real.shape[2], first_pairs(pairs))]
+    few, classes = first_pairs(pairs, images), len(pairs.classes)
+    for title, device in (("{}, CPU", "cpu"), ("{}, GPU", "cuda"))[: 1 + torch.cuda.is_available()]:
+        training = TrainingParams(model=model, batch_size=batch_size, device=device)
+        cases.append((title, training, size, few))
+    settings = []
+    for title, training, side, (*both, labels, _, _) in cases:
+        square = {"size": (side, side), "mode": "bilinear", "antialias": True}
+        shown = [torch.from_numpy(as_pixels(interpolate(each, **square))) for each in both]
+        name = title.format(f"{training.model}, {side} × {side}, batch {training.batch_size}")
+        classifier = build_classifier(training, classes, params.seed)
+        methods = {each: method_of(each, params).step(classes) for each in study_methods(params)}
+        settings.append(Setting(name, training, classifier, methods, *shown, labels))
     return settings
-
-
-def _make_setting(
-    place: str,
-    training: TrainingParams,
-    num_classes: int,
-    size: int,
-    images: Sequence[Tensor],
-    params: StudyParams,
-) -> Setting:
-    *images, labels = images
-    square = {"size": (size, size), "mode": "bilinear", "antialias": True}
-    real, generated = (torch.from_numpy(as_pixels(interpolate(x, **square))) for x in images)
-    what = f"{training.model}, {size} × {size}, batch {training.batch_size}"
-    return Setting(
-        name=f"{place}: {what}" if place == "this study" else f"{what}, {place}",
-        training=training,
-        classifier=build_classifier(training, num_classes, params.seed),
-        methods={name: method_of(name, params).step(num_classes) for name in study_methods(params)},
-        real=real,
-        generated=generated,
-        labels=labels % num_classes,
-    )
 
 
 def step_phases(setting: Setting, step: Step, method: str, generator: Generator) -> Jobs:
@@ -212,7 +162,6 @@ def step_phases(setting: Setting, step: Step, method: str, generator: Generator)
 def time_steps(setting: Setting, repeats: int, seed: int = 0) -> pd.DataFrame:
     """Time whole steps, without augmentation and of DiffCoRe-Mix, and what each method adds.
 
-    They take turns, after a warm-up of each; what a method adds is the mean of a few runs.
     Tidy: setting, run ("step" or "own"), method, repeat, part, seconds, gpu_gigabytes (the most).
     """
     gpu_gigabytes()
@@ -241,9 +190,9 @@ def _time_added(phases: Jobs, runs: int) -> Seconds:
 def step_overheads(times: pd.DataFrame, run: str = "own") -> pd.DataFrame:
     """Overhead of each method, as a fraction of a step without augmentation, from `time_steps`.
 
-    Of what it adds, timed by itself (`run` is "own"), or of the difference of whole steps ("step"),
-    below 0 where they were faster by chance; less what "vanilla" does, labels to targets. Columns:
-    setting, method, value, low, high, n (repeats), own_ms, step_ms (vanilla's), gpu_gigabytes.
+    Of what it adds to "vanilla", timed by itself (`run` is "own"), or of whole steps ("step").
+    Columns: setting, method, value, low, high, n (repeats), own_ms, step_ms (vanilla's),
+    gpu_gigabytes.
     """
     rows, keys = [], ["run", "repeat", "method"]
     for (setting, gigabytes), table in times.groupby(["setting", "gpu_gigabytes"], sort=False):
@@ -278,20 +227,26 @@ def time_images(
     """Time, in turns, the making of images that is paid for before training.
 
     Counterparts of a plan are drawn, `generated` ones are filtered, and training images restyled;
-    without a pipeline images are filtered only. Nothing on the disk is used, or left there. Tidy:
-    kind ("counterpart" or "edit"), repeat, part, seconds for one image.
+    without a pipeline images are filtered only. Tidy: kind ("counterpart" or "edit"), repeat, part,
+    seconds for one image.
     """
-    shown = replace(generated, images=generated.images[:])  # not in shards, which hold embeddings
+    pixels, reference = generated.images[:], image_filter.reference  # no embeddings beside them
 
     def counterpart() -> Seconds:
-        fresh = ImageFilter(params.filtering, lambda: train)  # that has embedded nothing yet
-        ready = {"reference": image_filter.reference, "threshold": image_filter.threshold}
-        vars(fresh).update(encoder=fresh.encoder, **ready)
-        scored = laps({"filter": partial(fresh.similarity, shown)})
-        scored["filter"] /= len(generated)
+        encoder = load_encoder(params.filtering.encoder)  # that has embedded nothing yet
+
+        def compare() -> None:
+            embedded = rules.embed(generated.metadata, pixels, encoder)
+            rules.cosine_to_reference(embedded, reference, params.filtering.rule)
+
+        scored = {"filter": clock(compare) / len(generated)}
         if pipeline is None:
             return scored
-        spent = time_generation(plan, pipeline, params.generation)
+        sampler = params.generation.sampler
+        with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
+            generate(plan.head(2), pipeline, warm, **sampler, progress=False)
+            draw = partial(generate, plan, pipeline, cold, **sampler, progress=False)
+            spent = time_drawing(pipeline.load(), draw)
         return {part: seconds / len(plan) for part, seconds in spent.items()} | scored
 
     def restyle() -> Seconds:
@@ -372,19 +327,10 @@ def make_budgets(
     }
 
 
-def amortise(budgets: Mapping[str, Budget], epochs: Sequence[float]) -> pd.DataFrame:
-    """Overhead of each method over the epochs, tidy: method, epochs, value."""
-    return pd.DataFrame(
-        {"method": method, "epochs": count, "value": budget.overhead(count)}
-        for method, budget in budgets.items()
-        for count in epochs
-    )
-
-
 def break_even(budgets: Mapping[str, Budget]) -> pd.DataFrame:
-    """Epochs after which ours costs no more (or inf): columns against, overhead, epochs.
+    """Epochs after which ours costs no more than methods that pay nothing before training, or inf.
 
-    Against methods that pay nothing before training: theirs is the same at any number of epochs.
+    Columns: against, overhead (the same at any number of epochs), epochs.
     """
     return pd.DataFrame(
         {"against": other, "overhead": budget.own, "epochs": budgets[OURS].epochs_to(budget.own)}
@@ -397,14 +343,11 @@ def time_decoding(setting: Setting, step_ms: float, images: int) -> dict[str, An
     """Time the decoding of stored counterparts, as where they are not kept in memory.
 
     Returns a row: setting, size, kilobytes and ms for one image, and overhead: what decoding a
-    second batch adds to a step of `step_ms` if the training process does it by itself.
+    second batch adds to a step of `step_ms`.
     """
     files = [encode_png(image) for image in setting.generated[:images].numpy()]
-    decode = {"decode": lambda: [decode_png(file) for file in files]}
-    times = take_repeats({"decode": partial(laps, decode)}, 5, describe="decode")
-    ms = 1000 * times["seconds"].median() / len(files)
-    return {
-        "setting": setting.name, "size": setting.generated.shape[1],
-        "kilobytes": float(np.mean([*map(len, files)])) / 1000, "ms": ms,
-        "overhead": ms * setting.training.batch_size / step_ms,
-    }  # fmt: skip
+    seconds = [clock(lambda: [decode_png(file) for file in files]) for _ in range(5)]
+    ms = 1000 * float(np.median(seconds)) / len(files)
+    row = {"setting": setting.name, "size": setting.generated.shape[1]}
+    row |= {"kilobytes": float(np.mean([*map(len, files)])) / 1000, "ms": ms}
+    return row | {"overhead": ms * setting.training.batch_size / step_ms}

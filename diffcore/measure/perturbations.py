@@ -1,10 +1,9 @@
 """Common corruptions of images, and attacks by who knows the classifier.
 
 Corruptions: ten of the fifteen of Hendrycks and Dietterich (arXiv 1903.12261), with their numbers
-for 64 x 64 pixels (Tiny-ImageNet-C). Our choice: no glass blur, snow, frost, elastic transform and
-impulse noise; lengths in pixels grow with the image; fog is drawn in the spectrum; nothing is saved
-as JPEG on the way. Attacks: captum's FGSM (arXiv 1412.6572) and PGD (Madry et al., 1706.06083),
-which return images in [0, 1] with no pixel further than ε from the original.
+for 64 x 64 pixels (Tiny-ImageNet-C). Our choice: lengths in pixels grow with the image; fog is
+drawn in the spectrum; nothing is saved as JPEG on the way. Attacks: captum's FGSM (arXiv 1412.6572)
+and PGD (Madry et al., 1706.06083): no pixel moves further than ε, and all stay in [0, 1].
 """
 
 import warnings

@@ -50,13 +50,6 @@ def under_corruption(
     return top1(runs, load, lambda _: variants, split.labels, "corruption", "severity")
 
 
-def clean_and_corrupted(table: pd.DataFrame) -> pd.DataFrame:
-    """Top-1 on clean images, and the mean over corruptions, beside method and seed."""
-    kind = np.where(table["corruption"] == "none", "clean images", "mean over corruptions")
-    keys = [table["method"], table["seed"], kind]
-    return table.groupby(keys, sort=False)["top1"].mean().unstack().reset_index()
-
-
 def gains_by(table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
     """Compare methods with a baseline under each value of a column: `stats.gains`, one family."""
     kinds = list(table[column].unique())

@@ -2,8 +2,8 @@
 
 Techniques, by captum: Grad-CAM (arXiv 1610.02391) and integrated gradients (1703.01365). Measures:
 the share of a map's energy in the object's mask (Wang et al., 1910.01279) and the pointing game
-(Zhang et al., 1608.00507). Our choice: all of these, `find_layer` for Grad-CAM, and that a map
-without energy counts as a uniform one. Intervals (`stats.crossed`) are over seeds and images.
+(Zhang et al., 1608.00507). Our choice: all of these, `find_layer`, and that a map without energy
+counts as a uniform one. Intervals (`stats.crossed`) are over seeds and images.
 """
 
 import copy
@@ -29,17 +29,14 @@ Loader = Callable[..., nn.Module]  # weights of a table of runs -> classifier in
 Maps = Tensor | np.ndarray  # (N, H, W)
 Tests = Mapping[str, Split]
 
-#: Share of the energy in the mask, that minus its centre-bias baseline, whether the maximum is in.
-MEASURES = ("energy", "beyond", "hit")
-_LEVELS = ("energy", "elsewhere", "hit", "empty")
-_BY = ("split", "method")
+_MEASURES = ["energy", "beyond", "hit"]  # which methods are compared by
 _BATCH = 64
 
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, min_cells: int = 7) -> Tensor:
     """Explain the scores of target classes by Grad-CAM at the stage of `find_layer`.
 
-    A map has maximum 1, or is 0 everywhere if nothing supports the target.
+    A map (H, W) has maximum 1, or is 0 everywhere if nothing supports the target.
     """
 
     def attribute(batch: Tensor, target: Tensor) -> Tensor:
@@ -82,8 +79,8 @@ def _explain(
 def find_layer(model: nn.Module, images: Tensor, min_cells: int = 7) -> nn.Module:
     """Find the deepest stage of a timm model whose map has at least `min_cells` cells per side.
 
-    For ResNet-50 at 224 x 224 that is the last stage, as is usual; at 64 x 64 it is the one at an
-    eighth of the side. Raises ValueError if there is no timm model, or no stage with such a map.
+    For ResNet-50 at 224 x 224 that is the last stage, as is usual. Raises ValueError if there is no
+    timm model, or no stage with such a map.
     """
     network, shapes = _timm_part(model), stage_shapes(model, images)
     channels = {stage["module"]: stage["num_chs"] for stage in network.feature_info}
@@ -115,9 +112,8 @@ def _timm_part(model: nn.Module) -> nn.Module:
 def energy_in_mask(cam: Maps, mask: Maps) -> Tensor:
     """Share of each map's energy that lies in the mask, (N,); without energy, the mask's share."""
     cam, mask = _checked(cam, mask)
-    energy, inside = cam.sum(dim=(1, 2)), (cam * mask).sum(dim=(1, 2))
-    chance = mask.double().mean(dim=(1, 2))
-    return torch.where(energy > 0, inside / torch.where(energy > 0, energy, 1), chance)
+    cam = torch.where(cam.sum(dim=(1, 2), keepdim=True) > 0, cam, 1)
+    return (cam * mask).sum(dim=(1, 2)) / cam.sum(dim=(1, 2))
 
 
 def pointing_game(cam: Maps, mask: Maps) -> Tensor:
@@ -149,7 +145,7 @@ def survey(
     """Explain test images with masks to every classifier, and place the maps on the objects.
 
     Explains the "true" class of all images or, of wrong answers alone, the class "answered".
-    Returns one row per image and classifier: the columns of `measure`, split, method, seed.
+    Returns one row per image and classifier: the columns of `measure`, split, method and seed.
     """
     # Loaded here, as whatever loads them need not travel to other processes.
     jobs = (
@@ -157,8 +153,8 @@ def survey(
         for place, weights in enumerate(runs["weights"])
     )
     tables = dict(side_by_side(jobs, "cuda" if torch.cuda.is_available() else "cpu"))
-    named = enumerate(zip(runs["method"], runs["seed"], strict=True))
-    rows = [tables[place].assign(method=method, seed=seed) for place, (method, seed) in named]
+    named = enumerate(runs.itertuples())
+    rows = [tables[place].assign(method=run.method, seed=run.seed) for place, run in named]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -227,11 +223,13 @@ def examples(
 
 
 def levels(
-    table: pd.DataFrame, by: Sequence[str] = _BY, columns: Sequence[str] = _LEVELS
+    table: pd.DataFrame,
+    by: Sequence[str] = ("split", "method"),
+    columns: Sequence[str] = ("energy", "elsewhere", "hit", "empty"),
 ) -> pd.DataFrame:
     """Mean columns within groups of two images or more: `by`, measure, and of `stats.crossed`."""
     rows = [
-        dict(zip([*by, "measure"], [*group, name], strict=True))
+        {**dict(zip(by, group, strict=True)), "measure": name}
         | stats.crossed(images[name], images["seed"], images["source_id"])
         for group, images in table.groupby(list(by), sort=False)
         for name in (columns if len(images) > 1 else ())
@@ -240,17 +238,13 @@ def levels(
 
 
 def gains(table: pd.DataFrame, baselines: Sequence[str]) -> pd.DataFrame:
-    """Gain of each method over each baseline, paired by seed and image: `levels` and over.
-
-    Rows without a partner do not count: of right answers, only images that both got right do.
-    """
+    """Gain of each method over each baseline, paired by seed and image: `levels` and over."""
     keys, tables = ["split", "seed", "source_id"], []
     for over in baselines:
-        base = table.loc[table["method"] == over, [*keys, *MEASURES]]
+        base = table.loc[table["method"] == over, [*keys, *_MEASURES]]
         pairs = table[table["method"] != over].merge(base, on=keys, suffixes=("", "_base"))
-        for name in MEASURES:
-            pairs[name] -= pairs[f"{name}_base"]
-        tables.append(levels(pairs, columns=MEASURES).assign(over=over))
+        pairs[_MEASURES] -= pairs[[f"{name}_base" for name in _MEASURES]].to_numpy()
+        tables.append(levels(pairs, columns=_MEASURES).assign(over=over))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -272,8 +266,7 @@ def randomise(
         for part, cam in compared.items():
             row = {"seed": run_seed, "source_id": split.metadata["source_id"].to_numpy()}
             row |= {"part": part, "energy": energy_in_mask(cam, masks)}
-            row["correlation"] = rank_correlation(cam, cams[place])
-            rows.append(pd.DataFrame(row))
+            rows.append(pd.DataFrame(row).assign(correlation=rank_correlation(cam, cams[place])))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -295,8 +288,8 @@ def randomised_cascade(model: nn.Module, seed: int) -> Iterator[tuple[str, nn.Mo
 def sanity_check(table: pd.DataFrame) -> dict[str, float | bool]:
     """Judge whether maps show what was learned, from the table of `randomise` for several seeds.
 
-    Our choice: ``passes`` if, with all weights shuffled, less energy lies on the object, and maps
-    are less like those as trained than maps of another seed are, both clear of zero.
+    Our choice: ``passes`` if, with all weights shuffled, clearly less energy is on the object, and
+    maps are clearly less like those as trained than maps of another seed are.
     """
     shuffled, row = table["part"].unique()[-1], {}
     for column, part in (("energy", "as trained"), ("correlation", "other seed")):

@@ -84,7 +84,7 @@ def test_batches_order_and_sizes_do_not_change_an_embedding(spec, images, monkey
 
 
 def counting(encoder, monkeypatch):
-    """Note how many images and texts the model itself is given."""
+    """Note how many images and texts the model itself embeds."""
     seen = []
     for name in ("encode_image", "encode_text"):
         original = getattr(encoder.model, name)

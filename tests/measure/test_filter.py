@@ -14,38 +14,35 @@ from diffcore.filtering.rules import RULES
 from diffcore.measure import filter as measured
 from diffcore.prompts.prompt_set import load_prompt_set
 
+RNG = np.random.default_rng(1)
 
-def make_images(class_names, source_ids, seed):
-    """Images whose embeddings are random unit vectors."""
-    vectors = np.random.default_rng(seed).normal(size=(len(class_names), 5)).astype(np.float32)
+
+def make_images(class_names, source_ids):
+    vectors = RNG.normal(size=(len(class_names), 5)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
     columns = {"class_name": list(class_names), "source_id": list(source_ids)}
     return pd.DataFrame(columns | {"embedding": list(vectors)})
 
 
-REAL = make_images("abcabcab", "01234567", seed=1)
-GENERATED = make_images("aaacbc", "300572", seed=2)
+REAL, GENERATED = make_images("abcabcab", "01234567"), make_images("aaacbc", "300572")
 TEXTS = {name: np.eye(5)[place] for place, name in enumerate("abc")}
 
 
 # --------------------------------------------------------------------------------- what is compared
-def test_mismatched_images_claim_a_random_source_of_another_class():
+def test_mismatched_images_claim_a_source_of_another_class_at_random_or_the_most_alike():
     claims = measured.mismatched(REAL, REAL, copies=20, seed=0)
     assert (claims["class_name"].to_numpy() != np.tile(REAL["class_name"], 20)).all()
     owners = REAL.set_index("source_id")["class_name"]
     assert claims["class_name"].tolist() == owners[claims["source_id"]].tolist()
     assert claims["embedding"].iloc[9] is REAL["embedding"].iloc[1]
     assert set(claims["source_id"]) == set(REAL["source_id"])
-    with pytest.raises(ValueError, match="two classes"):
-        measured.mismatched(REAL, REAL[REAL["class_name"] == "a"], seed=0)
-
-
-def test_mismatched_images_may_claim_the_class_that_is_most_alike():
     angles = np.array([0.0, 0.1, 0.3, 1.5, 0.3, 0.3])
     real = pd.DataFrame({"class_name": list("abcdcc"), "source_id": list("012345")})
     real["embedding"] = list(np.stack([np.cos(angles), np.sin(angles)], 1))
     claims = measured.mismatched(real, real, seed=0, alike=True)
     assert claims["class_name"].tolist() == ["b", "a", "b", "c", "b", "b"]
+    with pytest.raises(ValueError, match="the nearest other class, and there is none"):
+        measured.mismatched(REAL, REAL[REAL["class_name"] == "a"], seed=0)
 
 
 def test_text_similarity_is_to_the_plain_prompt_of_the_class():
@@ -64,15 +61,13 @@ def test_text_similarity_is_to_the_plain_prompt_of_the_class():
 
 
 def test_an_encoder_is_as_accurate_as_its_probe_and_its_texts():
-    """Classes on axes: the probe separates all; the texts of a and b are exchanged."""
+    # Classes lie on axes, so that the probe separates all; the texts of a and b are exchanged.
     vectors = np.eye(3)[np.tile([0, 1, 2], 4)] + np.random.default_rng(0).normal(0, 0.05, (12, 3))
     images = pd.DataFrame({"class_name": list("abc") * 4, "embedding": list(vectors)})
     texts = {"a": np.eye(3)[1], "b": np.eye(3)[0], "c": np.eye(3)[2]}
     table = measured.encoder_accuracy(images, {"test": images}, texts).set_index("by")
     assert table["value"].to_dict() == pytest.approx({"linear probe": 1, "zero-shot": 1 / 3})
-    assert measured.encoder_accuracy(images, {"test": images}, {})["by"].tolist() == [
-        "linear probe"
-    ]
+    assert len(measured.encoder_accuracy(images, {"test": images}, {})) == 1
 
 
 def test_pairs_leave_out_an_image_and_what_was_drawn_for_it():
@@ -93,21 +88,11 @@ def test_pairs_leave_out_an_image_and_what_was_drawn_for_it():
 
 
 # ------------------------------------------------------------------------------- what a reader sees
-def test_rejection_over_thresholds_counts_what_is_below():
-    values, thresholds = {"all": np.array([0.3, 0.1, 0.2, 0.2])}, np.array([0.1, 0.2, 0.25, 1.0])
-    assert measured.rejection_over(values, thresholds)["rate"].tolist() == [0, 0.25, 0.75, 1]
-
-
 def test_the_gallery_shows_both_sides_of_the_threshold_or_what_the_filter_does_rightly():
     similarity = np.array([0.9, 0.1, 0.5, 0.7, 0.4, 0.2])
     judged = pd.DataFrame({"class_name": ["jay"] * 6})
     groups = measured.gallery(similarity, 0.5, judged, count=2)
-    assert {name: places.tolist() for name, places in groups.items()} == {
-        "rejected, least similar": [1, 5],
-        "rejected, just below": [5, 4],
-        "accepted, just above": [2, 3],
-        "accepted, most similar": [3, 0],
-    }
+    assert [places.tolist() for places in groups.values()] == [[1, 5], [5, 4], [2, 3], [3, 0]]
     judged["wrong"] = [False, True, True, False, False, True]
     groups = measured.gallery(similarity, 0.5, judged, count=2)
     assert {name: places.tolist() for name, places in groups.items()} == {
@@ -151,7 +136,7 @@ def test_conditions_reject_by_their_rule_or_blindly_as_many_or_what_is_wrong():
     rng = np.random.default_rng(0)
     scores = {"source": rng.random(200), "margin": rng.random(200)}
     wrong, limits = rng.random(200) < 0.1, {"source": 0.3, "margin": 0.1}
-    kept, again = (measured.conditions(scores, limits, "source", wrong, seed=0) for _ in range(2))
+    kept = measured.conditions(scores, limits, "source", wrong, seed=0)
     assert list(kept) == ["no filter", "at random", "source", "margin", "the oracle"]
     assert kept["no filter"].all()
     for rule, limit in limits.items():
@@ -159,7 +144,6 @@ def test_conditions_reject_by_their_rule_or_blindly_as_many_or_what_is_wrong():
     assert kept["the oracle"].tolist() == (~wrong).tolist()
     assert kept["at random"].sum() == kept["source"].sum()
     assert (kept["at random"] != kept["source"]).any()
-    assert kept["at random"].tolist() == again["at random"].tolist()
 
 
 # ------------------------------------------------------------------------- the filter as a detector
@@ -205,7 +189,7 @@ def test_causes_are_compared_with_right_images_alone():
     assert table["wrong"].tolist() == [2, 1]
     none = judged.assign(fault="", wrong=False)
     assert measured.auc_by_cause(scores, none, 0, list("abcde")).empty
-    right, injected = {"a": np.array([0.8, 0.9, 0.3])}, {"a": np.array([0.5, 0.1])}
+    right, injected = {"source": np.array([0.8, 0.9, 0.3])}, {"source": np.array([0.5, 0.1])}
     (row,) = measured.auc_injected(right, injected, seed=0).to_dict("records")
     assert (row["value"], row["wrong"], row["n"]) == (pytest.approx(5 / 6), 2, 5)
 

@@ -34,9 +34,6 @@ class Clock:
 
     time = 0.0
 
-    def __call__(self):
-        return self.time
-
     def work(self, amount):
         self.time += amount
 
@@ -72,7 +69,7 @@ class Network(torch.nn.Module):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(evaluate, "now", clock)
+    monkeypatch.setattr(evaluate, "now", lambda: clock.time)
     return clock
 
 
@@ -105,7 +102,7 @@ def train(params):
 
 @pytest.fixture(scope="module")
 def pairs(train):
-    """Each image with itself for a counterpart, as what they show costs nothing."""
+    """Each image with itself for a counterpart."""
     return PairedDataset(train, SimpleNamespace(metadata=train.metadata, images=train.images))
 
 
@@ -122,31 +119,14 @@ def test_an_overhead_is_what_a_method_adds_to_a_vanilla_step(setting):
     assert (found["step_ms"] == 1000 * vanilla).all()
     whole = evaluate.step_overheads(times, "step").set_index("method")
     assert whole.index.tolist() == ["vanilla", "diffcoremix"]
-    assert whole.loc["diffcoremix"].tolist()[1:] == pytest.approx(
-        found.loc["diffcoremix"].tolist()[1:]
+    columns = found.columns.drop("setting")
+    assert whole.loc["diffcoremix", columns].tolist() == pytest.approx(
+        found.loc["diffcoremix", columns].tolist()
     )
-
-
-def test_the_time_of_a_step_is_split_by_part_in_their_order(setting):
-    ms = evaluate.step_parts(evaluate.time_steps(setting, repeats=2))
-    ms = ms.set_index(["method", "part"])["ms"]
+    ms = evaluate.step_parts(times).set_index(["method", "part"])["ms"]
     assert ms["diffcoremix"].index.tolist() == list(evaluate.STEP_PARTS)
     assert ms["diffcoremix"].tolist() == [250, 250, 1000, 4000, 8000, 0]
     assert ms["vanilla"]["counterparts"] == 0
-
-
-def test_a_method_costs_the_mean_of_its_runs(setting, clock):
-    prices = iter([9.0] + [1.0, 2.0, 3.0] * 3)  # the first warms up
-    vanilla = setting.methods["vanilla"]
-
-    def varying(*batch):
-        clock.work(next(prices) - COSTS["vanilla"])
-        return vanilla(*batch)
-
-    setting.methods["mixup"] = varying
-    times = evaluate.time_steps(setting, repeats=3)
-    own = times[(times["run"] == "own") & (times["method"] == "mixup")]
-    assert own["seconds"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_the_step_that_is_timed_is_the_one_that_trains(setting, monkeypatch):
@@ -169,25 +149,19 @@ def test_the_step_that_is_timed_is_the_one_that_trains(setting, monkeypatch):
 LARGE = {"model": "resnet10t", "size": 96, "batch_size": 4, "images": 2}
 
 
-def test_settings_hold_every_method_at_their_size(params, pairs):
-    own, large = evaluate.make_settings(pairs, params, **LARGE)[:2]
-    assert own.training is params.training
-    assert own.real.shape == (24, 64, 64, 3)
-    np.testing.assert_array_equal(own.real.numpy(), pairs.real)
-    assert list(own.methods) == list(large.methods) == list(METHODS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_settings_hold_every_method_at_their_size_and_each_takes_its_step(params, pairs, precision):
+    training = params.training.model_copy(update={"precision": precision})
+    changed = params.model_copy(update={"training": training})
+    settings = evaluate.make_settings(pairs, changed, **LARGE)
+    small, large = settings[:2]
+    assert small.training is training
+    np.testing.assert_array_equal(small.real.numpy(), pairs.real)
     assert large.name == "resnet10t, 96 × 96, batch 4, CPU"
     assert large.real.shape == large.generated.shape == (2, 96, 96, 3)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_every_method_takes_its_step(params, pairs, precision):
-    training = params.training.model_copy(update={"precision": precision})
-    params = params.model_copy(update={"training": training})
-    for setting in evaluate.make_settings(
-        pairs, params, **LARGE
-    ):  # on a GPU too, where there is one
+    for setting in settings:  # on a GPU too, where there is one
         found = evaluate.step_overheads(evaluate.time_steps(setting, repeats=2))
-        assert found["method"].tolist() == list(METHODS)
+        assert found["method"].tolist() == list(setting.methods) == list(METHODS)
         assert np.isfinite(found[["value", "low", "high"]].to_numpy()).all()
         assert (found["step_ms"] > 0).all()
 
@@ -261,25 +235,23 @@ def test_what_is_paid_once_depends_on_what_a_method_uses(params):
     assert [budgets[name].once_s for name in methods[2:]] == pytest.approx([drawn] * 3)
 
 
-def test_budgets_are_compared_over_epochs():
-    found = {
+def test_ours_costs_no_more_after_some_epochs_or_never():
+    budgets = {
         "vanilla": Budget(0.0, 0.5, 0.0), "augmix": Budget(0.0, 0.5, 1.25),
         "diffusemix": Budget(1.0, 0.5, 0.5), "diffcoremix": Budget(4.0, 0.5, 0.25),
     }  # fmt: skip
-    table = evaluate.amortise(found, [1, 8]).pivot(index="method", columns="epochs")["value"]
-    assert table.loc["diffcoremix"].tolist() == [8.25, 1.25]
-    even = evaluate.break_even(found).set_index("against")["epochs"]
+    even = evaluate.break_even(budgets).set_index("against")["epochs"]
     assert even.to_dict() == {"vanilla": math.inf, "augmix": 8.0}
 
 
 # ----------------------------------------------------------------------------------- the decoding
 def test_decoding_is_timed_for_an_image_and_set_against_a_step(params, pairs):
-    own = evaluate.make_settings(pairs, params, **LARGE)[0]
-    found = evaluate.time_decoding(own, step_ms=500.0, images=3)
-    files = [len(encode_png(image)) for image in own.generated[:3].numpy()]
-    assert found["kilobytes"] == pytest.approx(np.mean(files) / 1000)
-    assert 0 < found["ms"] < 100
-    assert found["overhead"] == pytest.approx(found["ms"] * 8 / 500)
+    small = evaluate.make_settings(pairs, params, **LARGE)[0]
+    row = evaluate.time_decoding(small, step_ms=500.0, images=3)
+    files = [len(encode_png(image)) for image in small.generated[:3].numpy()]
+    assert row["kilobytes"] == pytest.approx(np.mean(files) / 1000)
+    assert 0 < row["ms"] < 100
+    assert row["overhead"] == pytest.approx(row["ms"] * 8 / 500)
 
 
 # -------------------------------------------------------------------------------------- the clocks
@@ -296,21 +268,22 @@ def test_jobs_take_turns_in_changing_order():
 
 def test_time_in_the_networks_is_counted_and_they_are_left_as_they_were(params):
     pipeline = LazyPipeline(params.generation.pipeline).load()
-    hook = pipeline.unet.conv_in.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    hook = pipeline.unet.conv_in.register_forward_pre_hook(lambda *_: time.sleep(0.03))
 
     def draw():
         pipeline("a blue jay", num_inference_steps=2, height=64, width=64)
-        time.sleep(0.3)
+        time.sleep(0.1)
 
     started = time.perf_counter()
     spent = evaluate.time_drawing(pipeline, draw)
     took = time.perf_counter() - started
     hook.remove()
-    assert spent["UNet"] >= 0.1
+    assert spent["UNet"] >= 0.06
     assert spent["autoencoder"] > 0
-    assert spent[evaluate.REST] >= 0.3
+    assert spent[evaluate.REST] >= 0.1
     assert took - 0.1 < sum(spent.values()) <= took
     with pytest.raises(ZeroDivisionError):
         evaluate.time_drawing(pipeline, lambda: 1 / 0)
-    assert "forward" not in vars(pipeline.unet)
-    assert "decode" not in vars(pipeline.vae)
+    for network in (pipeline.unet, pipeline.vae.decoder):
+        assert not network._forward_hooks
+        assert not network._forward_pre_hooks

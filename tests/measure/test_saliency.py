@@ -63,9 +63,7 @@ def grad_cam_by_hand(model, layer, batch, targets):
     return torch.stack(cams).detach()
 
 
-def test_grad_cam_is_what_its_equations_say_in_any_batch_and_with_frozen_weights(
-    resnet, monkeypatch
-):
+def test_grad_cam_is_its_equations_in_any_batch_and_with_frozen_weights(resnet, monkeypatch):
     targets = torch.tensor([2, 0, 3])
     cams = saliency.grad_cam(resnet, images(), targets)
     torch.testing.assert_close(cams, grad_cam_by_hand(resnet, resnet.layer2, images(), targets))
@@ -79,24 +77,13 @@ def test_grad_cam_is_what_its_equations_say_in_any_batch_and_with_frozen_weights
     assert all(p.grad is None for p in resnet.parameters())
 
 
-def test_grad_cam_sits_on_what_a_class_is_made_of():
-    batch = torch.zeros(2, 3, 8, 8)
-    batch[0, 0, 2, 5], batch[1, 1, 6, 1] = 0.5, 0.25
-    cam = saliency.grad_cam(Channels().eval(), batch, torch.tensor([0, 1]))
-    assert cam.nonzero().tolist() == [[0, 2, 5], [1, 6, 1]]
-    other = saliency.grad_cam(Channels().eval(), batch, torch.tensor([2, 2]))
-    assert other.count_nonzero() == 0  # nothing supports a class whose channel is empty
-
-
 @pytest.mark.parametrize(
     ("name", "size", "layer", "side"),
     [
         ("resnet10t", 64, "layer2", 8),
         ("resnet10t", 224, "layer4", 7),
         ("resnetv2_18_small", 32, "stages.2", 8),
-        ("mobilenetv3_small_050", 64, "blocks.1", 8),
         ("efficientnet_lite0", 64, "blocks.2", 8),
-        ("convnext_atto", 96, "stages.1", 12),
     ],
 )
 def test_the_deepest_stage_with_enough_cells_is_chosen(name, size, layer, side):
@@ -211,21 +198,20 @@ TESTS = {"matched": some_images(), "shifted": some_images(seed=1)}
 survey = partial(saliency.survey, RUNS, MODELS.get, TESTS)
 
 
-@pytest.fixture
-def in_turn(monkeypatch):
+@pytest.fixture(autouse=True)
+def _in_turn(monkeypatch):
     """Do the jobs in this process, the last one first."""
     reverse = lambda jobs, device: (job() for job in reversed(list(jobs)))  # noqa: E731
     monkeypatch.setattr(saliency, "side_by_side", reverse)
 
 
-@pytest.mark.usefixtures("in_turn")
 def test_a_survey_has_a_row_for_every_image_and_classifier_in_the_order_of_the_runs():
     table = survey(look_at_channel)
     keys = ["method", "seed", "split", "source_id"]
     expected = [
-        (m, s, t, f"image-{n}") for m, s, _ in RUNS.to_numpy() for t in TESTS for n in range(6)
+        [m, s, t, f"image-{n}"] for m, s, _ in RUNS.to_numpy() for t in TESTS for n in range(6)
     ]
-    assert list(table[keys].itertuples(index=False, name=None)) == expected
+    assert table[keys].to_numpy().tolist() == expected
     assert (table["share"] == 4 / 64).all()
     ours = table[table["method"] == "diffcoremix"]
     assert ours["correct"].all()
@@ -236,24 +222,14 @@ def test_a_survey_has_a_row_for_every_image_and_classifier_in_the_order_of_the_r
     assert others["energy"].mean() < 0.2
     assert (table["beyond"] == table["energy"] - table["elsewhere"]).all()
     assert ours["elsewhere"].mean() < ours["energy"].mean() / 2
+    assert set(table["about"]) == {"right answer, true class", "wrong answer, true class"}
     # A turned classifier answers the class whose score is that of the bright channel.
     mistakes = survey(look_at_channel, "answered")
-    assert mistakes["method"].unique().tolist() == ["vanilla"]
-    assert len(mistakes) == 2 * 2 * 6
+    assert mistakes["method"].tolist() == ["vanilla"] * 2 * 2 * 6
     assert (mistakes["hit"] == 1).all()
-    about = ("right answer, true", "wrong answer, true", "wrong answer, answered")
-    kinds = set(pd.concat([table, mistakes])["about"])
-    assert kinds == {f"{kind} class" for kind in about}
+    assert set(mistakes["about"]) == {"wrong answer, answered class"}
 
 
-@pytest.mark.slow
-def test_a_survey_is_the_same_in_other_processes(request):
-    table = survey(look_at_channel)
-    request.getfixturevalue("in_turn")
-    pd.testing.assert_frame_equal(survey(look_at_channel), table)
-
-
-@pytest.mark.usefixtures("in_turn")
 def test_maps_of_no_energy_or_of_the_middle_gain_nothing_beyond_centre_bias():
     def blob(model, images, targets, value):
         spot = torch.zeros(len(images), 8, 8)
@@ -290,13 +266,10 @@ def test_examples_have_maps_and_captions_for_each_method():
 
 
 def test_gains_are_paired_and_levels_are_not():
-    cells = [(seed, name, base) for seed in (0, 1) for name, base in (("a", 0.1), ("b", 0.7))]
-    facts = {"split": "matched", "hit": 0.0}
-    rows = pd.DataFrame(
-        {"method": method, "seed": seed, "source_id": name, "energy": base + gain, **facts}
-        for seed, name, base in cells
-        for method, gain in (("vanilla", 0.0), ("diffcoremix", 0.1))
-    ).eval("beyond = 2 * energy")
+    rows = pd.DataFrame({"method": ["vanilla", "diffcoremix"] * 4, "split": "matched", "hit": 0.0})
+    rows["seed"], rows["source_id"] = np.repeat([0, 1], 4), [*"aabbaabb"]
+    rows["energy"] = [0.1, 0.2, 0.7, 0.8] * 2
+    rows["beyond"] = 2 * rows["energy"]
     gains = saliency.gains(rows, ["vanilla"]).set_index("measure")
     assert gains.loc["energy", ["value", "low", "high"]].tolist() == pytest.approx([0.1] * 3)
     assert gains.loc["beyond", "value"] == pytest.approx(0.2)
@@ -311,10 +284,10 @@ def test_gains_are_paired_and_levels_are_not():
 
 
 # --------------------------------------------------------------------------------- shuffled weights
-def test_the_cascade_shuffles_from_the_output_down_repeats_and_leaves_the_model(resnet):
+def test_the_cascade_shuffles_from_the_output_down_and_leaves_the_model(resnet):
     before = {name: value.clone() for name, value in resnet.state_dict().items()}
     wrapped = nn.ModuleDict({"norm": nn.Identity(), "net": resnet}).eval()
-    (steps, again) = (list(saliency.randomised_cascade(wrapped, seed=0)) for _ in range(2))
+    steps = list(saliency.randomised_cascade(wrapped, seed=0))
     names = [name for name, _ in steps]
     assert names == ["fc", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
     for place, (_, shuffled) in enumerate(steps):
@@ -326,7 +299,6 @@ def test_the_cascade_shuffles_from_the_output_down_repeats_and_leaves_the_model(
     for name, value in resnet.state_dict().items():
         assert torch.equal(before[name], value)
         assert torch.equal(state[name].flatten().sort()[0], value.flatten().sort()[0])
-        assert torch.equal(state[name], again[-1][1]["net"].state_dict()[name])
 
 
 @pytest.mark.parametrize(

@@ -496,7 +496,7 @@ def _place(names: list[str], layers: Sequence[_Layer]) -> str:
 
 
 def _nearest(wrong: str) -> str:
-    """Return the parameter most like a wrong key, of the same section if there is one of its name."""
+    """Return the parameter most like a wrong key, of the same section where that exists."""
 
     def likeness(known: str) -> float:
         ends = wrong.rpartition(".")[2], known.rpartition(".")[2]

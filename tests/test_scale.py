@@ -27,7 +27,7 @@ from diffcore.generation import generate, load_pipeline
 pipeline = load_pipeline(PARAMS.generation.pipeline)
 encoder = load_encoder(PARAMS.filtering.encoder, sys.argv[1])
 tiny = {"guidance_scale": 1.0, "num_inference_steps": 1, "height": 16, "width": 16}
-for count in (100, 600):
+for count in (500, 3_000):
     found = generate(make_plan(count), pipeline, sys.argv[1], **tiny, batch_size=64,
                      progress=False, encoder=lambda: encoder)
     assert len(found.embeddings) == len(found) == count
@@ -49,7 +49,8 @@ def test_memory_does_not_grow_with_the_images_drawn(tmp_path):
     env = os.environ | {"PYTHONPATH": path}
     run = subprocess.run(code, cwd=PROJECT, env=env, check=True, capture_output=True, text=True)
     few, many = map(int, run.stdout.split())
-    assert many < few + 20, f"{few} MB after 100 images, {many} MB after 600"
+    # Of noise there are 20 MB; the inputs of the encoder alone, if kept, would be 120.
+    assert many < few + 60, f"{few} MB after 500 images, {many} MB after 3,000"
 
 
 def test_a_long_plan_is_indexed_in_seconds(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def overrides(models: DummyModels, data: dict[str, str], image_size: int = 32) -
         data: parameters that open a small set, as from `layouts.lay_out`.
         image_size: of the photographs, pixels.
     """
-    smoke = load_params("smoke").model_dump()
+    smoke = load_params("smoke").model_dump(mode="json")  # as a notebook takes them
     few = {name: smoke[name] for name in ("mixing", "training", "runs", "notebooks")}
     return few | data | places(models) | {
         "data.image_size": image_size, "data.download": False,

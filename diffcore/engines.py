@@ -63,7 +63,7 @@ def train_units(study: Study) -> list[Unit]:
     planned = sweeps.plan_main(study)
     planned += [run for axis in sweeps.axes(study) for run in sweeps.plan_sweep(study, axis)]
     wanted = runs.unique_runs(planned, study.run_dir / "training")
-    return [partial(runs.ensure_run, run, path) for path, run in wanted.items()]
+    return [partial(runs.do_run, run, path) for path, run in wanted.items()]
 
 
 TASKS = {"draw": draw_units, "train": train_units}

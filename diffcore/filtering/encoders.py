@@ -163,10 +163,8 @@ def load_encoder(spec: EncoderSpec, cache_dir: str | Path | None = None) -> Enco
     folder, file or package that is not there, and open_clip's RuntimeError for unknown names.
     """
     device = resolve_device(spec.device, "filtering.encoder.device")
-    if spec.kind == "timm":
-        parts = _load_timm(spec)
-    else:
-        parts = _load_clip(spec.model_name, spec.pretrained)
+    clip = spec.model_name, spec.pretrained
+    parts = _load_timm(spec) if spec.kind == "timm" else _load_clip(*clip)
     return Encoder(*parts, device, cache_dir)
 
 

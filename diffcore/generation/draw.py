@@ -6,7 +6,7 @@ seed, settings and its model's digest beside it; and nothing is written into the
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from diffusers import DiffusionPipeline
 from diffcore.data.generated import GENERATED_COLUMNS, GeneratedSet, open_shards, read_generated
 from diffcore.data.images import as_pixels
 from diffcore.generation.pipelines import FAMILIES, LazyPipeline
+
+_PIXELS = ("num_inference_steps", "guidance_scale", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,10 @@ class Sampler:
     shard_size: int = 256  # images per Parquet file, the most that a kill can lose
 
     @property
-    def steps(self) -> dict[str, float]:
-        """The settings that decide about the denoising."""
-        steps, guidance = self.num_inference_steps, float(self.guidance_scale)
-        return {"num_inference_steps": steps, "guidance_scale": guidance}
-
-    @property
-    def size(self) -> dict[str, int]:
-        """The size of the images."""
-        return {"height": self.height, "width": self.width}
+    def pixels(self) -> dict[str, float]:
+        """The settings that decide about the pixels."""
+        settings = asdict(self) | {"guidance_scale": float(self.guidance_scale)}
+        return {name: settings[name] for name in _PIXELS}
 
 
 def generate(
@@ -65,11 +62,8 @@ def generate(
             embeddings lie in the same file.
         sampler: the fields of `Sampler`.
 
-    Raises:
-        ValueError: for a plan with missing values or repeated sample ids.
-        TypeError: for a pipeline of another family.
-        FloatingPointError: if the model draws infinities or NaN, as half precision may.
-        torch.OutOfMemoryError: for a batch that a GPU has no room for; it is never made smaller.
+    ValueError for a plan with missing values or repeated ids, TypeError for a pipeline of another
+    family, FloatingPointError if the model draws NaN. A batch is never made smaller.
     """
     pipeline, sampler = LazyPipeline.of(pipeline), Sampler(**sampler)
 
@@ -80,7 +74,7 @@ def generate(
     def draw_batch(rows: pd.DataFrame) -> np.ndarray:
         pairs = zip(rows["prompt"], rows["negative_prompt"], strict=True)
         encoded, seeds = [encode(*pair) for pair in pairs], rows["seed"].tolist()
-        return _draw(pipeline.load(), seeds, encoded, **sampler.steps, **sampler.size)
+        return _draw(pipeline.load(), seeds, encoded, **sampler.pixels)
 
     wanted = plan.assign(model_hash=pipeline.digest)
     describe = "generate" if progress else None
@@ -102,7 +96,7 @@ def draw_missing(
         for batch in in_batches(rows, sampler.batch_size):
             yield from draw_batch(batch)
 
-    wanted = wanted.assign(model=pipeline.name, **sampler.steps, **sampler.size)
+    wanted = wanted.assign(model=pipeline.name, **sampler.pixels)
     made_with = partial(pipeline.made_with, sampler.batch_size)
     return fill_shards(wanted, images_of, out_dir, sampler.shard_size, describe, encoder, made_with)
 

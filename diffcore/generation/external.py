@@ -83,14 +83,12 @@ def plan_import(folder: str | Path, sources: pd.DataFrame, seed: int) -> pd.Data
     Args:
         folder: holds a folder for each class, with images at any depth. It is named as the data
             set names the class or in readable words; case, underscores and a leading number do not
-            matter. Hidden files and folders without images are passed over. A text file of the
-            same name beside an image is its prompt.
+            matter. A text file of the same name beside an image is its prompt.
         sources: training images, columns ``source_id`` (distinct), ``class_name`` and, if the
             data set's own names of its classes differ, ``folder``; the seed decides about them.
 
-    Returns `PLAN_COLUMNS` and ``file`` (path relative to the folder); ``context`` and
-    ``negative_prompt`` are empty, ``seed`` is 0. Raises FileNotFoundError for a folder without
-    images, and ValueError for an image outside a class folder, or one that fits no class or two.
+    Returns `PLAN_COLUMNS` and ``file`` (path below the folder). FileNotFoundError for a folder
+    without images, ValueError for an image outside a class folder, or that fits no class or two.
     """
     root = Path(folder)
     files = _find(root)

@@ -21,16 +21,14 @@ from diffcore.generation.draw import Sampler, checked_pixels, draw_missing
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import StudyParams
 from diffcore.prompts.plan import plan_generation
-from diffcore.prompts.prompt_set import load_prompt_set
+from diffcore.prompts.prompt_set import choose_prompt_set
 from diffcore.store import digest
 
 
 def plan_restyled(sources: pd.DataFrame, params: StudyParams) -> pd.DataFrame:
     """Plan the restyling of training images (source_id, class_name): a style as the context."""
-    prompts, styles = params.prompts, params.mixing.edit_prompts
-    prompt_set = load_prompt_set(
-        prompts.domain, template=prompts.template, contexts=styles, negatives=[]
-    )
+    styles = {"contexts": params.mixing.edit_prompts, "negatives": ()}
+    prompt_set = choose_prompt_set(params.prompts.model_copy(update=styles))
     # As many as other methods have counterparts, and one of each image to be looked at.
     share = max(1.0, params.generation.generated_share)
     return plan_generation(sources, prompt_set, generated_share=share, seed=params.seed)
@@ -72,7 +70,8 @@ def restyle_images(
         return restyler
 
     def restyle_batch(rows: pd.DataFrame) -> np.ndarray:
-        settings = sampler.steps | {"strength": strength}
+        guidance = float(sampler.guidance_scale)
+        settings = {"num_inference_steps": steps, "guidance_scale": guidance, "strength": strength}
         return _restyle(load_restyler(), rows, images[rows.index], **settings)
 
     describe = "restyle" if progress else None

@@ -90,10 +90,7 @@ def _deal(
 
 
 def judge_substitutes(plan: pd.DataFrame) -> pd.DataFrame:
-    """Return which substitutes carry label noise, with the columns of a data set's `judge`.
-
-    They are drawn in no context, and photographs are whole: both always count as right.
-    """
+    """Return which substitutes carry label noise; context and form always count as right."""
     judged = plan[["sample_id", "class_name", "context"]].assign(seen_species=plan["shows"])
     judged["species_right"] = judged["class_name"] == judged["seen_species"]
     judged["context_right"] = judged["wellformed"] = True

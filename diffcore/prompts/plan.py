@@ -35,8 +35,8 @@ def plan_generation(
 
     Args:
         sources: training images, columns ``source_id`` (distinct) and ``class_name``.
-        generated_share: generated images per training image of a class, >= 0; above 1 some or
-            all images get several. A class gets at least one unless the share is 0.
+        generated_share: generated images per training image of a class, >= 0. A class gets at
+            least one unless the share is 0.
         attempt: 0 at first; higher draws replacements: other noise, contexts dealt anew.
 
     Returns `PLAN_COLUMNS`; ``sample_id`` is distinct, seeds are in [0, 2^63). Raises ValueError for

@@ -156,9 +156,7 @@ def clean_class_name(name: str) -> str:
 
 
 def write_prompt(prompt_set: PromptSet, class_name: str, context: str = "") -> str:
-    """Write the prompt of a class, in a context or, for an empty one, in none.
-
-    An "a" before a vowel becomes "an".
+    """Write the prompt of a class, in a context or, for an empty one, in none; "a" may be "an".
 
     >>> write_prompt(load_prompt_set("birds"), "021.Eastern_Towhee", "open desert")
     'an eastern towhee, a bird, open desert'

@@ -156,17 +156,10 @@ def in_parts(runs: pd.DataFrame, test: str, parts: Mapping[str, np.ndarray]) -> 
     return runs.assign(**columns)
 
 
-def ensure_run(run: Run, path: Path) -> None:
-    """Do a run, unless another process has."""
-    if not _is_done(run, path):
-        do_run(run, path)
-
-
 def do_run(run: Run, path: Path) -> None:
-    """Train and test; the results are written last, as they say that all is there.
-
-    The log beside them has the loss of each step.
-    """
+    """Train and test, unless another process has; write the results last, beside losses by step."""
+    if _is_done(run, path):
+        return
     started, num_classes = time.perf_counter(), len(run.pairs.classes)
     classifier = build_classifier(run.training, num_classes, run.seed)
     method = run.method.step(num_classes)

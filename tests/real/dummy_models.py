@@ -94,7 +94,7 @@ def overrides(models: DummyModels, data: dict[str, str], image_size: int = 32) -
         "generation.pipeline.dtype": "float32", "generation.pipeline.device": "cpu",
         "generation.num_inference_steps": 2, "generation.image_size": 64,
         "generation.generated_share": 1.0, "generation.batch_size": 4, "generation.shard_size": 8,
-        "filtering.encoder.device": "cpu",
+        "filtering.encoder.device": "cpu", "mixing.edit_strength": 0.6,
     }  # fmt: skip
 
 

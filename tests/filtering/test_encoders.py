@@ -23,7 +23,6 @@ CONFIG = {
 }
 
 
-# ------------------------------------------------------------------------------------------- CLIP
 def save_clip(folder, seed=0):
     """A CLIP with random weights as a local folder, with open_clip's own tokenizer."""
     torch.manual_seed(seed)
@@ -147,7 +146,6 @@ def test_what_a_kill_leaves_is_not_embedded_again(spec, images, tmp_path, monkey
     assert sum(seen) == 5  # of nine different ones
 
 
-# ----------------------------------------------------------------------------- open_clip's sources
 @pytest.fixture
 def known_clip(spec, tmp_path, monkeypatch):
     """The folder's model under a name and a tag of open_clip's, trained with quick GELU."""
@@ -204,7 +202,6 @@ def test_openai_s_archives_missing_files_and_unknown_tags_are_refused(known_clip
             load_encoder(known_clip[0].model_copy(update={"pretrained": pretrained}))
 
 
-# ------------------------------------------------------------------------------------------- timm
 @pytest.fixture
 def net():
     torch.manual_seed(5)

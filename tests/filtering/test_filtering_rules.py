@@ -33,7 +33,6 @@ def generated():
     return make_images("aaacbc", "300572", seed=2)
 
 
-# ----------------------------------------------------------------------------------- the similarity
 def test_a_table_holds_the_embeddings_beside_what_is_compared():
     metadata = pd.DataFrame({"source_id": ["1", "0"], "seed": 7, "class_name": ["a", "b"]})
     encoder = SimpleNamespace(embed_images=lambda images: np.stack(images).mean(axis=(1, 2)))
@@ -113,7 +112,6 @@ def test_of_a_large_class_the_first_images_are_compared(monkeypatch):
         np.testing.assert_array_equal(found, rules.real_similarities(few, rule))
 
 
-# ------------------------------------------------------------------------------------- the decision
 @settings(max_examples=50)
 @given(
     st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=50, unique=True),

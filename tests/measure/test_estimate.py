@@ -33,7 +33,6 @@ def test_resnet50_has_the_published_operations():
     assert weights == 25_557_032
 
 
-# ---------------------------------------------------------------------------------------- the sum
 def test_a_complete_set_has_the_published_size():
     for name, published in PUBLISHED.items():
         limits = {f"data.{part}_images_per_class": None for part in ("train", "test")}
@@ -87,7 +86,6 @@ def test_what_is_not_drawn_costs_nothing():
     assert own < sdxl / 10  # it is counted from its own files
 
 
-# ------------------------------------------------------------------------------------- for people
 def test_the_table_is_markdown(capsys):
     assert estimate.main(["--profile", "smoke", "--markdown", "--set", "runs.seeds=2"]) == 0
     lines = capsys.readouterr().out.splitlines()

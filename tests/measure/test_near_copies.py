@@ -101,7 +101,6 @@ def test_known_copies_differ_and_are_matched_with_their_originals(images, vector
         assert (pairs["reference"] == pairs["query"]).all(), kind
 
 
-# ------------------------------------------------------------------------------ leakage and balance
 def test_a_set_that_knows_the_test_is_nearer_to_it():
     tests, training = spaces([0.1, 0.5, 0.9, 0.3]), spaces([0.0, 0.2, 0.4, 0.8])
     others = {"leaked": tests, "far": spaces([7.0] * 4)}
@@ -124,7 +123,6 @@ def test_balance_tells_even_from_tied():
     assert table["smallest_class"].tolist() == [0.5, 0.5]
 
 
-# --------------------------------------------------------------------------------------------- card
 GENERATED = pd.DataFrame({"class_name": ["jay", "jay", "wren | king"], "seed": [1, 2, 2]}).assign(
     model="tiny", model_hash="abc", width=64, height=64, num_inference_steps=4, guidance_scale=12.0
 )

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate import Accelerator
 from torch.nn.functional import cross_entropy, one_hot
 
 from diffcore.data.datasets import load_split
@@ -29,65 +28,54 @@ FETCH, FORWARD, BACKWARD = 0.25, 4.0, 8.0
 COSTS = {"vanilla": 0.125, "mixup": 0.5, "diffcoremix": 1.0}
 
 
-class Clock:
-    """A clock that stands still but for `work`."""
-
-    time = 0.0
-
-    def work(self, amount):
-        self.time += amount
-
-
 class Pixels:
     """Images that take their time to be fetched."""
 
-    def __init__(self, clock):
-        self.pixels, self.clock = torch.randint(256, (6, 8, 8, 3), dtype=torch.uint8), clock
+    def __init__(self, work):
+        self.pixels, self.work = torch.randint(256, (6, 8, 8, 3), dtype=torch.uint8), work
 
     def __len__(self):
         return len(self.pixels)
 
     def __getitem__(self, rows):
-        self.clock.work(FETCH)
+        self.work(FETCH)
         return self.pixels[rows]
 
 
 class Network(torch.nn.Module):
     """Takes as long as it says, there and back."""
 
-    def __init__(self, clock):
+    def __init__(self, work):
         super().__init__()
-        self.weight, self.clock = torch.nn.Parameter(torch.tensor([[2.0, 0]] * 3)), clock
+        self.weight, self.work = torch.nn.Parameter(torch.tensor([[2.0, 0]] * 3)), work
 
     def forward(self, images):
-        self.clock.work(FORWARD)
+        self.work(FORWARD)
         logits = images.mean(dim=(2, 3)) @ self.weight
-        logits.register_hook(lambda _: self.clock.work(BACKWARD))
+        logits.register_hook(lambda _: self.work(BACKWARD))
         return logits
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(evaluate, "now", lambda: clock.time)
-    return clock
+def setting(monkeypatch):
+    """A setting in which every piece of work has its price, and nothing else takes time."""
+    clock = [0.0]
+    monkeypatch.setattr(evaluate, "now", lambda: clock[0])
 
-
-@pytest.fixture
-def setting(clock):
-    """A setting in which every piece of work has its price."""
+    def work(amount):
+        clock[0] += amount
 
     def method(cost):
         def apply(real, other, labels, generator):
-            clock.work(cost)
+            work(cost)
             return real + other, one_hot(labels, 2).float()
 
         return apply
 
     methods = {name: method(cost) for name, cost in COSTS.items()}
     training = TrainingParams(batch_size=4, precision="float32", device="cpu")
-    images = Pixels(clock), Pixels(clock), torch.zeros(6, dtype=torch.long)
-    return Setting("fake", training, Network(clock), methods, *images)
+    images = Pixels(work), Pixels(work), torch.zeros(6, dtype=torch.long)
+    return Setting("fake", training, Network(work), methods, *images)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +94,6 @@ def pairs(train):
     return PairedDataset(train, SimpleNamespace(metadata=train.metadata, images=train.images))
 
 
-# -------------------------------------------------------------------------------------- the steps
 def test_an_overhead_is_what_a_method_adds_to_a_vanilla_step(setting):
     times = evaluate.time_steps(setting, repeats=3)
     found = evaluate.step_overheads(times).set_index("method")
@@ -129,20 +116,13 @@ def test_an_overhead_is_what_a_method_adds_to_a_vanilla_step(setting):
     assert ms["vanilla"]["counterparts"] == 0
 
 
-def test_the_step_that_is_timed_is_the_one_that_trains(setting, monkeypatch):
-    # It once was another, without the scaling of fp16's gradients.
-    scaled, backward = [], Accelerator.backward
-    monkeypatch.setattr(
-        Accelerator, "backward", lambda self, loss: scaled.append(loss) or backward(self, loss)
-    )
+def test_the_step_that_is_timed_is_the_one_that_trains(setting):
     step = Step(setting.classifier, setting.methods["vanilla"], setting.training)
     phases = evaluate.step_phases(setting, step, "diffcoremix", torch.Generator().manual_seed(0))
     before = setting.classifier.weight.detach().clone()
-    evaluate.laps({name: phases[name] for name in list(phases)[:-2]})
+    evaluate.laps(phases)
     logits = step.images.mean(dim=(2, 3)) @ before
     torch.testing.assert_close(step.loss, cross_entropy(logits, step.targets))
-    evaluate.laps({name: phases[name] for name in list(phases)[-2:]})
-    assert scaled == [step.loss]
     assert not torch.equal(setting.classifier.weight, before)
 
 
@@ -166,7 +146,6 @@ def test_settings_hold_every_method_at_their_size_and_each_takes_its_step(params
         assert (found["step_ms"] > 0).all()
 
 
-# ------------------------------------------------------------------------------------- the images
 IMAGE_TIMES = pd.DataFrame(
     [(repeat, kind, part, value) for repeat in range(3) for kind, part, value in (
         ("counterpart", "UNet", 0.5), ("counterpart", "autoencoder", 0.2),
@@ -212,7 +191,6 @@ def test_images_are_timed_by_part_and_none_is_left(params, train, tmp_path, monk
     assert filtered["part"].tolist() == ["filter", "filter"]
 
 
-# -------------------------------------------------------------------------------- over the epochs
 def test_a_budget_is_spread_over_the_epochs():
     budget = Budget(once_s=3.0, epoch_s=0.5, own=0.25)
     assert [budget.overhead(epochs) for epochs in (1, 2, 6)] == [6.25, 3.25, 1.25]
@@ -244,7 +222,6 @@ def test_ours_costs_no_more_after_some_epochs_or_never():
     assert even.to_dict() == {"vanilla": math.inf, "augmix": 8.0}
 
 
-# ----------------------------------------------------------------------------------- the decoding
 def test_decoding_is_timed_for_an_image_and_set_against_a_step(params, pairs):
     small = evaluate.make_settings(pairs, params, **LARGE)[0]
     row = evaluate.time_decoding(small, step_ms=500.0, images=3)
@@ -254,7 +231,6 @@ def test_decoding_is_timed_for_an_image_and_set_against_a_step(params, pairs):
     assert row["overhead"] == pytest.approx(row["ms"] * 8 / 500)
 
 
-# -------------------------------------------------------------------------------------- the clocks
 def test_jobs_take_turns_in_changing_order():
     order = []
     jobs = {name: lambda name=name: order.append(name) or {"p": 1.0} for name in "abc"}

@@ -145,7 +145,6 @@ def test_an_unknown_corruption_or_severity_is_refused(name, severity, images):
         corrupt(images, name, severity, seed=0)
 
 
-# ------------------------------------------------------------------------------------------ attacks
 @pytest.fixture(scope="module")
 def noise():
     return torch.rand(12, 3, 64, 64, generator=generator())

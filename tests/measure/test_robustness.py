@@ -60,7 +60,6 @@ def test_gains_under_many_corruptions_are_one_family():
     assert gains["p_holm"].min() == pytest.approx(3 * expected.min())
 
 
-# -------------------------------------------------------------------------------------- calibration
 def test_the_error_is_that_of_all_classes_and_the_diagram_adds_up_to_it():
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(400, 5, generator=generator)

@@ -47,7 +47,6 @@ def resnet():
     return net
 
 
-# --------------------------------------------------------------------------------------- techniques
 def grad_cam_by_hand(model, layer, batch, targets):
     """Grad-CAM by its equations 1 and 2, one image at a time, with hooks."""
     kept, cams = {}, []
@@ -119,7 +118,6 @@ def test_integrated_gradients_of_a_linear_model_are_its_terms_from_black_and_fro
     torch.testing.assert_close(maps, expected / expected.amax(dim=(1, 2), keepdim=True))
 
 
-# ----------------------------------------------------------------------------------------- measures
 MASK = torch.tensor([[[True, True], [False, False]]])
 SHAPE = (3, 5, 4)
 
@@ -169,7 +167,6 @@ def test_rank_correlation_is_spearmans():
     assert saliency.rank_correlation(first, torch.ones(3, 6, 6)).tolist() == [0, 0, 0]
 
 
-# ------------------------------------------------------------------------------------------- tables
 def some_images(count=6, classes=3, seed=0):
     """Images whose object, a square, is the brightest thing in the channel of its class."""
     rng = np.random.default_rng(seed)
@@ -283,7 +280,6 @@ def test_gains_are_paired_and_levels_are_not():
     assert saliency.levels(rows[:1], columns=["energy"]).empty  # one image has no interval
 
 
-# --------------------------------------------------------------------------------- shuffled weights
 def test_the_cascade_shuffles_from_the_output_down_and_leaves_the_model(resnet):
     before = {name: value.clone() for name, value in resnet.state_dict().items()}
     wrapped = nn.ModuleDict({"norm": nn.Identity(), "net": resnet}).eval()
@@ -310,14 +306,11 @@ def test_the_cascade_shuffles_from_the_output_down_and_leaves_the_model(resnet):
     ],
 )
 def test_the_check_fails_for_maps_that_mind_no_weights(energies, correlations, passes):
-    rng, parts = np.random.default_rng(0), ("as trained", "other seed", "fc", "conv1")
-    table = pd.DataFrame(
-        {"seed": seed, "source_id": name, "part": part, "energy": energy, "correlation": alike}
-        for seed in (0, 1)
-        for name in "abcd"
-        for part, energy, alike in zip(parts, energies, correlations, strict=True)
-    )
-    table[["energy", "correlation"]] += rng.normal(0, 0.01, (len(table), 2))
+    rng, parts = np.random.default_rng(0), ["as trained", "other seed", "fc", "conv1"]
+    table = pd.DataFrame({"seed": np.repeat([0, 1], 16), "part": parts * 8})
+    table["source_id"] = np.tile(np.repeat(list("abcd"), 4), 2)
+    table["energy"] = np.tile(energies, 8) + rng.normal(0, 0.01, 32)
+    table["correlation"] = np.tile(correlations, 8) + rng.normal(0, 0.01, 32)
     row = saliency.sanity_check(table)
     assert row["passes"] is passes
     assert row["energy_drop"] == pytest.approx(energies[0] - energies[3], abs=0.02)

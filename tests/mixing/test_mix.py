@@ -26,7 +26,6 @@ def a_pair(batch=6, height=9, width=14, seed=0, dtype=torch.float32):
     return torch.rand(shape, generator=seeded(seed), dtype=torch.float32).to(dtype).unbind()
 
 
-# ----------------------------------------------------------------------- against independent loops
 def test_pixel_mix_is_a_convex_combination():
     real, generated = a_pair()
     lam = draw_lam(6, 1.0, seeded(1))
@@ -90,7 +89,6 @@ def test_the_whole_is_made_of_the_two_levels(level):
     torch.testing.assert_close(mixed.lam, mixed.weight.mean(dim=(1, 2, 3)))
 
 
-# --------------------------------------------------------------------------------------- the limits
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("one_for_all", [True, False])
 def test_the_limits_return_the_inputs(dtype, one_for_all):
@@ -111,7 +109,6 @@ def test_what_has_no_counterpart_or_no_luck_stays(mix):
     assert torch.equal(mix(real, other, seeded()).images, real)
 
 
-# ----------------------------------------------------------------------------------- the properties
 IMAGES = arrays.arrays(
     np.float32, (2, 3, 2, 5, 4), elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 )
@@ -154,7 +151,6 @@ def test_levels_and_probability_have_their_shares():
     assert boxed.float().mean() == pytest.approx(0.5 * 0.25 * 15 / 16, abs=0.03)
 
 
-# --------------------------------------------------------------------------------------- randomness
 def test_settings_do_not_change_what_is_drawn():
     real, generated = a_pair(batch=64)
     pixel, both = (DiffCoReMix(1.0, share)(real, generated, seeded()) for share in (0.0, 0.5))
@@ -184,7 +180,6 @@ def test_a_loader_mixes_items_as_they_come():
     assert labels.tolist() == list(range(8))
 
 
-# ------------------------------------------------------------------------------------------- errors
 def test_a_lam_out_of_range_or_of_another_shape_is_refused():
     wrong = [-0.1, 1.1, float("nan"), torch.tensor([0.5, 2.0, 0, 0, 0, 0])]
     for mix, lam in product((pixel_mix, patch_mix), wrong):

@@ -63,13 +63,19 @@ def train_units(study: Study) -> list[Unit]:
     planned = sweeps.plan_main(study)
     planned += [run for axis in sweeps.axes(study) for run in sweeps.plan_sweep(study, axis)]
     wanted = runs.unique_runs(planned, study.run_dir / "training")
-    return [partial(runs.do_run, run, path) for path, run in wanted.items()]
+    return [partial(_do_run, run, path) for path, run in wanted.items()]
 
 
 TASKS = {"draw": draw_units, "train": train_units}
 
 
 # -------------------------------------------------------------------------------------- one attempt
+def _do_run(run: runs.Run, path: Path) -> None:
+    """Do a run, unless another process has."""
+    if not runs.is_done(run, path):
+        runs.do_run(run, path)
+
+
 def attempt(work: Unit, record: Path) -> str:
     """Do one unit, three times if it fails; return "" or its last error.
 

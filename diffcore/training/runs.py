@@ -96,7 +96,7 @@ def train_runs(runs: Sequence[Run], folder: Path, describe: str = "runs") -> pd.
     name, top-1 accuracy and `hits`: which images were classified right, (N,) 0 or 1.
     """
     wanted = unique_runs(runs, folder)
-    jobs = [partial(do_run, run, path) for path, run in wanted.items() if not _is_done(run, path)]
+    jobs = [partial(do_run, run, path) for path, run in wanted.items() if not is_done(run, path)]
     done = side_by_side(jobs, _device_of(runs[0])) if jobs else ()
     for _ in tqdm(done, describe, len(runs), initial=len(runs) - len(jobs), unit="run"):
         pass
@@ -117,7 +117,8 @@ def _result_of(run: Run, folder: Path) -> Path:
     return folder / f"{run_key(run)}.json"
 
 
-def _is_done(run: Run, path: Path) -> bool:
+def is_done(run: Run, path: Path) -> bool:
+    """Whether the result of a run is there and whole, and its weights if they are to be kept."""
     if read_kept(path, _read) is None:
         return False
     weights = path.with_suffix(".safetensors")
@@ -157,9 +158,7 @@ def in_parts(runs: pd.DataFrame, test: str, parts: Mapping[str, np.ndarray]) -> 
 
 
 def do_run(run: Run, path: Path) -> None:
-    """Train and test, unless another process has; write the results last, beside losses by step."""
-    if _is_done(run, path):
-        return
+    """Train and test; the results are written last, beside the loss of each step."""
     started, num_classes = time.perf_counter(), len(run.pairs.classes)
     classifier = build_classifier(run.training, num_classes, run.seed)
     method = run.method.step(num_classes)

@@ -64,7 +64,7 @@ def test_a_run_is_trained_once_and_again_only_for_its_weights(tmp_path, monkeypa
     assert [path.exists() for path in table["weights"]] == [True, True]
     monkeypatch.setattr(module, "build_classifier", None)  # nothing is trained any more
     assert train_runs([a_run()], tmp_path)["matched"][0] == first["matched"][0]
-    module.do_run(a_run(), tmp_path / f"{first['key'][0]}.json")  # nor by another process
+    assert module.is_done(a_run(), tmp_path / f"{first['key'][0]}.json")  # nor by another process
 
 
 def test_parts_of_a_test_set_are_tabled_like_one():

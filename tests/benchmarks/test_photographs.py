@@ -22,11 +22,11 @@ COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 @pytest.fixture
 def spec(tmp_path):
-    """Three classes that differ in colour alone, twenty images each."""
+    """Three classes that differ in colour alone, fourteen images each."""
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         (tmp_path / "colours" / name).mkdir(parents=True)
-        for number in range(20):
+        for number in range(14):
             pixels = np.array(colour) + rng.normal(0, 20, (32, 32, 3))
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
             image.save(tmp_path / "colours" / name / f"{number}.png")
@@ -80,12 +80,12 @@ def test_draws_that_differ_widen_the_interval():
 
 
 def test_a_set_is_planted_anew_with_each_seed(spec, encoder, tmp_path, study_folder):
-    args = spec, encoder, 3, tmp_path, tmp_path / "runs"
+    args = spec, encoder, 2, tmp_path, tmp_path / "runs"
     found = photographs.measure(*args)
     assert found["rule"].tolist() == list(RULES)  # no text: the encoder reads none
     row = found.set_index("rule").loc["class_mean"]
-    assert (row["pixels"], row["classes"], row["references"], row["seeds"]) == (32, 3, 12, 3)
-    assert (row["images"], row["wrong"]) == (3 * 24, 3 * 2)  # a tenth of 24, rounded
+    assert (row["pixels"], row["classes"], row["references"], row["seeds"]) == (32, 3, 12, 2)
+    assert (row["images"], row["wrong"]) == (2 * 24, 2 * 2)  # a tenth of 24, rounded
     assert row["auc"] > 0.9  # colours tell these classes apart
     pd.testing.assert_frame_equal(found, photographs.measure(*args))
 

@@ -98,7 +98,10 @@ def _scale_overheads(ax: plt.Axes, overheads: pd.DataFrame, marks: Iterable[floa
     ax.set_xscale("symlog", linthresh=least, linscale=0.9)
     steps = (1, 2, 5) if top < 100 * least else (1,)
     ax.xaxis.set_major_locator(ticker.SymmetricalLogLocator(base=10, linthresh=least, subs=steps))
-    ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:,.6g}%" if x else "none\nmeasurable")
+    numbers = {True: "{:,.6g}%", False: ""}  # below the least, beside "none", there is no room
+    ax.xaxis.set_major_formatter(
+        lambda x, _: numbers[x >= least].format(100 * x) if x else "none\nmeasurable"
+    )
     ax.set_xlim(least / 1.3 if (values > 0).all() else -0.4 * least, top)
 
 

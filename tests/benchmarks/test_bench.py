@@ -35,9 +35,8 @@ def test_the_ways_of_filtering_find_the_same_and_only_the_first_embeds_anew(tmp_
     real, drawn = ways.make_renders("train", 0.6, 12), ways.make_renders("test_shifted", 0.0, 15)
     assert real["class_name"].nunique() == 12
     files, seen, see = ways.write_files(real, tmp_path), [], encoder.model.encode_image
-    monkeypatch.setattr(
-        encoder.model, "encode_image", lambda x, **kw: seen.append(len(x)) or see(x, **kw)
-    )
+    record = lambda x, **kw: seen.append(len(x)) or see(x, **kw)  # noqa: E731
+    monkeypatch.setattr(encoder.model, "encode_image", record)
     one_by_one = ways.filter_one_by_one(encoder, drawn, files)
     assert seen == [1] * 30
     for folder, embedded in (("a", 27), ("b", 27), ("a", 0)):
@@ -79,9 +78,7 @@ def test_a_ratio_is_of_ours_to_its_reference_of_the_same_turn_without_the_first(
 def test_the_report_holds_every_ratio_and_the_machine(tmp_path, monkeypatch, photographs, capsys):
     monkeypatch.setenv("DIFFCORE_TEST_DATA", str(photographs))
     few = {"drawing": {"images": 2}, "filtering": {"images": 1}, "mixing": {}, "loading": {}}
-    parts = {
-        name: partial(bench.PARTS[name], repeats=2, **options) for name, options in few.items()
-    }
+    parts = {name: partial(bench.PARTS[name], repeats=2, **few[name]) for name in few}
     monkeypatch.setattr(bench, "PARTS", bench.PARTS | parts)
     assert bench.main(["--profile", "smoke", "--out", str(tmp_path / "new")]) == 0
     written = json.loads((tmp_path / "new" / "times.json").read_text())
@@ -91,9 +88,8 @@ def test_the_report_holds_every_ratio_and_the_machine(tmp_path, monkeypatch, pho
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     assert [row["target"] for row in rows if "target" in row] == [0.25, 1.1, 1.25, 1.25]
     assert written["machine"]["threads"] == torch.get_num_threads()
-    assert {path.name for path in (tmp_path / "new/figures").iterdir()} == {
-        "ratios.png", "ratios.svg",
-    }  # fmt: skip
+    figures = {path.name for path in (tmp_path / "new/figures").iterdir()}
+    assert figures == {"ratios.png", "ratios.svg"}
     assert "embeddings kept" in capsys.readouterr().out
 
 

@@ -1,13 +1,12 @@
 """Figures: what stands in them. How they look is for a person to judge."""
 
 import io
-import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch
 
 from diffcore import figures
 from diffcore.figures import METHODS
@@ -45,14 +44,6 @@ def dashed(ax):
 
 def rows_of(ax):
     return [label.get_text() for label in ax.get_yticklabels()]
-
-
-def ticks_of(ax):
-    """Return label -> place of the ticks within the horizontal axis."""
-    ax.figure.canvas.draw()
-    low, high = ax.get_xlim()
-    texts = [(text.get_text(), text.get_position()[0]) for text in ax.get_xticklabels()]
-    return {text: place for text, place in texts if low <= place <= high}
 
 
 # -------------------------------------------------------------------------------------------- grids
@@ -102,17 +93,13 @@ def test_counterparts_stand_beside_their_real_image_and_empty_groups_are_left_ou
     assert [ax.get_title() for ax in fig.axes[:4]] == ["real", "generated"] * 2
     assert [ax.get_xlabel() for ax in fig.axes] == ["", "a", "", "c", "", "b", "", ""]
     assert [fig.axes[place].get_ylabel() for place in (0, 4)] == ["kept", "right"]
-    fig.canvas.draw()
-    boxes = [ax.get_window_extent() for ax in fig.axes[:4]]
-    gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(boxes)]
-    assert gaps[1] > 2 * max(gaps[0], gaps[2])  # pairs stand apart
 
 
 def test_a_pipeline_shows_all_its_images_texts_and_arrows():
     image = [np.full((4, 4, 3), value, np.uint8) for value in range(4)]
     ours = {
         "training image": [(image[0], "a wren")],
-        "prompt": [(None, "a wren, garden"), (None, "train, car, newspaper, people, tree, " * 5)],
+        "prompt": [(None, "a wren, garden"), (None, "train, car, newspaper, people, tree")],
         "drawn": [(image[1], "garden"), (image[2], "desert")],
         "mixed": [(image[3], "λ = 0.5"), None],
         "label": [(None, "stays")],
@@ -126,12 +113,6 @@ def test_a_pipeline_shows_all_its_images_texts_and_arrows():
     assert {text.get_text().replace("\n", " ") for text in canvas.texts} == expected
     # 2 to prompts, 2 to drawn, 1 to mixed, 1 to the label, the training image to mixed; 1 restyled.
     assert sum(isinstance(patch, FancyArrowPatch) for patch in canvas.patches) == 8
-    boxes = [patch for patch in canvas.patches if isinstance(patch, FancyBboxPatch)]
-    assert len(boxes) == 3
-    fig.canvas.draw()
-    (text,) = (text for text in canvas.texts if "newspaper" in text.get_text())
-    box, inside = boxes[1].get_window_extent(), text.get_window_extent()
-    assert all(box.contains(*corner) for corner in inside.corners())
 
 
 # ---------------------------------------------------------------------------------------- intervals
@@ -178,11 +159,12 @@ def test_overheads_stand_on_a_logarithmic_axis_with_a_place_for_none():
     table = tidy(method=["cutmix", "augmix"])
     table[["value", "low", "high"]] = [[0.0, -0.01, 0.001], [0.6, 0.5, 1.3]]
     (ax,) = figures.interval_dots(table, row="method", marks={"5%": 0.05}, log=True).axes
-    assert list(ticks_of(ax)) == ["none\nmeasurable", "0.1%", "1%", "10%", "100%"]
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    inside = [text for text in ax.get_xticklabels() if low <= text.get_position()[0] <= high]
+    texts = [text.get_text() for text in inside]
+    assert texts == ["none\nmeasurable", "0.1%", "1%", "10%", "100%"]
     np.testing.assert_allclose(dots(ax), [(0, 0, 0, 0.001), (0.6, 1, 0.5, 1.3)])
-    table[["value", "low", "high"]] = [[0.02, 0.01, 0.03], [0.05, 0.04, 0.06]]
-    (ax,) = figures.interval_dots(table, row="method", log=True).axes
-    assert ticks_of(ax) == pytest.approx({"1%": 0.01, "2%": 0.02, "5%": 0.05})
 
 
 def test_each_method_stands_at_its_overhead_and_accuracy():
@@ -206,16 +188,6 @@ def test_lines_run_from_left_to_right_with_their_marks():
     np.testing.assert_allclose(first.get_xydata(), [(1.0, 0.42), (5.0, 0.40)])
     assert [dashed(ax) for ax in fig.axes] == [[3], [4]]
     assert legend(fig) == ["wrong", "well-formed", "setting in use"]
-    drawn = (c.lines[0].get_transform().transform((1.0, 0.5)) for c in fig.axes[0].containers)
-    aside = 2.5 / 72 * fig.dpi  # so that whiskers at one place do not hide each other
-    np.testing.assert_allclose(np.subtract(*drawn), (-aside, 0), atol=1e-9)
-
-
-@pytest.mark.parametrize(("points", "ticked"), [([0, 1, 3, 5], True), ([0, 1, 20], False)])
-def test_points_have_ticks_of_their_own_where_there_is_room(points, ticked):
-    fig = figures.interval_lines(tidy(severity=points)[["severity", "value"]], x="severity")
-    assert (fig.axes[0].get_xticks().tolist() == points) == ticked
-    assert not legend(fig)
 
 
 def test_axes_of_shares_are_shared_and_end_near_0_and_1_though_intervals_do_not():

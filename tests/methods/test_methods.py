@@ -87,10 +87,7 @@ def test_settings_come_from_the_study():
         ({"cutmix": {"alpa": 1.0}}, r"training\.methods\.cutmix\.alpa; nearest: alpha; there are"),
         ({"diffusemix": {"seed": 1.0}}, r"methods\.diffusemix\.seed; nearest: probability"),
         ({"diffcoremix": {"alpha": 1.0}}, r"methods\.diffcoremix\.alpha; there are none"),
-        (
-            {"added": {"probability": 1.5}},
-            r"training\.methods\.added\.probability is 1\.5; it must",
-        ),
+        ({"added": {"probability": 1.5}}, r"methods\.added\.probability is 1\.5; it must"),
         ({"mixup": {"alpha": 0.0}}, r"training\.methods\.mixup\.alpha is 0\.0; it must be above 0"),
         ({"mixupp": {}}, "no method 'mixupp'; nearest: mixup; there are vanilla, mixup"),
     ],
@@ -98,21 +95,22 @@ def test_settings_come_from_the_study():
 def test_settings_that_are_not_legal_are_named(methods, message):
     with pytest.raises(ParamsError, match=message):
         study_methods(load_params("smoke", {"training.methods": methods}))
-    (name,), (settings,) = methods, methods.values()
-    at = {f"training.methods.{name}.{key}": value for key, value in settings.items()}
-    if at:  # at another number of generated images
-        with pytest.raises(ParamsError, match=message):
-            study_methods(load_params("smoke", {"runs.shares": [{"share": 0.2, "changes": at}]}))
+
+
+def test_settings_at_another_number_of_generated_images_are_checked_too():
+    share = {"share": 0.2, "changes": {"training.methods.added.probability": 1.5}}
+    with pytest.raises(ParamsError, match=r"added\.probability is 1\.5; it must"):
+        study_methods(load_params("smoke", {"runs.shares": [share]}))
 
 
 def test_the_methods_of_a_study_are_those_that_it_names_and_can_draw_for():
     assert study_methods(load_params("smoke")) == [*METHODS]
+    substitute = {"generation.pipeline.kind": "substitute"}
+    drawable = study_methods(load_params("smoke", substitute))
+    assert {*METHODS} - {*drawable} == {"diffusemix"}
     few = ["mixed_added", "diffcoremix", "added", "cutmix", "vanilla"]
     assert study_methods(load_params("smoke", {"runs.methods": few})) == [*reversed(few)]
-    changes = {"runs.methods": ["mixupp", *few[1:], "diffusemix"]}
-    changes["generation.pipeline.kind"] = "substitute"
-    with pytest.raises(
-        ParamsError, match="'mixupp' is no method; 'diffusemix' needs a pipeline"
-    ) as e:
-        study_methods(load_params("smoke", changes))
+    wrong = {"runs.methods": ["mixupp", *few[1:], "diffusemix"]}
+    with pytest.raises(ParamsError, match="'mixupp' is no method; 'diffusemix' needs a pipe") as e:
+        study_methods(load_params("smoke", wrong | substitute))
     assert "'mixed_added' must be there" in str(e.value)

@@ -26,9 +26,8 @@ def study():
 
     def pairs_at(at, method):
         source = np.repeat(np.arange(6), int(at.share))
-        pixels = np.broadcast_to(
-            source[:, None, None, None].astype(np.uint8), (len(source), 4, 4, 3)
-        )
+        light = source.astype(np.uint8)[:, None, None, None]
+        pixels = np.broadcast_to(light, (len(source), 4, 4, 3))
         metadata = table.iloc[source].reset_index(drop=True)
         return PairedDataset(train, SimpleNamespace(metadata=metadata, images=pixels))
 
@@ -70,12 +69,12 @@ def test_candidates_are_tried_at_each_share_and_after_what_they_take(study, monk
     """The best of each is marked; the recipe is passed on to all, the mixing to "mixed_added"."""
     planned = {}
 
+    def is_best(run):
+        return run.training.lr == 0.02 and getattr(run.method, "alpha", 4.0) == 4.0
+
     def train_runs(runs, *_):
-        best = [
-            run.training.lr == 0.02 and getattr(run.method, "alpha", 4.0) == 4.0 for run in runs
-        ]
         planned.setdefault(runs[0].method.name, []).extend(runs)
-        return pd.DataFrame({"validation": np.where(best, 0.9, 0.5)})
+        return pd.DataFrame({"validation": np.where([is_best(run) for run in runs], 0.9, 0.5)})
 
     monkeypatch.setattr(tuning, "train_runs", train_runs)
     methods = ["mixed_added", "vanilla", "mixup", "diffcoremix"]

@@ -69,8 +69,6 @@ def test_boxes_are_those_of_cutmix(lam, seed):
 @pytest.mark.parametrize("alpha", [0.4, 1.0, 4.0])
 def test_lam_follows_its_beta_distribution(alpha):
     lam = draw_lam(20_000, alpha, seeded()).double().numpy()
-    assert lam.mean() == pytest.approx(0.5, abs=0.01)
-    assert lam.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
     assert stats.kstest(lam, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
@@ -130,7 +128,7 @@ def test_every_pixel_lies_between_its_two_sources(images, lam):
     lam=st.lists(st.floats(0, 1), min_size=1, max_size=5), height=st.integers(1, 40),
     width=st.integers(1, 40), seed=st.integers(0, 2**31),
 )  # fmt: skip
-def test_the_patch_is_a_box_of_at_most_its_area(lam, height, width, seed):
+def test_the_patch_is_of_at_most_its_area(lam, height, width, seed):
     lam = torch.tensor(lam, dtype=torch.float64)
     real = torch.ones(len(lam), 1, height, width)
     mixed, mask = patch_mix(real, torch.zeros_like(real), lam, seeded(seed))
@@ -197,10 +195,9 @@ def test_a_lam_out_of_range_or_of_another_shape_is_refused():
 )
 def test_images_that_do_not_fit_are_refused(mix):
     real, generated = a_pair()
-    with pytest.raises(ValueError, match="alike"):
-        mix(real, generated[:3])
-    with pytest.raises(ValueError, match="alike"):
-        mix(real[0], generated[0])
+    for pair in ((real, generated[:3]), (real[0], generated[0])):
+        with pytest.raises(ValueError, match="alike"):
+            mix(*pair)
     with pytest.raises(TypeError, match=r"scale 8-bit images to \[0, 1\] first"):
         mix((real * 255).byte(), (generated * 255).byte())
     with pytest.raises(TypeError, match="one floating-point type"):

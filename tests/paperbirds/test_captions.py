@@ -26,10 +26,8 @@ def read(text):
 
 
 def captions(count, distractors=("tree", "car"), flaw=None):
-    rng, subject = (
-        np.random.default_rng(FRESH),
-        Subject("blue jay", "open desert", distractors, flaw),
-    )
+    rng = np.random.default_rng(FRESH)
+    subject = Subject("blue jay", "open desert", distractors, flaw)
     return [draw_caption(subject, rng) for _ in range(count)]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffcore.data.generated import GeneratedSet
 from diffcore.params import load_params
 from diffcore.prompts import load_prompt_set
 from paperbirds import SPECIES
@@ -74,14 +75,6 @@ def test_studies_differ_in_the_solver_alone(monkeypatch):
     assert (scheduler.class_name, scheduler.settings["sigma_max"]) == (OTHER, 40.0)
 
 
-def test_every_pair_is_planned_equally_often():
-    study = SimpleNamespace(train=SimpleNamespace(classes=SPECIES[:2]), prompt_set=PROMPTS)
-    plan = choose.plan_pairs(study, count=3, seed=0)
-    counts = plan.groupby(["class_name", "context"]).size()
-    assert len(counts) == 2 * 16
-    assert set(counts) == {3}
-
-
 @pytest.mark.parametrize("profile", ["demo", "birds"])
 def test_the_profiles_use_what_was_chosen(profile):
     table = choose.read_choice()
@@ -109,8 +102,8 @@ def test_labels_count_for_the_images_of_one_model_and_setting(labels_file):
     assert found["place"].tolist() == [2, 0, 3]
     assert found["species"].tolist() == ["blue jay", "", "indigo bunting"]
     assert found["whole"].tolist() == [True, False, False]
-    assert labels.read_labels("demo", GENERATED.assign(guidance_scale=3.0)).empty
-    assert labels.read_labels("demo", GENERATED.assign(model_hash="other")).empty
+    for other in ({"guidance_scale": 3.0}, {"model_hash": "other"}):
+        assert labels.read_labels("demo", GENERATED.assign(**other)).empty
 
 
 @pytest.mark.parametrize("wrong", [{"species": "dodo"}, {"whole": 2}])
@@ -151,13 +144,8 @@ def test_the_labels_that_are_committed_are_legal_and_of_many_images():
 
 
 def test_sheets_and_an_empty_table_are_written(tmp_path, monkeypatch):
-    class Generated:
-        metadata, images = GENERATED, np.zeros((4, 8, 8, 3), np.uint8)
-
-        def __len__(self):
-            return 4
-
-    study = SimpleNamespace(generated=Generated(), run_dir=tmp_path, params=load_params("demo"))
+    generated = GeneratedSet(GENERATED, np.zeros((4, 8, 8, 3), np.uint8))
+    study = SimpleNamespace(generated=generated, run_dir=tmp_path, params=load_params("demo"))
     monkeypatch.setattr(labels.Study, "open", lambda *arguments: study)
     assert main(["label", "--count", "3"]) == 0
     folder = tmp_path / "labels"

@@ -76,10 +76,9 @@ def test_rates_of_faults_are_counted_within_groups():
         "wrong": [False, True, True, True],
     })  # fmt: skip
     rates = measure.fault_rates(judged, ["point"])
-    rates = rates.pivot(index="point", columns="measure", values="value")[
-        ["no bird", "another species", "malformed", "wrong"]
-    ]
-    assert rates.to_numpy().tolist() == [[0.5, 0, 0, 0.5], [0, 0.5, 0.5, 1]]
+    rates = rates.pivot(index="measure", columns="point", values="value")
+    rates = rates.loc[["no bird", "another species", "malformed", "wrong"]]
+    assert rates.to_numpy().tolist() == [[0.5, 0], [0, 0.5], [0, 0.5], [0.5, 1]]
 
 
 def test_theory_has_the_same_form():
@@ -91,13 +90,6 @@ def test_theory_has_the_same_form():
     rare = by_species.query("class_name == 'summer tanager' and measure == 'wrong'")["value"]
     expected = table[table["species"] == "summer tanager"]["wrong"].mean()
     assert rare.tolist() == pytest.approx([expected])
-
-
-def test_pairs_without_training_images_are_known():
-    pairs = pd.DataFrame({"class_name": ["blue jay"] * 16, "context": CONTEXTS})
-    seen = measure.seen_by_generator(pairs)
-    assert seen.tolist() == [is_seen("blue jay", context) for context in CONTEXTS]
-    assert seen.sum() == 12
 
 
 # ------------------------------------------------------------------------------------- mixed images
@@ -115,7 +107,6 @@ def test_a_kept_label_is_right_and_split_labels_miss_the_objects(objects):
     assert table.index.tolist() == [*KEPT, *SPLIT]
     assert (table.loc[KEPT, ["other", "label_error"]] == 0).all(axis=None)
     assert (shares[shares["method"].isin(KEPT)]["target"] == 1).all()
-
     assert (table.loc[SPLIT, ["other", "label_error"]] > 0).all(axis=None)
     assert table.loc["MixUp", "label_error"] < table.loc["CutMix", "label_error"]
 
@@ -198,8 +189,6 @@ def test_a_copy_of_a_training_image_is_nearer_than_fresh_renders(monkeypatch):
     copies = found[(found["images"] == "generated") & (found["space"] == "pixels")]
     for query, nearest in zip(copies["query"], copies["reference"], strict=True):
         assert np.array_equal(nearest, images[query])
-    few = measure.nearness_to_seen(wanted, images, Corner(), most=1, seed=0)
-    assert set(few["seen"]) == {1}
 
 
 def test_training_images_are_retrieved_by_caption_each_once(monkeypatch):
@@ -227,13 +216,6 @@ def test_rendered_pairs_differ_in_the_bird_alone():
     differing = (whole != malformed).any(axis=3)
     assert differing.any(axis=(1, 2)).all()
     assert not differing[:, 0, :].any()  # the sky
-
-
-def test_every_class_is_rendered_in_every_context():
-    scenes = measure.render_scenes(SPECIES[:2], 2, seed=0)
-    assert scenes.groupby(["class_name", "context"]).size().tolist() == [2] * 32
-    assert len({image.tobytes() for image in scenes["image"]}) == 64
-    assert set(scenes["context"]) == set(CONTEXTS)
 
 
 def test_backgrounds_are_exchanged_and_objects_stay(world, monkeypatch):

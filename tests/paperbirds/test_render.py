@@ -89,7 +89,7 @@ def test_mask_leaves_out_what_stands_in_front(monkeypatch):
 def test_style_leads_from_studio_to_field_step_by_step():
     rows = []
     for style in (0.0, 0.25, 0.5, 0.75, 1.0):
-        shown = [draw_scene((FRESH + 3, i), style=style).render() for i in range(80)]
+        shown = [draw_scene((FRESH + 3, i), style=style).render() for i in range(60)]
         centres = [np.argwhere(r.mask).mean(axis=0) - 32 for r in shown if r.mask.any()]
         rows.append([
             np.mean([r.mask.mean() for r in shown]),  # area of the bird

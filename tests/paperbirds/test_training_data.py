@@ -86,11 +86,9 @@ def test_without_guidance_theory_is_the_share_under_a_caption(examples):
         named = [each for each in examples if each.subject.species == name]
         named = [each for each in named if (name, each.subject.context) in table.index]
         rates = table.loc[[(name, each.subject.context) for each in named]].mean()
-        empty = [each.mistake == "no bird" for each in named]
-        other = [each.scene.species != name for each in named]
-        assert rates["another species"] == pytest.approx(
-            np.mean(np.array(other) & ~np.array(empty)), abs=0.03
-        )
+        empty = np.array([each.mistake == "no bird" for each in named])
+        other = np.array([each.scene.species != name for each in named])
+        assert rates["another species"] == pytest.approx(np.mean(other & ~empty), abs=0.03)
         assert rates["no bird"] == pytest.approx(np.mean(empty), abs=0.03)
 
 

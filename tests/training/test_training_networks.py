@@ -37,8 +37,7 @@ def test_predictions_are_the_models_of_normalised_images_in_any_batches(size):
     assert torch.allclose(predict(classifier, PIXELS, size), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("classes", [K, 9])
-@pytest.mark.parametrize("starts", [False, True])
+@pytest.mark.parametrize(("starts", "classes"), [(False, K), (True, K), (True, 9)])
 def test_what_is_random_follows_from_the_seed_alone(starts, classes, tmp_path):
     settings, net = start_from("test_resnet", tmp_path / "start.safetensors")
     before = torch.get_rng_state()

@@ -40,14 +40,12 @@ def one_process(monkeypatch):
 def test_results_are_tabled_with_their_columns(tmp_path):
     wanted = [replace(a_run(), seed=s, columns={"point": 0.5}, keep_weights=True) for s in (0, 1)]
     table = train_runs(wanted, tmp_path)
-    assert table[["method", "seed", "point"]].to_numpy().tolist() == [
-        ["vanilla", 0, 0.5],
-        ["vanilla", 1, 0.5],
-    ]
+    rows = table[["method", "seed", "point"]].to_numpy().tolist()
+    assert rows == [["vanilla", 0, 0.5], ["vanilla", 1, 0.5]]
     for row in table.to_dict("records"):
         classifier = load_classifier(row["weights"], SMOKE, 3)
-        hits = predict(classifier, TESTS["matched"].images).argmax(1).numpy()
-        hits = hits == TESTS["matched"].labels
+        predicted = predict(classifier, TESTS["matched"].images).argmax(1).numpy()
+        hits = predicted == TESTS["matched"].labels
         assert row[hits_of("matched")].tolist() == hits.tolist()
         assert row["matched"] == hits.mean()
         assert set(json.loads((tmp_path / f"{row['key']}.json").read_text())) == {"hits", "seconds"}

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffcore.data.images import fit
 from diffcore.filtering.encoders import Encoder
 from diffcore.filtering.rules import cosine_to_reference, embed
-from diffcore.generation.draw import generate, in_batches
+from diffcore.generation.draw import Sampler, generate, in_batches
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.params import GenerationParams
 from diffcore.prompts.plan import plan_generation
@@ -46,8 +46,7 @@ def draw_one_by_one(
     pipeline: DiffusionPipeline, settings: GenerationParams, plan: pd.DataFrame
 ) -> np.ndarray:
     """Draw as the released code does, but for the seeds: one call and one file per image."""
-    speed, images = {"batch_size", "shard_size"}, []
-    sampler = {name: value for name, value in settings.sampler.items() if name not in speed}
+    sampler, images = Sampler(**settings.sampler).pixels, []
     with tempfile.TemporaryDirectory() as folder:
         for row in plan.itertuples():
             noise, path = torch.Generator().manual_seed(row.seed), Path(folder, f"{row.Index}.png")

@@ -23,12 +23,12 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from diffcore import checks, sweeps
+from diffcore import sweeps
 from diffcore.generation.draw import in_batches
 from diffcore.methods import METHODS, study_methods
-from diffcore.params import UserError, load_params, parse_assignments, project_root, resolve_device
+from diffcore.params import UserError, parse_assignments, project_root, resolve_device
 from diffcore.processes import side_by_side
-from diffcore.study import Study, decide
+from diffcore.study import Study, check_study, decide
 from diffcore.training import runs
 
 Unit = Callable[[], Any]
@@ -179,10 +179,7 @@ def _record(task: str, study: Study, number: int) -> Path:
 # ---------------------------------------------------------------------------------------- the whole
 def open_study(profile: str, assignments: Sequence[str] = ()) -> Study:
     """Open a study without a notebook; raises as `diffcore.study.Study.open`."""
-    params = load_params(profile, parse_assignments(assignments))
-    run_dir = project_root() / "runs" / params.profile
-    checks.require(params, run_dir)
-    return Study(params, run_dir)
+    return Study(*check_study(profile, parse_assignments(assignments)))
 
 
 def work(task: str, options: Namespace) -> None:

@@ -25,7 +25,7 @@ from diffcore.data.pairs import PairedDataset
 from diffcore.data.splits import Split
 from diffcore.filtering import rules
 from diffcore.filtering.image_filter import ImageFilter
-from diffcore.generation.draw import generate, in_batches
+from diffcore.generation.draw import Sampler, generate, in_batches
 from diffcore.generation.external import ExternalImages, plan_external
 from diffcore.generation.pipelines import LazyPipeline
 from diffcore.generation.restyle import plan_restyled, restyle_images
@@ -74,9 +74,7 @@ class Study:
         Raises:
             UserError: for a parameter that is not legal, and as `diffcore.checks.require`.
         """
-        params = load_params(profile, overrides)
-        run_dir = project_root() / "runs" / params.profile
-        checks.require(params, run_dir)
+        params, run_dir = check_study(profile, overrides)
         # `diffcore study` sets the folder of the report. A notebook that is open in an editor
         # writes elsewhere and leaves that report alone.
         report_dir = Path(os.environ.get("DIFFCORE_REPORT") or run_dir / "lab" / notebook)
@@ -217,8 +215,7 @@ class Study:
     def _decisions_key(self) -> str:
         """Digest of everything that decides about the decisions."""
         model = self._pipeline.digest if self.has("pipeline") else self._external.made_by
-        speed = {"batch_size", "shard_size"}
-        sampler = {k: v for k, v in self.params.generation.sampler.items() if k not in speed}
+        sampler = Sampler(**self.params.generation.sampler).pixels
         settings = self.params.filtering.model_dump(exclude={"encoder"})
         encoder = self.image_filter.encoder.model_hash
         return digest(self.plan.to_json(), sampler, model, settings, encoder, self.train.digest)
@@ -256,6 +253,16 @@ class Study:
         """
         runs = sweeps.plan_methods(self) if runs is None else runs
         return train_runs(runs, self.run_dir / "training", describe)
+
+
+def check_study(
+    profile: str, overrides: Mapping[str, Any] | None = None
+) -> tuple[StudyParams, Path]:
+    """Return the parameters of a study and the folder of its data, after `checks.require`."""
+    params = load_params(profile, overrides)
+    run_dir = project_root() / "runs" / params.profile
+    checks.require(params, run_dir)
+    return params, run_dir
 
 
 def decide(study: Study, plan: pd.DataFrame) -> pd.DataFrame:

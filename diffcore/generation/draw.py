@@ -20,8 +20,6 @@ from diffcore.data.generated import GENERATED_COLUMNS, GeneratedSet, open_shards
 from diffcore.data.images import as_pixels
 from diffcore.generation.pipelines import FAMILIES, LazyPipeline
 
-_PIXELS = ("num_inference_steps", "guidance_scale", "height", "width")
-
 
 @dataclass(frozen=True)
 class Sampler:
@@ -38,7 +36,8 @@ class Sampler:
     def pixels(self) -> dict[str, float]:
         """The settings that decide about the pixels."""
         settings = asdict(self) | {"guidance_scale": float(self.guidance_scale)}
-        return {name: settings[name] for name in _PIXELS}
+        del settings["batch_size"], settings["shard_size"]
+        return settings
 
 
 def generate(

@@ -3,7 +3,7 @@
 The paper's Figure 4 shows overhead (CUB, batches of 16) beside accuracy. Here overhead is
 (T_method - T_vanilla) / T_vanilla, with T the seconds of a step of `diffcore.training`, its images
 in memory. Our choice: what a method adds is timed by itself, as it would be lost in the spread of
-whole steps, which are a check; what is paid once, before training, is spread over the epochs.
+whole steps; these are timed as a check. What is paid once, before training, is spread over epochs.
 """
 
 import math
